@@ -1,0 +1,106 @@
+"""Every error EZTinker raises on purpose, sorted by who can fix it.
+
+    EZTinkerError
+    ├── UserError                 the caller can fix it              category "user"
+    │   ├── InvalidInput          a value is wrong                   also a ValueError
+    │   ├── Unsupported           a known field or feature we do not honour
+    │   ├── NotFound              no such object, or not yours       also a LookupError
+    │   │   ├── ModelNotServed    a base model the operator did not list
+    │   │   └── CheckpointNotFound
+    │   ├── AlreadyExists         a name is taken
+    │   ├── NonFiniteUpdate       NaN or infinity in a loss, gradient or weight
+    │   ├── ConfigError           start-up settings that cannot work
+    │   ├── DataNotFound          a data set or base model that must be fetched first
+    │   └── DataDamaged           a line or file that cannot be read
+    └── ServerError               the operator or we can fix it      category "server"
+        ├── EngineLost            the engine process died under an operation
+        ├── CheckpointDamaged     bytes on disk differ from the manifest
+        └── ServerUnreachable     no EZTinker server answers
+
+A message says what was wrong with its value, what was expected and what to do. It reads without a traceback,
+and never shows a path of the host to a remote caller.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Category = Literal["user", "server"]
+
+
+class EZTinkerError(Exception):
+    """Base of all our errors; `category` and `code` travel to the client with the message."""
+
+    category: ClassVar[Category] = "server"
+    code: ClassVar[str] = "internal"
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class UserError(EZTinkerError):
+    category = "user"
+    code = "user_error"
+
+
+class InvalidInput(UserError, ValueError):
+    """A value cannot be accepted; `field` names where it stood, if one field is to blame."""
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unsupported(UserError):
+    code = "unsupported"
+
+
+class NotFound(UserError, LookupError):
+    code = "not_found"
+
+
+class ModelNotServed(NotFound):
+    code = "model_not_served"
+
+
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
+
+
+class AlreadyExists(UserError):
+    code = "already_exists"
+
+
+class NonFiniteUpdate(UserError):
+    code = "nonfinite_update"
+
+
+class ConfigError(UserError):
+    code = "config_error"
+
+
+class DataNotFound(UserError):
+    code = "data_not_found"
+
+
+class DataDamaged(UserError):
+    code = "data_damaged"
+
+
+class ServerError(EZTinkerError):
+    code = "server_error"
+
+
+class EngineLost(ServerError):
+    code = "engine_lost"
+
+
+class CheckpointDamaged(ServerError):
+    code = "checkpoint_damaged"
+
+
+class ServerUnreachable(ServerError):
+    code = "server_unreachable"

@@ -1,0 +1,249 @@
+"""What the API process and the engine process say to each other: msgpack frames over a local socket.
+
+A frame is a little-endian uint32 length and that many bytes of msgpack. Commands go to the engine, events come
+back. Every command that carries an `op_id` ends in exactly one event with that id, its own kind of result or
+`Failed`, unless the engine dies (`Cancel` aside). Nothing is pickled; arrays travel as (dtype, shape, raw bytes) and are checked on arrival.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Union
+
+import msgspec
+import numpy as np
+
+from eztinker.errors import Category
+from eztinker.types import (
+    AdamParams,
+    AdapterState,
+    CheckpointKind,
+    CheckpointWritten,
+    Datum,
+    EngineStatus,
+    ForwardBackwardResult,
+    LoraSpec,
+    OptimStepResult,
+    SampleRequest,
+    SampleResult,
+)
+
+MAX_FRAME_BYTES = 1 << 30
+"""A longer length prefix means the two sides lost step; the connection is closed."""
+
+HEADER = struct.Struct("<I")
+
+_ARRAY_DTYPES = ("int32", "int64", "float32")
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Sent to the engine."""
+
+
+class Configure(Command):
+    """The first frame: what this engine serves and with which resources."""
+
+    base_models: dict[str, str]
+    """Served name -> directory with config.json, safetensors and tokenizer.json."""
+    dtype: str = "auto"
+    """One of auto, bfloat16, float32."""
+    device: str = "auto"
+    num_threads: int | None = None
+    max_batch_size: int = 64
+    """Completions decoded together."""
+    max_train_tokens: int = 2048
+    """Tokens in one training micro-batch."""
+
+
+class CreateModel(Command):
+    op_id: str
+    model_id: str
+    base_model: str
+    lora: LoraSpec
+
+
+class LoadModel(Command):
+    """Put a checkpoint into `model_id`, which is created if it does not exist.
+
+    An existing model must have the checkpoint's base model and LoRA shape.
+    """
+
+    op_id: str
+    model_id: str
+    directory: str
+    with_optimizer: bool
+
+
+class ForwardBackward(Command):
+    op_id: str
+    model_id: str
+    data: list[Datum]
+    loss_fn: str
+    loss_fn_config: dict[str, float | str]
+    forward_only: bool
+
+
+class OptimStep(Command):
+    op_id: str
+    model_id: str
+    adam: AdamParams
+
+
+class SaveCheckpoint(Command):
+    """Write the model's adapter to `directory`, which must not exist; its manifest is written last."""
+
+    op_id: str
+    model_id: str
+    kind: CheckpointKind
+    directory: str
+    tinker_path: str
+    """Recorded in the manifest, so that a folder tells what it is."""
+
+
+class UnloadModel(Command):
+    op_id: str
+    model_id: str
+
+
+class Sample(Command):
+    """Draw completions from a base model or, with `directory`, from the adapter of a sampler checkpoint."""
+
+    op_id: str
+    base_model: str
+    directory: str | None
+    request: SampleRequest
+
+
+class Cancel(Command):
+    """Drop a waiting or running `Sample`; it then ends in `Failed`. Unknown ids are ignored."""
+
+    op_id: str
+
+
+class Shutdown(Command):
+    """Finish nothing more and exit 0."""
+
+
+AnyCommand = Union[
+    Configure,
+    CreateModel,
+    LoadModel,
+    ForwardBackward,
+    OptimStep,
+    SaveCheckpoint,
+    UnloadModel,
+    Sample,
+    Cancel,
+    Shutdown,
+]
+
+TrainingCommand = Union[CreateModel, LoadModel, ForwardBackward, OptimStep, SaveCheckpoint, UnloadModel]
+"""Run strictly one after another per `model_id`, in the order of arrival."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Sent by the engine."""
+
+
+class Ready(Event):
+    """Answers `Configure`; commands are taken from now on."""
+
+    pid: int
+    device: str
+    dtype: str
+    num_threads: int
+
+
+class Created(Event):
+    op_id: str
+    state: AdapterState
+
+
+class ForwardBackwardDone(Event):
+    op_id: str
+    result: ForwardBackwardResult
+
+
+class OptimStepDone(Event):
+    op_id: str
+    result: OptimStepResult
+
+
+class CheckpointDone(Event):
+    op_id: str
+    result: CheckpointWritten
+
+
+class Unloaded(Event):
+    op_id: str
+
+
+class SampleDone(Event):
+    op_id: str
+    result: SampleResult
+
+
+class Failed(Event):
+    op_id: str
+    category: Category
+    code: str
+    message: str
+
+
+class Status(Event):
+    """Sent about once a second while there is work."""
+
+    status: EngineStatus
+
+
+AnyEvent = Union[
+    Ready,
+    Created,
+    ForwardBackwardDone,
+    OptimStepDone,
+    CheckpointDone,
+    Unloaded,
+    SampleDone,
+    Failed,
+    Status,
+]
+
+
+def _encode_array(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.name not in _ARRAY_DTYPES:
+            raise TypeError(f"A frame carries arrays of {_ARRAY_DTYPES}, not {value.dtype.name}")
+        return (value.dtype.name, value.shape, np.ascontiguousarray(value).tobytes())
+    raise TypeError(f"A frame cannot carry {type(value).__name__}")
+
+
+def _decode_array(expected: type, value: Any) -> Any:
+    if expected is not np.ndarray:
+        raise TypeError(f"A frame cannot carry {expected.__name__}")
+    dtype, shape, raw = value
+    if dtype not in _ARRAY_DTYPES:
+        raise ValueError(f"A frame carries arrays of {_ARRAY_DTYPES}, not {dtype!r}")
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
+_command_decoder = msgspec.msgpack.Decoder(AnyCommand, dec_hook=_decode_array)
+_event_decoder = msgspec.msgpack.Decoder(AnyEvent, dec_hook=_decode_array)
+
+
+def encode_frame(message: Command | Event) -> bytes:
+    """One frame, length prefix included."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"A frame may hold {MAX_FRAME_BYTES} bytes, this one has {len(body)}")
+    return HEADER.pack(len(body)) + body
+
+
+def decode_command(body: bytes | memoryview) -> AnyCommand:
+    """The command in a frame's body (without the length prefix)."""
+    return _command_decoder.decode(body)
+
+
+def decode_event(body: bytes | memoryview) -> AnyEvent:
+    """The event in a frame's body (without the length prefix)."""
+    return _event_decoder.decode(body)

@@ -1,0 +1,152 @@
+"""The words every part of EZTinker shares: adapters, data, sampling requests and their results.
+
+Records are frozen and carry numpy arrays, never torch tensors, so that any process can hold them.
+Shapes: N = positions of one datum, K = targets per position, T = sampled tokens.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+StopReason = Literal["stop", "length"]
+
+LORA_ALPHA = 32.0
+"""Fixed for every rank, as on the hosted service; the protocol has no field for it."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that never changes after it is made; a change is a new record."""
+
+
+class CheckpointKind(StrEnum):
+    """What a checkpoint holds; the value is its segment in a tinker:// path."""
+
+    TRAINING = "weights"
+    """Adapter and optimizer."""
+    SAMPLER = "sampler_weights"
+    """Adapter alone."""
+    EXTERNAL = "external_weights"
+    """Adapter as a PEFT folder, for other programs."""
+
+
+class LoraSpec(Record):
+    """Which weights of a base model an adapter changes, and with how much room."""
+
+    rank: int
+    seed: int
+    """Draws the A matrices; B starts at zero, so a fresh adapter changes nothing."""
+    alpha: float = LORA_ALPHA
+    train_attn: bool = True
+    train_mlp: bool = True
+    train_unembed: bool = True
+
+
+class AdamParams(Record):
+    """Hyperparameters of one AdamW step; only the moments and the step count outlive it."""
+
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-12
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+    """Largest global L2 norm of the gradient; 0 means no clipping."""
+
+
+class Datum(Record):
+    """One training example. `loss_fn_inputs` are dense: (N,) or, for cross_entropy, (N, K)."""
+
+    tokens: np.ndarray
+    """int64 (N,): what the model reads."""
+    loss_fn_inputs: dict[str, np.ndarray]
+    """`target_tokens` as int64, everything else as float32."""
+
+
+class SamplingParams(Record):
+    """How to draw one completion."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+    top_k: int = -1
+    """-1 keeps all tokens."""
+    top_p: float = 1.0
+    seed: int | None = None
+    """None: the server draws one."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Any of these ends the completion and stays in it, the model's end-of-sequence tokens included."""
+    stop_strings: tuple[str, ...] = ()
+    """Text that ends the completion once it has appeared; it may cross token borders, and stays in it."""
+
+
+class SampleRequest(Record):
+    """Several completions of one prompt; the prompt is read once for all of them."""
+
+    prompt: np.ndarray
+    """int64 (N,), at least one token."""
+    num_samples: int
+    params: SamplingParams
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = 0
+
+
+class SampledSequence(Record):
+    tokens: np.ndarray
+    """int32 (T,), the stop token included."""
+    logprobs: np.ndarray
+    """float32 (T,), natural log, under the tempered distribution before top-k and top-p."""
+    stop_reason: StopReason
+
+
+class TopkLogprobs(Record):
+    """The k likeliest tokens at each of N positions; token 0 with logprob -99999.0 where absent."""
+
+    token_ids: np.ndarray
+    """int32 (N, k)."""
+    logprobs: np.ndarray
+    """float32 (N, k), sorted from the likeliest."""
+
+
+class SampleResult(Record):
+    sequences: list[SampledSequence]
+    prompt_logprobs: np.ndarray | None = None
+    """float32 (N,), NaN at position 0; untempered."""
+    topk_prompt_logprobs: TopkLogprobs | None = None
+    prompt_cache_hit_tokens: int = 0
+
+
+class ForwardBackwardResult(Record):
+    loss_fn_outputs: list[dict[str, np.ndarray]]
+    """One per datum, in order; `logprobs` has the shape of that datum's `target_tokens`."""
+    metrics: dict[str, float]
+    """Names are `name:reduction`; `loss:sum` is always there."""
+
+
+class OptimStepResult(Record):
+    metrics: dict[str, float]
+
+
+class CheckpointWritten(Record):
+    size_bytes: int
+    step: int
+    """Optimizer steps behind the saved weights."""
+
+
+class AdapterState(Record):
+    """What a training run is after it was created or loaded."""
+
+    lora: LoraSpec
+    base_model: str
+    step: int
+
+
+class EngineStatus(Record):
+    """What the engine is doing, for queue states and dashboards."""
+
+    running_samples: int = 0
+    waiting_samples: int = 0
+    waiting_operations: int = 0
