@@ -1,0 +1,256 @@
+"""Causal attention, over packed sequences (training, prefill) and over a KV cache (decode).
+
+T = packed tokens, B = sequences, L = longest sequence of a group, S = key positions, H = heads, K = key-value heads,
+G = H / K query heads that share one key-value head, D = head_dim. Queries that share keys are laid out as more
+query positions, (B*K, G*L, D), so that no key or value is ever copied for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from eztinker.model.device import prefers_plain_attention
+from eztinker.model.kv_cache import KVBlock, KVCache
+
+GROUP_WASTE = 1.25
+"""Sequences share an attention call while padding them to the longest costs at most this factor."""
+
+
+class Attention(Protocol):
+    """How the decoder's layers attend: packed sequences or one new token per cached sequence."""
+
+    positions_T: Tensor
+    """Where each packed token stands in its sequence."""
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
+        """The attention output of every token, (T, H, D)."""
+        ...
+
+
+class PackedAttention:
+    """Whole sequences laid end to end; each token sees its own sequence up to itself, and the shared prefix."""
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        device: torch.device,
+        *,
+        prefix: KVBlock | None = None,
+        keep_keys: bool = False,
+    ) -> None:
+        """
+        Args:
+            lengths: tokens of each sequence, in packed order.
+            prefix: keys and values of tokens that come before every one of the sequences.
+            keep_keys: keep each layer's keys and values, for `block`.
+        """
+        self._prefix = prefix
+        self._kept: list[tuple[Tensor, Tensor]] | None = [] if keep_keys else None
+        starts = _starts(lengths)
+        self._groups = [_Group.of(members, lengths, starts, device) for members in _similar_lengths(lengths)]
+        first = prefix.num_tokens if prefix else 0
+        spans = [torch.arange(first, first + length, device=device) for length in lengths]
+        self.positions_T = torch.cat(spans)
+        self._spans = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
+        if self._kept is not None:
+            self._kept.append((k_TKD, v_TKD))
+        prefix = self._prefix.layer(layer) if self._prefix else None
+        if len(self._groups) == 1 and self._groups[0].is_whole:
+            return self._groups[0].attend(q_THD, k_TKD, v_TKD, prefix, window)
+        parts = [group.attend(q_THD, k_TKD, v_TKD, prefix, window) for group in self._groups]
+        order = torch.cat([group.tokens for group in self._groups])
+        return torch.empty_like(q_THD).index_copy(0, order, torch.cat(parts))
+
+    def block(self, sequence: int) -> KVBlock:
+        """The keys and values of one sequence, prefix included. Needs `keep_keys`."""
+        assert self._kept is not None
+        span = self._spans[sequence]
+        keys = torch.stack([k[span] for k, _ in self._kept])
+        values = torch.stack([v[span] for _, v in self._kept])
+        own = KVBlock(keys, values)
+        return self._prefix.followed_by(own) if self._prefix else own
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Sequences of similar length, padded on the right to one (B, L) grid. Causality hides the padding."""
+
+    index_BL: Tensor
+    """The packed token behind each cell; padding repeats the sequence's first token."""
+    tokens: Tensor
+    """The packed tokens of the group in grid order, padding left out."""
+    cells: Tensor | None
+    """Their places in the flattened grid; None where nothing is padded."""
+    is_whole: bool
+    """The grid is the packed order itself, so gathering can be left out."""
+
+    @classmethod
+    def of(cls, members: list[int], lengths: Sequence[int], starts: list[int], device: torch.device) -> _Group:
+        longest = max(lengths[member] for member in members)
+        offsets = torch.arange(longest)
+        start_B1 = torch.tensor([starts[member] for member in members])[:, None]
+        length_B1 = torch.tensor([lengths[member] for member in members])[:, None]
+        is_real = offsets[None, :] < length_B1
+        index = torch.where(is_real, start_B1 + offsets[None, :], start_B1)
+        tokens = index[is_real]
+        cells = None if bool(is_real.all()) else is_real.flatten().nonzero()[:, 0].to(device)
+        is_whole = cells is None and torch.equal(tokens, torch.arange(sum(lengths)))
+        return cls(index.to(device), tokens.to(device), cells, is_whole)
+
+    def attend(
+        self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, prefix: tuple[Tensor, Tensor] | None, window: int | None
+    ) -> Tensor:
+        """Outputs of the group's tokens, in the order of `tokens`."""
+        num_sequences, longest = self.index_BL.shape
+        out_BLHD = _attend_grid(
+            *(self._grid(x, num_sequences, longest) for x in (q_THD, k_TKD, v_TKD)), prefix=prefix, window=window
+        )
+        flat = out_BLHD.reshape(num_sequences * longest, *q_THD.shape[1:])
+        return flat if self.cells is None else flat[self.cells]
+
+    def _grid(self, x_THD: Tensor, num_sequences: int, longest: int) -> Tensor:
+        if self.is_whole:
+            return x_THD.reshape(num_sequences, longest, *x_THD.shape[1:])
+        return x_THD[self.index_BL]
+
+
+class CachedAttention:
+    """One new token for each of the cache's first rows; its keys and values are appended to the row."""
+
+    def __init__(self, cache: KVCache, num_rows: int) -> None:
+        self._cache = cache
+        self._rows = torch.arange(num_rows, device=cache.device)
+        self.positions_T = cache.lengths[:num_rows].clone()
+        self._num_keys = int(self.positions_T.max()) + 1
+        cache.reserve(self._num_keys)
+        self._biases: dict[int | None, Tensor] = {}
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
+        num_rows, num_heads, head_dim = q_THD.shape
+        self._cache.append(layer, self._rows, self.positions_T, k_TKD, v_TKD)
+        keys_BKSD, values_BKSD = self._cache.view(layer, num_rows, self._num_keys)
+        q_BKGD = q_THD.view(num_rows, keys_BKSD.shape[1], -1, head_dim)
+        out = functional.scaled_dot_product_attention(
+            q_BKGD, keys_BKSD, values_BKSD, attn_mask=self._bias(window, q_THD.dtype)
+        )
+        return out.reshape(num_rows, num_heads, head_dim)
+
+    def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """0 where a row may look, minus infinity elsewhere, (B, 1, 1, S); one for all layers with the same window."""
+        if window not in self._biases:
+            keys = torch.arange(self._num_keys, device=self._cache.device)
+            newest_B1 = self.positions_T[:, None]
+            visible = keys <= newest_B1
+            if window is not None:
+                visible &= keys > newest_B1 - window
+            bias = torch.zeros(visible.shape, dtype=dtype, device=keys.device).masked_fill_(~visible, -math.inf)
+            self._biases[window] = bias[:, None, None, :]
+        return self._biases[window]
+
+
+def _attend_grid(
+    q_BLHD: Tensor, k_BLKD: Tensor, v_BLKD: Tensor, *, prefix: tuple[Tensor, Tensor] | None, window: int | None
+) -> Tensor:
+    """Causal attention of padded sequences, optionally behind a prefix (keys, values) of (P, K, D). Gives (B, L, H, D)."""
+    batch, length, num_heads, head_dim = q_BLHD.shape
+    kv_heads = k_BLKD.shape[2]
+    groups = num_heads // kv_heads
+    if prefix is not None:
+        k_BLKD, v_BLKD = (
+            torch.cat([before.expand(batch, *before.shape), own], dim=1)
+            for before, own in zip(prefix, (k_BLKD, v_BLKD), strict=True)
+        )
+    num_keys = k_BLKD.shape[1]
+    q = q_BLHD.view(batch, length, kv_heads, groups, head_dim).permute(0, 2, 3, 1, 4)
+    k, v = k_BLKD.transpose(1, 2), v_BLKD.transpose(1, 2)
+    bias_LS = _causal_bias(length, num_keys, window, q_BLHD.device)
+    if prefers_plain_attention(q_BLHD.device, num_keys):
+        shape = (batch * kv_heads, groups * length, head_dim)
+        flat = _PlainAttention.apply(
+            q.reshape(shape),
+            k.reshape(batch * kv_heads, num_keys, head_dim),
+            v.reshape(batch * kv_heads, num_keys, head_dim),
+            bias_LS.repeat(groups, 1),
+        )
+        out = flat.view(batch, kv_heads, groups, length, head_dim)
+    else:
+        out = functional.scaled_dot_product_attention(
+            q.reshape(batch, num_heads, length, head_dim),
+            k.repeat_interleave(groups, dim=1),
+            v.repeat_interleave(groups, dim=1),
+            attn_mask=bias_LS.to(q.dtype) if prefix is not None or window is not None else None,
+            is_causal=prefix is None and window is None,
+        ).view(batch, kv_heads, groups, length, head_dim)
+    return out.permute(0, 3, 1, 2, 4).reshape(batch, length, num_heads, head_dim)
+
+
+def _causal_bias(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
+    """0 where query i, the last `num_queries` of the keys' positions, may look; minus infinity elsewhere."""
+    query = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    key = torch.arange(num_keys, device=device)[None, :]
+    visible = key <= query
+    if window is not None:
+        visible &= key > query - window
+    return torch.zeros(visible.shape, device=device).masked_fill_(~visible, -math.inf)
+
+
+class _PlainAttention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(D) + bias) v by batched products.
+
+    On a CPU this is several times faster, forward and backward, than torch's fused kernel at the lengths of
+    fine-tuning; it keeps the probabilities, so its memory grows with the square of the length. Scores and softmax
+    are float32 whatever the inputs are.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_NQD: Tensor, k_NSD: Tensor, v_NSD: Tensor, bias_QS: Tensor) -> Tensor:
+        scale = q_NQD.shape[-1] ** -0.5
+        scores = torch.baddbmm(bias_QS, q_NQD.float(), k_NSD.float().transpose(1, 2), alpha=scale)
+        probs = torch.softmax(scores, dim=-1).to(v_NSD.dtype)
+        ctx.save_for_backward(q_NQD, k_NSD, v_NSD, probs)
+        return torch.bmm(probs, v_NSD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NQD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, probs = ctx.saved_tensors
+        scale = q.shape[-1] ** -0.5
+        grad_v = torch.bmm(probs.transpose(1, 2), grad_NQD)
+        grad_probs = torch.bmm(grad_NQD, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+        grad_q = torch.bmm(grad_scores, k).mul_(scale)
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale)
+        return grad_q, grad_k, grad_v, None
+
+
+def _starts(lengths: Sequence[int]) -> list[int]:
+    starts, total = [], 0
+    for length in lengths:
+        starts.append(total)
+        total += length
+    return starts
+
+
+def _similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
+    """Split sequences into groups whose padding costs at most `GROUP_WASTE`, longest group first."""
+    by_length = sorted(range(len(lengths)), key=lambda sequence: -lengths[sequence])
+    groups: list[list[int]] = []
+    real = 0
+    for sequence in by_length:
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= GROUP_WASTE * (real + lengths[sequence]):
+            groups[-1].append(sequence)
+            real += lengths[sequence]
+        else:
+            groups.append([sequence])
+            real = lengths[sequence]
+    return [sorted(group) for group in groups]

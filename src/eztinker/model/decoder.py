@@ -1,0 +1,140 @@
+"""The decoder of the Llama, Mistral, Qwen2 and Qwen3 families, for training and sampling alike.
+
+Sequences are packed: T tokens of all of them end to end, no padding. How tokens see each other is the `Attention`'s
+business, which layers change through adapters is the `deltas` argument's. H = hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eztinker.model.attention import Attention
+from eztinker.model.config import DecoderConfig, read_config
+from eztinker.model.kv_cache import KVCache
+from eztinker.model.linear import FrozenLinear, LowRankDelta
+from eztinker.model.lora import HEAD, Adapter
+from eztinker.model.pointwise import rms_norm, swiglu
+from eztinker.model.rope import cos_sin, rotate
+from eztinker.model.weights import WeightFiles
+
+AdapterRows = Sequence[tuple[Adapter, slice | Tensor | None]]
+"""Which rows of a batch go through which adapter; rows that no adapter names see the base model."""
+
+
+class Decoder:
+    """A frozen base model. Holds no state of any sequence or adapter."""
+
+    def __init__(self, config: DecoderConfig, weights: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
+        self.config, self.dtype, self.device = config, dtype, device
+        self._embedding = weights.get("model.embed_tokens.weight")
+        self._layers = [_Layer(config, weights, layer) for layer in range(config.num_layers)]
+        self._final_norm = weights.get("model.norm.weight")
+        tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
+        self.head = FrozenLinear(self._embedding if tied else weights.get(f"{HEAD}.weight"))
+        self._head_is_tied = tied
+
+    @classmethod
+    def load(cls, directory: Path, dtype: torch.dtype, device: torch.device) -> Decoder:
+        """Read the model in `directory`.
+
+        Raises:
+            Unsupported: a family or variant the decoder does not know.
+            DataNotFound, DataDamaged: weights are missing or unreadable.
+        """
+        return cls(read_config(directory), WeightFiles(directory, dtype, device), dtype, device)
+
+    def hidden_states(self, tokens_T: Tensor, attention: Attention, adapters: AdapterRows = ()) -> Tensor:
+        """Final hidden states after the last norm, (T, H), in the decoder's dtype."""
+        cos, sin = (table.to(self.dtype) for table in cos_sin(self.config.rope, attention.positions_T))
+        x_TH = self._embed(tokens_T, adapters)
+        for index, layer in enumerate(self._layers):
+            x_TH = layer.forward(x_TH, cos, sin, attention, index, adapters)
+        return rms_norm(x_TH, self._final_norm, self.config.rms_norm_eps)
+
+    def logits(self, hidden_MH: Tensor, adapters: AdapterRows = ()) -> Tensor:
+        """Next-token logits, float32 (M, V)."""
+        return self.head(hidden_MH, _deltas(adapters, HEAD)).float()
+
+    def new_cache(self) -> KVCache:
+        """An empty KV cache of this model's shape."""
+        config = self.config
+        return KVCache(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def _embed(self, tokens_T: Tensor, adapters: AdapterRows) -> Tensor:
+        """Token embeddings. On tied models an adapter of the head is an adapter of the embedding too.
+
+        Only then does a merged export, which has one shared matrix to add the delta to, compute what we compute.
+        """
+        x_TH = functional.embedding(tokens_T, self._embedding)
+        if not self._head_is_tied:
+            return x_TH
+        for adapter, rows in adapters:
+            factors = adapter.factors.get(HEAD)
+            if factors is not None:
+                tokens = tokens_T if rows is None else tokens_T[rows]
+                update = functional.embedding(tokens, factors.bs[0]) @ factors.a * adapter.scale
+                whole = torch.arange(tokens_T.shape[0], device=self.device)
+                x_TH = x_TH.index_add(0, whole if rows is None else whole[rows], update.to(self.dtype))
+        return x_TH
+
+
+class _Layer:
+    """One block: attention and gated MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: DecoderConfig, weights: WeightFiles, layer: int) -> None:
+        prefix = f"model.layers.{layer}"
+        attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        self._config, self._key, self._window = config, f"layers.{layer}", config.sliding_windows[layer]
+        self._attn_norm = weights.get(f"{prefix}.input_layernorm.weight")
+        self._mlp_norm = weights.get(f"{prefix}.post_attention_layernorm.weight")
+        self._qkv = _fused(weights, [f"{attn}.{name}_proj" for name in "qkv"], bias=config.qkv_bias)
+        self._output = _fused(weights, [f"{attn}.o_proj"], bias=config.output_bias)
+        self._gate_up = _fused(weights, [f"{mlp}.gate_proj", f"{mlp}.up_proj"], bias=config.mlp_bias)
+        self._down = _fused(weights, [f"{mlp}.down_proj"], bias=config.mlp_bias)
+        self._q_norm = weights.get(f"{attn}.q_norm.weight") if config.qk_norm else None
+        self._k_norm = weights.get(f"{attn}.k_norm.weight") if config.qk_norm else None
+
+    def forward(
+        self, x_TH: Tensor, cos: Tensor, sin: Tensor, attention: Attention, index: int, adapters: AdapterRows
+    ) -> Tensor:
+        normed = rms_norm(x_TH, self._attn_norm, self._config.rms_norm_eps)
+        q, k, v = self._heads(self._qkv(normed, _deltas(adapters, f"{self._key}.qkv")), cos, sin)
+        attended = attention.attend(index, q, k, v, self._window).reshape(x_TH.shape[0], -1)
+        x_TH = x_TH + self._output(attended, _deltas(adapters, f"{self._key}.o"))
+        normed = rms_norm(x_TH, self._mlp_norm, self._config.rms_norm_eps)
+        gated = swiglu(self._gate_up(normed, _deltas(adapters, f"{self._key}.gate_up")))
+        return x_TH + self._down(gated, _deltas(adapters, f"{self._key}.down"))
+
+    def _heads(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split the fused projection into heads, (T, heads, head_dim), queries and keys rotated."""
+        config = self._config
+        num_q, num_kv = config.num_heads, config.num_kv_heads
+        heads = qkv.view(qkv.shape[0], num_q + 2 * num_kv, config.head_dim)
+        if self._q_norm is None or self._k_norm is None:
+            turned = rotate(heads[:, : num_q + num_kv], cos, sin)
+            return turned[:, :num_q], turned[:, num_q:], heads[:, num_q + num_kv :]
+        q = rms_norm(heads[:, :num_q], self._q_norm, config.rms_norm_eps)
+        k = rms_norm(heads[:, num_q : num_q + num_kv], self._k_norm, config.rms_norm_eps)
+        return rotate(q, cos, sin), rotate(k, cos, sin), heads[:, num_q + num_kv :]
+
+
+def _fused(weights: WeightFiles, modules: list[str], *, bias: bool) -> FrozenLinear:
+    """Projections of the same input as one weight: one product reads the input once."""
+    parts = [weights.get(f"{module}.weight") for module in modules]
+    biases = torch.cat([weights.get(f"{module}.bias") for module in modules]) if bias else None
+    return FrozenLinear(torch.cat(parts), biases, widths=[part.shape[0] for part in parts])
+
+
+def _deltas(adapters: AdapterRows, key: str) -> list[LowRankDelta]:
+    return [delta for adapter, rows in adapters if (delta := adapter.delta(key, rows)) is not None]

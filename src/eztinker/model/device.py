@@ -1,0 +1,90 @@
+"""The one place that looks at the hardware: which device, which dtype, how many threads, which kernels."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eztinker.errors import ConfigError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: the machine does not have it.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, present in available.items() if present))
+    device = torch.device(name)
+    if not available.get(device.type, False):
+        present = ", ".join(kind for kind, found in available.items() if found)
+        raise ConfigError(f"The device {name!r} is not available on this machine; available: {present}")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the base weights; "auto" takes bfloat16 where the hardware multiplies it fast, else float32."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _has_bf16_instructions() -> bool:
+    """oneDNN also *emulates* bf16 on older processors, more slowly than it multiplies float32."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+            flags = next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return False
+    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def use_threads(num_threads: int | None) -> int:
+    """Cap torch's threads at the processors this process may use: more of them make every kernel collapse."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(min(num_threads or available, available))
+    return torch.get_num_threads()
+
+
+class Matmul(Protocol):
+    """x (M, in) to x times the weight transposed plus bias (M, out), for one frozen weight. Not differentiable."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def fastest_matmul(weight: Tensor, bias: Tensor | None) -> Matmul:
+    """A product with a frozen weight, with the weight laid out once in the order the kernel reads it, where that exists.
+
+    oneDNN's pre-packed weights gain 1.1 to 3 times on a CPU. The operators are private to torch, so anything
+    unexpected falls back to the public one.
+    """
+    if weight.device.type == "cpu":
+        try:
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+            multiply = torch.ops.mkldnn._linear_pointwise
+            multiply(weight.new_zeros(1, weight.shape[1]), packed, bias, "none", [], "")
+        except (AttributeError, RuntimeError):
+            pass
+        else:
+            return lambda x: multiply(x, packed, bias, "none", [], "")
+    return lambda x: functional.linear(x, weight, bias)
+
+
+LONGEST_PLAIN_ATTENTION = 1024
+"""Keys beyond which kept probabilities would outweigh the layer's other activations."""
+
+
+def prefers_plain_attention(device: torch.device, num_keys: int) -> bool:
+    """Whether attention by batched products beats the fused kernel: on CPUs, up to fine-tuning lengths."""
+    return device.type == "cpu" and num_keys <= LONGEST_PLAIN_ATTENTION

@@ -1,0 +1,107 @@
+"""Rotary position embedding: the angle of each pair of channels at each position, and its published rescalings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eztinker.errors import Unsupported
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RopeConfig:
+    head_dim: int
+    theta: float
+    kind: str = "default"
+    scaling: dict[str, float] = field(default_factory=dict)
+    """The numbers of the config's scaling block, under the names of the model files."""
+
+
+def rope_config(raw: dict[str, Any], head_dim: int) -> RopeConfig:
+    """Read both spellings: `rope_parameters` of newer files, `rope_theta` with `rope_scaling` of older ones."""
+    block = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = block.get("rope_type") or block.get("type") or "default"
+    if kind not in FREQUENCIES:
+        raise Unsupported(f"The rope type {kind!r} is not supported; supported are {', '.join(sorted(FREQUENCIES))}")
+    if block.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise Unsupported("A partial_rotary_factor other than 1 is not supported")
+    theta = block.get("rope_theta") or raw.get("rope_theta") or 10000.0
+    scaling = {name: float(value) for name, value in block.items() if isinstance(value, (int, float))}
+    scaling.setdefault("original_max_position_embeddings", float(raw.get("max_position_embeddings", 2048)))
+    return RopeConfig(head_dim=head_dim, theta=float(theta), kind=kind, scaling=scaling)
+
+
+def cos_sin(rope: RopeConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, float32 (T, head_dim / 2), attention scaling included."""
+    inverse_frequencies, amplitude = FREQUENCIES[rope.kind](rope)
+    angles = positions_T.float()[:, None] * inverse_frequencies.to(positions_T.device)[None, :]
+    return angles.cos() * amplitude, angles.sin() * amplitude
+
+
+def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Turn channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
+    first, second = x_THD.chunk(2, dim=-1)
+    cos, sin = cos_TD[:, None, :], sin_TD[:, None, :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _default(rope: RopeConfig) -> tuple[Tensor, float]:
+    exponents = torch.arange(0, rope.head_dim, 2, dtype=torch.float32) / rope.head_dim
+    return 1.0 / rope.theta**exponents, 1.0
+
+
+def _linear(rope: RopeConfig) -> tuple[Tensor, float]:
+    frequencies, amplitude = _default(rope)
+    return frequencies / rope.scaling["factor"], amplitude
+
+
+def _llama3(rope: RopeConfig) -> tuple[Tensor, float]:
+    """Slow channels are slowed by `factor`, fast ones kept, those between blended (Llama 3.1 model files)."""
+    frequencies, amplitude = _default(rope)
+    factor = rope.scaling["factor"]
+    low, high = rope.scaling["low_freq_factor"], rope.scaling["high_freq_factor"]
+    turns = rope.scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return (1 - keep) * frequencies / factor + keep * frequencies, amplitude
+
+
+def _yarn(rope: RopeConfig) -> tuple[Tensor, float]:
+    """Blend by the number of turns over the original context. Source: Peng et al. 2023, arXiv:2309.00071, sec. 3.2-3.4."""
+    frequencies, _ = _default(rope)
+    factor = rope.scaling["factor"]
+    original = rope.scaling["original_max_position_embeddings"]
+
+    def channel_of(turns: float) -> float:
+        return rope.head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    first, last = channel_of(rope.scaling.get("beta_fast", 32.0)), channel_of(rope.scaling.get("beta_slow", 1.0))
+    if rope.scaling.get("truncate", 1.0):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, rope.head_dim - 1)
+    width = last - first or 0.001
+    slow = ((torch.arange(rope.head_dim // 2, dtype=torch.float32) - first) / width).clamp(0.0, 1.0)
+    return slow * frequencies / factor + (1 - slow) * frequencies, _yarn_amplitude(rope.scaling, factor)
+
+
+def _yarn_amplitude(scaling: dict[str, float], factor: float) -> float:
+    def magnitude(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    if "attention_factor" in scaling:
+        return scaling["attention_factor"]
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return magnitude(scaling["mscale"]) / magnitude(scaling["mscale_all_dim"])
+    return magnitude(1.0)
+
+
+FREQUENCIES: dict[str, Callable[[RopeConfig], tuple[Tensor, float]]] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
