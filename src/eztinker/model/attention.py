@@ -161,7 +161,7 @@ class CachedAttention:
 def _attend_grid(
     q_BLHD: Tensor, k_BLKD: Tensor, v_BLKD: Tensor, *, prefix: tuple[Tensor, Tensor] | None, window: int | None
 ) -> Tensor:
-    """Causal attention of padded sequences, optionally behind a prefix (keys, values) of (P, K, D). Gives (B, L, H, D)."""
+    """Causal attention of padded sequences, behind a prefix of (P, K, D) keys and values if any; gives (B, L, H, D)."""
     batch, length, num_heads, head_dim = q_BLHD.shape
     kv_heads = k_BLKD.shape[2]
     groups = num_heads // kv_heads
@@ -227,7 +227,7 @@ class _PlainAttention(torch.autograd.Function):
         scale = q.shape[-1] ** -0.5
         grad_v = torch.bmm(probs.transpose(1, 2), grad_NQD)
         grad_probs = torch.bmm(grad_NQD, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
         grad_q = torch.bmm(grad_scores, k).mul_(scale)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale)
         return grad_q, grad_k, grad_v, None

@@ -63,7 +63,8 @@ def read_config(directory: Path) -> DecoderConfig:
     return FAMILIES[family](raw)
 
 
-def _common(raw: dict[str, Any]) -> dict[str, Any]:
+def _common(raw: dict[str, Any], windows: tuple[int | None, ...]) -> dict[str, Any]:
+    """The fields that every family spells alike."""
     num_heads = raw["num_attention_heads"]
     head_dim = raw.get("head_dim") or raw["hidden_size"] // num_heads
     return {
@@ -79,28 +80,28 @@ def _common(raw: dict[str, Any]) -> dict[str, Any]:
         "rope": rope_config(raw, head_dim),
         "context_length": raw.get("max_position_embeddings", 2048),
         "tie_word_embeddings": raw.get("tie_word_embeddings", False),
-        "sliding_windows": (None,) * raw["num_hidden_layers"],
+        "sliding_windows": windows,
     }
 
 
 def _llama(raw: dict[str, Any]) -> DecoderConfig:
     bias = raw.get("attention_bias", False)
-    return DecoderConfig(**_common(raw), qkv_bias=bias, output_bias=bias, mlp_bias=raw.get("mlp_bias", False))
+    windows = (None,) * raw["num_hidden_layers"]
+    return DecoderConfig(**_common(raw, windows), qkv_bias=bias, output_bias=bias, mlp_bias=raw.get("mlp_bias", False))
 
 
 def _mistral(raw: dict[str, Any]) -> DecoderConfig:
     windows = (raw.get("sliding_window"),) * raw["num_hidden_layers"]
-    return DecoderConfig(**_common(raw) | {"sliding_windows": windows})
+    return DecoderConfig(**_common(raw, windows))
 
 
 def _qwen2(raw: dict[str, Any]) -> DecoderConfig:
-    return DecoderConfig(**_common(raw) | {"sliding_windows": _qwen_windows(raw)}, qkv_bias=True)
+    return DecoderConfig(**_common(raw, _qwen_windows(raw)), qkv_bias=True)
 
 
 def _qwen3(raw: dict[str, Any]) -> DecoderConfig:
     bias = raw.get("attention_bias", False)
-    shape = _common(raw) | {"head_dim": raw.get("head_dim", 128), "sliding_windows": _qwen_windows(raw)}
-    shape["rope"] = rope_config(raw, shape["head_dim"])
+    shape = _common({"head_dim": 128, **raw}, _qwen_windows(raw))
     return DecoderConfig(**shape, qkv_bias=bias, output_bias=bias, qk_norm=True)
 
 

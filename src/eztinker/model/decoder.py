@@ -36,7 +36,7 @@ class Decoder:
         self._final_norm = weights.get("model.norm.weight")
         tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
         self.head = FrozenLinear(self._embedding if tied else weights.get(f"{HEAD}.weight"))
-        self._head_is_tied = tied
+        self.head_is_tied = tied
 
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype, device: torch.device) -> Decoder:
@@ -77,7 +77,7 @@ class Decoder:
         Only then does a merged export, which has one shared matrix to add the delta to, compute what we compute.
         """
         x_TH = functional.embedding(tokens_T, self._embedding)
-        if not self._head_is_tied:
+        if not self.head_is_tied:
             return x_TH
         for adapter, rows in adapters:
             factors = adapter.factors.get(HEAD)

@@ -64,7 +64,7 @@ class Matmul(Protocol):
 
 
 def fastest_matmul(weight: Tensor, bias: Tensor | None) -> Matmul:
-    """A product with a frozen weight, with the weight laid out once in the order the kernel reads it, where that exists.
+    """A product with a frozen weight, which is laid out once in the order the kernel reads it where that exists.
 
     oneDNN's pre-packed weights gain 1.1 to 3 times on a CPU. The operators are private to torch, so anything
     unexpected falls back to the public one.

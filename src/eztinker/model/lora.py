@@ -170,3 +170,14 @@ def _leaves(factors: Factors, gradients: Factors) -> Factors:
 
     bs = tuple(leaf(b, gradient) for b, gradient in zip(factors.bs, gradients.bs, strict=True))
     return Factors(leaf(factors.a, gradients.a), bs)
+
+
+def adapter_rows(adapters: Sequence[Adapter | None], device: torch.device) -> list[tuple[Adapter, Tensor | None]]:
+    """Which rows of a batch go through which adapter, given the adapter of every row; None rows see the base model."""
+    distinct = {id(adapter): adapter for adapter in adapters if adapter is not None}
+    if len(distinct) == 1 and None not in adapters:
+        return [(next(iter(distinct.values())), None)]
+    return [
+        (adapter, torch.tensor([row for row, each in enumerate(adapters) if each is adapter], device=device))
+        for adapter in distinct.values()
+    ]

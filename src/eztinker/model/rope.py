@@ -71,7 +71,7 @@ def _llama3(rope: RopeConfig) -> tuple[Tensor, float]:
 
 
 def _yarn(rope: RopeConfig) -> tuple[Tensor, float]:
-    """Blend by the number of turns over the original context. Source: Peng et al. 2023, arXiv:2309.00071, sec. 3.2-3.4."""
+    """Blend by the number of turns over the original context. Source: Peng et al. 2023, arXiv:2309.00071, sec. 3."""
     frequencies, _ = _default(rope)
     factor = rope.scaling["factor"]
     original = rope.scaling["original_max_position_embeddings"]

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: safetensors parts and a manifest that is written last."""

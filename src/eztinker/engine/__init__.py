@@ -1,0 +1,1 @@
+"""Training and sampling on one decoder: losses, optimizer, trainer, sampler, and the scheduler that runs both."""

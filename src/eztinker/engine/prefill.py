@@ -1,0 +1,148 @@
+"""Reading prompts: one packed pass over many of them, behind what they share with prompts read before."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eztinker.engine.prefix_cache import MIN_SHARED_TOKENS, PrefixCache, shared_beginning
+from eztinker.model.attention import PackedAttention
+from eztinker.model.decoder import Decoder
+from eztinker.model.head import chunks_of_positions, target_logprobs
+from eztinker.model.kv_cache import KVBlock
+from eztinker.model.lora import HEAD, Adapter, adapter_rows
+from eztinker.types import SampleRequest, TopkLogprobs
+
+NO_TOKEN, NO_LOGPROB = 0, -99999.0
+"""A cell of a top-k table without a token, by the protocol."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What to read, and through which adapter."""
+
+    request: SampleRequest
+    adapter: Adapter | None
+    adapter_key: Hashable
+    """Equal for equal weights."""
+
+    @property
+    def tokens(self) -> np.ndarray:
+        return self.request.prompt
+
+    @property
+    def wants_scores(self) -> bool:
+        """Scores need every position's hidden state, so nothing of such a prompt may come from the cache."""
+        return self.request.prompt_logprobs or self.request.topk_prompt_logprobs > 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadPrompt:
+    """What reading a prompt leaves behind."""
+
+    block: KVBlock
+    next_logits: Tensor
+    """float32 (V,), of the token after the prompt."""
+    num_cached_tokens: int
+    prompt_logprobs: np.ndarray | None
+    topk_prompt_logprobs: TopkLogprobs | None
+
+
+class PromptReader:
+    """Prefill for one base model and any of its adapters."""
+
+    def __init__(self, decoder: Decoder, cache_bytes: int) -> None:
+        self._decoder = decoder
+        self._cache = PrefixCache(cache_bytes)
+
+    @torch.inference_mode()
+    def read(self, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
+        """Read prompts together; results are in their order."""
+        self._read_shared_beginnings([prompt for prompt in prompts if not prompt.wants_scores])
+        results: dict[int, ReadPrompt] = {}
+        for prefix, members in self._by_prefix(prompts):
+            reads = self._read_behind(prefix, [prompts[member] for member in members])
+            results.update(zip(members, reads, strict=True))
+        for index, read in results.items():
+            self._cache.put(prompts[index].adapter_key, prompts[index].tokens, read.block)
+        return [results[index] for index in range(len(prompts))]
+
+    def _read_shared_beginnings(self, prompts: Sequence[Prompt]) -> None:
+        """Put what all prompts of one adapter begin with into the cache, so that they are read behind it."""
+        by_adapter: dict[Hashable, list[Prompt]] = defaultdict(list)
+        for prompt in prompts:
+            by_adapter[prompt.adapter_key].append(prompt)
+        for adapter_key, members in by_adapter.items():
+            header = shared_beginning([member.tokens for member in members]) if len(members) > 1 else np.zeros(0)
+            if len(header) < MIN_SHARED_TOKENS:
+                continue
+            known = self._cache.longest_match(adapter_key, members[0].tokens)
+            if known is None or known.num_tokens < len(header):
+                attention = PackedAttention([len(header)], self._decoder.device, keep_keys=True)
+                self._hidden_states([header], attention, [members[0].adapter])
+                self._cache.put(adapter_key, header, attention.block(0))
+
+    def _by_prefix(self, prompts: Sequence[Prompt]) -> list[tuple[KVBlock | None, list[int]]]:
+        """Prompts that stand behind the same cached tokens, which one attention pass needs."""
+        groups: dict[Hashable, tuple[KVBlock | None, list[int]]] = {}
+        for index, prompt in enumerate(prompts):
+            block = None if prompt.wants_scores else self._cache.longest_match(prompt.adapter_key, prompt.tokens)
+            start = prompt.tokens[: block.num_tokens].tobytes() if block else b""
+            group = groups.setdefault((prompt.adapter_key, start) if block else None, (block, []))
+            group[1].append(index)
+        return list(groups.values())
+
+    def _read_behind(self, prefix: KVBlock | None, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
+        num_cached = prefix.num_tokens if prefix else 0
+        own = [prompt.tokens[num_cached:] for prompt in prompts]
+        lengths = [len(tokens) for tokens in own]
+        adapters = [prompt.adapter for prompt in prompts]
+        attention = PackedAttention(lengths, self._decoder.device, prefix=prefix, keep_keys=True)
+        hidden_TH = self._hidden_states(own, attention, adapters)
+        ends = torch.tensor(lengths, device=hidden_TH.device).cumsum(0) - 1
+        next_logits = self._decoder.logits(hidden_TH[ends], adapter_rows(adapters, hidden_TH.device))
+        reads = []
+        for index, (prompt, hidden) in enumerate(zip(prompts, hidden_TH.split(lengths), strict=True)):
+            reads.append(
+                ReadPrompt(
+                    block=attention.block(index),
+                    next_logits=next_logits[index],
+                    num_cached_tokens=num_cached,
+                    prompt_logprobs=self._logprobs(prompt, hidden) if prompt.request.prompt_logprobs else None,
+                    topk_prompt_logprobs=self._topk(prompt, hidden) if prompt.request.topk_prompt_logprobs else None,
+                )
+            )
+        return reads
+
+    def _hidden_states(
+        self, prompts: Sequence[np.ndarray], attention: PackedAttention, adapters: Sequence[Adapter | None]
+    ) -> Tensor:
+        tokens_T = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(self._decoder.device)
+        per_token = [adapter for adapter, tokens in zip(adapters, prompts, strict=True) for _ in range(len(tokens))]
+        return self._decoder.hidden_states(tokens_T, attention, adapter_rows(per_token, self._decoder.device))
+
+    def _logprobs(self, prompt: Prompt, hidden_NH: Tensor) -> np.ndarray:
+        """Untempered logprob of each prompt token given those before it; NaN for the first."""
+        targets = torch.from_numpy(prompt.tokens[1:].astype(np.int64)).to(hidden_NH.device)[:, None]
+        delta = prompt.adapter.delta(HEAD, None) if prompt.adapter else None
+        logprobs = target_logprobs(self._decoder.head, hidden_NH[:-1], targets, [delta] if delta else [])
+        return np.concatenate([np.full(1, np.nan, dtype=np.float32), logprobs[:, 0].cpu().numpy()])
+
+    def _topk(self, prompt: Prompt, hidden_NH: Tensor) -> TopkLogprobs:
+        """The likeliest tokens for each prompt position, judged from the positions before it."""
+        k = prompt.request.topk_prompt_logprobs
+        token_ids = np.full((len(prompt.tokens), k), NO_TOKEN, dtype=np.int32)
+        logprobs = np.full((len(prompt.tokens), k), NO_LOGPROB, dtype=np.float32)
+        adapters = adapter_rows([prompt.adapter], hidden_NH.device)
+        for chunk in chunks_of_positions(len(prompt.tokens) - 1, self._decoder.config.vocab_size):
+            scores = torch.log_softmax(self._decoder.logits(hidden_NH[chunk], adapters), dim=-1)
+            best = torch.topk(scores, k)
+            rows = slice(chunk.start + 1, chunk.stop + 1)
+            token_ids[rows] = best.indices.cpu().numpy()
+            logprobs[rows] = best.values.cpu().numpy()
+        return TopkLogprobs(token_ids=token_ids, logprobs=logprobs)

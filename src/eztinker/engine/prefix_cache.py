@@ -1,0 +1,59 @@
+"""Keys and values of prompts read lately, so that what prompts share is read once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from eztinker.model.kv_cache import KVBlock
+
+MIN_SHARED_TOKENS = 16
+"""A shorter common beginning is not worth a batch of its own."""
+
+
+class PrefixCache:
+    """The least recently used prompts go first once the bytes are spent. Adapters never share an entry."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._entries: OrderedDict[tuple[Hashable, bytes], KVBlock] = OrderedDict()
+
+    def longest_match(self, adapter: Hashable, prompt: np.ndarray) -> KVBlock | None:
+        """The longest stored beginning of `prompt` under `adapter`, its last token always left to be read."""
+        best_key, best = None, MIN_SHARED_TOKENS - 1
+        for key in self._entries:
+            if key[0] == adapter:
+                shared = shared_length(np.frombuffer(key[1], prompt.dtype), prompt[:-1])
+                if shared > best:
+                    best_key, best = key, shared
+        if best_key is None:
+            return None
+        self._entries.move_to_end(best_key)
+        return self._entries[best_key].first(best)
+
+    def put(self, adapter: Hashable, prompt: np.ndarray, block: KVBlock) -> None:
+        key = (adapter, prompt.tobytes())
+        if key in self._entries or block.num_bytes > self._max_bytes:
+            return
+        self._entries[key] = block
+        self._num_bytes += block.num_bytes
+        while self._num_bytes > self._max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            self._num_bytes -= oldest.num_bytes
+
+
+def shared_length(a: np.ndarray, b: np.ndarray) -> int:
+    """Tokens that two prompts have in common from the start."""
+    size = min(len(a), len(b))
+    different = np.flatnonzero(a[:size] != b[:size])
+    return int(different[0]) if different.size else size
+
+
+def shared_beginning(prompts: Sequence[np.ndarray]) -> np.ndarray:
+    """The tokens that all prompts begin with, leaving each at least one of its own."""
+    first = prompts[0]
+    size = min(min(shared_length(first, other), len(other) - 1) for other in prompts)
+    return first[:size]

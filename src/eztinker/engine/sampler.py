@@ -1,0 +1,212 @@
+"""Continuous batching: requests join the running batch at any step, and leave it token by token.
+
+A prompt is read once for all its samples, and what it shares with earlier prompts is not read again. Every sample
+draws from a random generator of its own, so its tokens do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from eztinker.engine.draw import draw
+from eztinker.engine.prefill import Prompt, PromptReader, ReadPrompt
+from eztinker.engine.stopping import StopRule
+from eztinker.model.attention import CachedAttention
+from eztinker.model.decoder import Decoder
+from eztinker.model.lora import adapter_rows
+from eztinker.types import SampledSequence, SampleRequest, SampleResult, StopReason
+
+MAX_PREFILL_TOKENS = 2048
+"""Tokens read in one pass: more would make running samples wait, and gain nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class SampleJob:
+    """A request on its way through the sampler."""
+
+    op_id: str
+    prompt: Prompt
+    sequences: dict[int, SampledSequence] = field(default_factory=dict)
+    """Finished samples by index."""
+    read: ReadPrompt | None = None
+
+    @property
+    def request(self) -> SampleRequest:
+        return self.prompt.request
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.sequences) == self.request.num_samples
+
+    def result(self) -> SampleResult:
+        assert self.read is not None
+        return SampleResult(
+            sequences=[self.sequences[index] for index in range(self.request.num_samples)],
+            prompt_logprobs=self.read.prompt_logprobs,
+            topk_prompt_logprobs=self.read.topk_prompt_logprobs,
+            prompt_cache_hit_tokens=self.read.num_cached_tokens,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One sample that is being drawn; its keys and values are in the cache row of the same number."""
+
+    job: SampleJob
+    index: int
+    rng: np.random.Generator
+    stop_rule: StopRule
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def take(self, token: int, logprob: float) -> StopReason | None:
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        return self.stop_rule.reason_to_stop(self.tokens)
+
+    def finish(self, reason: StopReason) -> None:
+        self.job.sequences[self.index] = SampledSequence(
+            tokens=np.array(self.tokens, dtype=np.int32),
+            logprobs=np.array(self.logprobs, dtype=np.float32),
+            stop_reason=reason,
+        )
+
+
+class Sampler:
+    """Draws completions from one base model and any number of its adapters, `max_batch_size` at a time."""
+
+    def __init__(
+        self, decoder: Decoder, tokenizer: Tokenizer, *, max_batch_size: int, prefix_cache_bytes: int = 256 << 20
+    ) -> None:
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._num_tokens = min(tokenizer.get_vocab_size(with_added_tokens=True), decoder.config.vocab_size)
+        self._max_batch_size = max_batch_size
+        self._reader = PromptReader(decoder, prefix_cache_bytes)
+        self._waiting: deque[SampleJob] = deque()
+        self._starting: deque[_Row] = deque()
+        """Samples of prompts that have been read, waiting for a place in the batch."""
+        self._rows: list[_Row] = []
+        self._cache = decoder.new_cache()
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._waiting or self._starting or self._rows)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._rows)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + len({id(row.job) for row in self._starting})
+
+    def submit(self, job: SampleJob) -> None:
+        self._waiting.append(job)
+
+    def cancel(self, op_id: str) -> bool:
+        """Drop a job, wherever it is; False if it is not here."""
+        before = self.num_waiting + self.num_running
+        self._waiting = deque(job for job in self._waiting if job.op_id != op_id)
+        self._starting = deque(row for row in self._starting if row.job.op_id != op_id)
+        for place in reversed([place for place, row in enumerate(self._rows) if row.job.op_id == op_id]):
+            self._remove(place)
+        return self.num_waiting + self.num_running < before
+
+    def drop_all(self) -> list[str]:
+        """Forget every job; gives their ids."""
+        op_ids = {job.op_id for job in self._waiting} | {row.job.op_id for row in (*self._starting, *self._rows)}
+        self._waiting.clear()
+        self._starting.clear()
+        self._rows.clear()
+        self._cache = self._decoder.new_cache()
+        return sorted(op_ids)
+
+    def step(self) -> list[SampleJob]:
+        """Read waiting prompts, fill the batch, add one token to every sample in it; gives the jobs that are done."""
+        finished = self._admit()
+        if self._rows:
+            finished += self._decode()
+        return [job for job in finished if job.is_done]
+
+    def _admit(self) -> list[SampleJob]:
+        """Fill free places; prompts are read only when the samples of earlier ones have all found a place."""
+        finished: list[SampleJob] = []
+        while len(self._rows) < self._max_batch_size and (self._starting or self._waiting):
+            if not self._starting:
+                self._read_prompts()
+            free = self._max_batch_size - len(self._rows)
+            joining = [self._starting.popleft() for _ in range(min(free, len(self._starting)))]
+            finished += self._join(joining)
+        return finished
+
+    def _read_prompts(self) -> None:
+        """Read the prompts of about as many samples as there are free places, within the token budget."""
+        places, tokens = self._max_batch_size - len(self._rows), MAX_PREFILL_TOKENS
+        jobs: list[SampleJob] = []
+        while self._waiting and (not jobs or (places > 0 and tokens >= len(self._waiting[0].prompt.tokens))):
+            jobs.append(self._waiting.popleft())
+            places -= jobs[-1].request.num_samples
+            tokens -= len(jobs[-1].prompt.tokens)
+        for job, read in zip(jobs, self._reader.read([job.prompt for job in jobs]), strict=True):
+            job.read = read
+            self._starting.extend(self._new_rows(job))
+
+    def _new_rows(self, job: SampleJob) -> Iterator[_Row]:
+        stop_rule = StopRule(job.request.params, self._tokenizer)
+        seed = job.request.params.seed
+        root = seed if seed is not None else secrets.randbits(64)
+        for index in range(job.request.num_samples):
+            yield _Row(job, index, np.random.default_rng([root, index]), stop_rule)
+
+    def _join(self, rows: Sequence[_Row]) -> list[SampleJob]:
+        """Draw the first token of each new sample from its prompt's logits; those that go on enter the batch."""
+        reads = [row.job.read for row in rows]
+        logits = torch.stack([read.next_logits for read in reads if read is not None])
+        finished = []
+        for row, reason in zip(rows, self._draw(logits, rows), strict=True):
+            if reason is not None:
+                row.finish(reason)
+                finished.append(row.job)
+            else:
+                assert row.job.read is not None
+                self._cache.add_row(row.job.read.block)
+                self._rows.append(row)
+        return finished
+
+    def _decode(self) -> list[SampleJob]:
+        tokens = torch.tensor([row.tokens[-1] for row in self._rows], device=self._decoder.device)
+        attention = CachedAttention(self._cache, len(self._rows))
+        adapters = adapter_rows([row.job.prompt.adapter for row in self._rows], self._decoder.device)
+        with torch.inference_mode():
+            hidden = self._decoder.hidden_states(tokens, attention, adapters)
+            logits = self._decoder.logits(hidden, adapters)
+        self._cache.advance(len(self._rows))
+        reasons = self._draw(logits, self._rows)
+        finished = []
+        for place in reversed(range(len(reasons))):
+            reason = reasons[place]
+            if reason is not None:
+                self._rows[place].finish(reason)
+                finished.append(self._rows[place].job)
+                self._remove(place)
+        return finished
+
+    def _draw(self, logits: Tensor, rows: Sequence[_Row]) -> list[StopReason | None]:
+        params = [row.job.request.params for row in rows]
+        tokens, logprobs = draw(logits, params, [row.rng.random() for row in rows], self._num_tokens)
+        return [row.take(token, logprob) for row, token, logprob in zip(rows, tokens, logprobs, strict=True)]
+
+    def _remove(self, place: int) -> None:
+        """Free a place; the last sample takes it, in the cache as in the list."""
+        self._cache.remove_row(place)
+        self._rows[place] = self._rows[-1]
+        self._rows.pop()

@@ -1,0 +1,35 @@
+"""Any exception of the engine as a `Failed` event: our own as they are, foreign ones in words that help."""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import torch
+
+from eztinker.errors import EZTinkerError
+from eztinker.protocol.frames import Failed
+
+log = logging.getLogger(__name__)
+
+
+def failed(op_id: str, error: Exception) -> Failed:
+    """The event that reports `error`; anything unforeseen is logged with its traceback and told without it."""
+    if isinstance(error, EZTinkerError):
+        return Failed(op_id=op_id, category=error.category, code=error.code, message=error.message)
+    log.error("Operation %s failed", op_id, exc_info=error)
+    code, message = _in_words(error)
+    return Failed(op_id=op_id, category="server", code=code, message=message)
+
+
+def _in_words(error: Exception) -> tuple[str, str]:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "out_of_memory", (
+            "The engine ran out of memory for this operation, which was dropped. "
+            "Send shorter sequences or fewer samples, or start the server with a smaller --max-train-tokens"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full", "The server's disk is full, so nothing was saved. Free some space and save again"
+    if isinstance(error, OSError):
+        return "disk_error", f"The server could not write or read a file ({error.strerror}). Try again"
+    return "internal", f"The engine failed on this operation ({type(error).__name__}); its log tells more"

@@ -1,0 +1,60 @@
+"""The engine's end of the socket: commands arrive on a thread, so that they are read while the engine computes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from queue import Empty, SimpleQueue
+
+from eztinker.protocol.frames import HEADER, MAX_FRAME_BYTES, AnyCommand, Event, decode_command, encode_frame
+
+
+class LinkClosed(Exception):
+    """The API process is gone, and with it the reason to run."""
+
+
+class Link:
+    """Frames in and out of one connected socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._stream = connection.makefile("rb", buffering=1 << 20)
+        self._commands: SimpleQueue[AnyCommand | None] = SimpleQueue()
+        self._is_closed = False
+        threading.Thread(target=self._read_forever, name="commands", daemon=True).start()
+
+    def send(self, event: Event) -> None:
+        try:
+            self._connection.sendall(encode_frame(event))
+        except OSError as error:
+            raise LinkClosed from error
+
+    def receive(self, *, wait: bool) -> list[AnyCommand]:
+        """Every command that has arrived; with `wait`, at least one.
+
+        Raises:
+            LinkClosed: the other side has closed the connection and all its commands were given out.
+        """
+        commands: list[AnyCommand] = []
+        while not self._is_closed:
+            try:
+                command = self._commands.get(block=wait and not commands)
+            except Empty:
+                break
+            if command is None:
+                self._is_closed = True
+            else:
+                commands.append(command)
+        if self._is_closed and not commands:
+            raise LinkClosed
+        return commands
+
+    def _read_forever(self) -> None:
+        try:
+            while header := self._stream.read(HEADER.size):
+                (size,) = HEADER.unpack(header)
+                if size > MAX_FRAME_BYTES:
+                    break
+                self._commands.put(decode_command(self._stream.read(size)))
+        finally:
+            self._commands.put(None)

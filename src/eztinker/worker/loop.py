@@ -1,0 +1,98 @@
+"""The engine's main loop: take commands, do a bounded piece of work, report, again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from eztinker.engine.scheduler import Outcome, Scheduler
+from eztinker.model.device import choose_device, choose_dtype, use_threads
+from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Failed, Ready, Sample, Shutdown, Status
+from eztinker.worker.base_models import BaseModels
+from eztinker.worker.failures import failed
+from eztinker.worker.link import Link, LinkClosed
+from eztinker.worker.operations import Operations, success
+
+log = logging.getLogger(__name__)
+
+STATUS_INTERVAL_SECONDS = 1.0
+
+
+def serve(link: Link) -> None:
+    """Run commands from `link` until it closes or says to stop."""
+    try:
+        configure, *early = link.receive(wait=True)
+        assert isinstance(configure, Configure), "the first command configures the engine"
+        loop = _start(link, configure)
+        loop.take(early)
+        while not loop.is_stopped:
+            loop.once()
+    except LinkClosed:
+        log.info("The API process has gone; the engine stops")
+
+
+def _start(link: Link, configure: Configure) -> Loop:
+    num_threads = use_threads(configure.num_threads)
+    device = choose_device(configure.device)
+    dtype = choose_dtype(configure.dtype, device)
+    scheduler = Scheduler(configure.max_train_tokens)
+    base_models = BaseModels(
+        configure.base_models,
+        dtype=dtype,
+        device=device,
+        max_batch_size=configure.max_batch_size,
+        scheduler=scheduler,
+    )
+    dtype_name = str(dtype).removeprefix("torch.")
+    link.send(Ready(pid=os.getpid(), device=str(device), dtype=dtype_name, num_threads=num_threads))
+    return Loop(link, scheduler, Operations(base_models))
+
+
+class Loop:
+    def __init__(self, link: Link, scheduler: Scheduler, operations: Operations) -> None:
+        self._link, self._scheduler, self._operations = link, scheduler, operations
+        self._status_sent = 0.0
+        self.is_stopped = False
+
+    def once(self) -> None:
+        self.take(self._link.receive(wait=self._scheduler.is_idle))
+        for outcome in self._scheduler.turn():
+            self._report(outcome)
+        self._send_status()
+
+    def take(self, commands: list[AnyCommand]) -> None:
+        for command in commands:
+            match command:
+                case Sample():
+                    self._start_sampling(command)
+                case Cancel():
+                    self._cancel(command)
+                case Shutdown():
+                    self.is_stopped = True
+                case Configure():
+                    raise AssertionError("the engine is configured once")
+                case _:
+                    self._scheduler.submit(self._operations.training(command))
+
+    def _start_sampling(self, command: Sample) -> None:
+        try:
+            self._operations.start_sampling(command)
+        except Exception as error:
+            self._link.send(failed(command.op_id, error))
+
+    def _cancel(self, command: Cancel) -> None:
+        if self._scheduler.cancel(command.op_id):
+            self._link.send(
+                Failed(op_id=command.op_id, category="user", code="cancelled", message="The request was cancelled")
+            )
+
+    def _report(self, outcome: Outcome) -> None:
+        event = failed(outcome.op_id, outcome.error) if outcome.error else success(outcome)
+        self._link.send(event)
+
+    def _send_status(self) -> None:
+        now = time.monotonic()
+        if now - self._status_sent >= STATUS_INTERVAL_SECONDS:
+            self._status_sent = now
+            self._link.send(Status(status=self._scheduler.status))

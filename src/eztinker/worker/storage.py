@@ -1,0 +1,112 @@
+"""Between the state of a training run and its checkpoint on disk."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from eztinker.checkpoints.manifest import Manifest
+from eztinker.checkpoints.peft import peft_parts
+from eztinker.checkpoints.store import (
+    ADAPTER_PART,
+    OPTIMIZER_PART,
+    read_manifest,
+    read_tensors,
+    tensors_part,
+    write_checkpoint,
+)
+from eztinker.engine.trainer import TrainingRun
+from eztinker.errors import InvalidInput
+from eztinker.model.decoder import Decoder
+from eztinker.model.lora import Adapter
+from eztinker.types import CheckpointKind
+
+MAX_SAMPLER_ADAPTERS = 32
+"""Snapshots kept in memory; others are read again from their checkpoint when they are sampled from."""
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_run(run: TrainingRun, kind: CheckpointKind, directory: Path, tinker_path: str) -> Manifest:
+    """Write what `kind` calls for to `directory`; the run is not changed."""
+    return write_checkpoint(
+        directory,
+        _parts(run, kind),
+        tinker_path=tinker_path,
+        kind=kind,
+        base_model=run.base_model,
+        lora=run.adapter.lora,
+        step=run.optimizer.step,
+    )
+
+
+def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_optimizer: bool) -> None:
+    """Put a checkpoint's adapter into `run`, with its optimizer or with a fresh one; pending gradients are dropped.
+
+    Raises:
+        InvalidInput: it is of another base model or LoRA shape, or holds no optimizer where one is asked for.
+    """
+    if manifest.kind is CheckpointKind.EXTERNAL:
+        raise InvalidInput(f"{manifest.tinker_path} is an export for other programs; load its weights/ checkpoint")
+    if with_optimizer and manifest.kind is not CheckpointKind.TRAINING:
+        raise InvalidInput(
+            f"{manifest.tinker_path} holds no optimizer state; load a weights/ checkpoint or load without the optimizer"
+        )
+    if manifest.base_model != run.base_model:
+        raise InvalidInput(f"{manifest.tinker_path} is of {manifest.base_model}, this run trains {run.base_model}")
+    adapter_arrays = read_tensors(directory, manifest, ADAPTER_PART)
+    moments = read_tensors(directory, manifest, OPTIMIZER_PART) if with_optimizer else None
+    run.adapter.fill(adapter_arrays)
+    run.reset_optimizer()
+    if moments is not None:
+        for moment in _MOMENTS:
+            named = {name.removeprefix(f"{moment}."): array for name, array in moments.items() if _is(name, moment)}
+            run.adapter.fill(named, getattr(run.optimizer, moment))
+        run.optimizer.step = manifest.step
+
+
+class SamplerAdapters:
+    """Frozen adapters by checkpoint folder, the most recently used ones in memory."""
+
+    def __init__(self) -> None:
+        self._adapters: OrderedDict[str, Adapter] = OrderedDict()
+
+    def put(self, directory: str, adapter: Adapter) -> None:
+        self._adapters[directory] = adapter
+        if len(self._adapters) > MAX_SAMPLER_ADAPTERS:
+            self._adapters.popitem(last=False)
+
+    def get(self, directory: str, decoder_of: Callable[[str], Decoder]) -> Adapter:
+        """The adapter saved in `directory`; `decoder_of` gives the decoder of a base model by name."""
+        if directory not in self._adapters:
+            self.put(directory, _read_adapter(Path(directory), decoder_of))
+        self._adapters.move_to_end(directory)
+        return self._adapters[directory]
+
+
+def _read_adapter(directory: Path, decoder_of: Callable[[str], Decoder]) -> Adapter:
+    manifest = read_manifest(directory)
+    decoder = decoder_of(manifest.base_model)
+    adapter = Adapter.new(decoder.config, manifest.lora, decoder.device)
+    adapter.fill(read_tensors(directory, manifest, ADAPTER_PART))
+    return adapter.for_sampling(decoder.dtype)
+
+
+def _parts(run: TrainingRun, kind: CheckpointKind) -> dict[str, bytes]:
+    arrays = run.adapter.named_arrays()
+    if kind is CheckpointKind.EXTERNAL:
+        return peft_parts(arrays, run.adapter.lora, run.base_model, head_is_tied=run.decoder.head_is_tied)
+    parts = {ADAPTER_PART: tensors_part(arrays)}
+    if kind is CheckpointKind.TRAINING:
+        moments = {
+            f"{moment}.{name}": array
+            for moment in _MOMENTS
+            for name, array in run.adapter.named_arrays(getattr(run.optimizer, moment)).items()
+        }
+        parts[OPTIMIZER_PART] = tensors_part(moments)
+    return parts
+
+
+def _is(name: str, moment: str) -> bool:
+    return name.startswith(f"{moment}.")
