@@ -3,16 +3,23 @@
     EZTinkerError
     ├── UserError                 the caller can fix it              category "user"
     │   ├── InvalidInput          a value is wrong                   also a ValueError
+    │   │   ├── MalformedBody     bytes that cannot be decoded
+    │   │   ├── TooLarge          a body over its size limit
+    │   │   └── ContextExceeded   prompt and max_tokens do not fit the model
     │   ├── Unsupported           a known field or feature we do not honour
     │   ├── NotFound              no such object, or not yours       also a LookupError
     │   │   ├── ModelNotServed    a base model the operator did not list
     │   │   └── CheckpointNotFound
     │   ├── AlreadyExists         a name is taken
+    │   ├── SessionEnded          finished by the client, or silent for too long
+    │   ├── ResultGone            an operation whose result was lost or has expired
+    │   ├── SequenceGap           a request that came after its place in the lane was given up
     │   ├── NonFiniteUpdate       NaN or infinity in a loss, gradient or weight
     │   ├── ConfigError           start-up settings that cannot work
     │   ├── DataNotFound          a data set or base model that must be fetched first
     │   └── DataDamaged           a line or file that cannot be read
     └── ServerError               the operator or we can fix it      category "server"
+        ├── QueueFull             too much work is waiting; trying again later helps
         ├── EngineLost            the engine process died under an operation
         ├── CheckpointDamaged     bytes on disk differ from the manifest
         └── ServerUnreachable     no EZTinker server answers
@@ -54,6 +61,18 @@ class InvalidInput(UserError, ValueError):
         self.field = field
 
 
+class MalformedBody(InvalidInput):
+    code = "malformed_body"
+
+
+class TooLarge(InvalidInput):
+    code = "too_large"
+
+
+class ContextExceeded(InvalidInput):
+    code = "context_exceeded"
+
+
 class Unsupported(UserError):
     code = "unsupported"
 
@@ -74,6 +93,18 @@ class AlreadyExists(UserError):
     code = "already_exists"
 
 
+class SessionEnded(UserError):
+    code = "session_ended"
+
+
+class ResultGone(UserError):
+    code = "result_gone"
+
+
+class SequenceGap(UserError):
+    code = "sequence_gap"
+
+
 class NonFiniteUpdate(UserError):
     code = "nonfinite_update"
 
@@ -92,6 +123,10 @@ class DataDamaged(UserError):
 
 class ServerError(EZTinkerError):
     code = "server_error"
+
+
+class QueueFull(ServerError):
+    code = "queue_full"
 
 
 class EngineLost(ServerError):

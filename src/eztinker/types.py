@@ -7,7 +7,7 @@ Shapes: N = positions of one datum, K = targets per position, T = sampled tokens
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, dataclass_transform
 
 import msgspec
 import numpy as np
@@ -17,7 +17,11 @@ StopReason = Literal["stop", "length"]
 LORA_ALPHA = 32.0
 """Fixed for every rank, as on the hosted service; the protocol has no field for it."""
 
+KNOWN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""`model_type` of the families the decoder computes; a catalog serves no others."""
 
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A value that never changes after it is made; a change is a new record."""
 
@@ -142,6 +146,13 @@ class AdapterState(Record):
     lora: LoraSpec
     base_model: str
     step: int
+
+
+class Page(Record):
+    """A stretch of a longer list."""
+
+    offset: int
+    limit: int
 
 
 class EngineStatus(Record):

@@ -60,7 +60,6 @@ class PromptReader:
         self._decoder = decoder
         self._cache = PrefixCache(cache_bytes)
 
-    @torch.inference_mode()
     def read(self, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
         """Read prompts together; results are in their order."""
         self._read_shared_beginnings([prompt for prompt in prompts if not prompt.wants_scores])

@@ -112,6 +112,7 @@ class Sampler:
     def submit(self, job: SampleJob) -> None:
         self._waiting.append(job)
 
+    @torch.inference_mode()
     def cancel(self, op_id: str) -> bool:
         """Drop a job, wherever it is; False if it is not here."""
         before = self.num_waiting + self.num_running
@@ -130,6 +131,7 @@ class Sampler:
         self._cache = self._decoder.new_cache()
         return sorted(op_ids)
 
+    @torch.inference_mode()
     def step(self) -> list[SampleJob]:
         """Read waiting prompts, fill the batch, add one token to every sample in it; gives the jobs that are done."""
         finished = self._admit()
@@ -186,9 +188,8 @@ class Sampler:
         tokens = torch.tensor([row.tokens[-1] for row in self._rows], device=self._decoder.device)
         attention = CachedAttention(self._cache, len(self._rows))
         adapters = adapter_rows([row.job.prompt.adapter for row in self._rows], self._decoder.device)
-        with torch.inference_mode():
-            hidden = self._decoder.hidden_states(tokens, attention, adapters)
-            logits = self._decoder.logits(hidden, adapters)
+        hidden = self._decoder.hidden_states(tokens, attention, adapters)
+        logits = self._decoder.logits(hidden, adapters)
         self._cache.advance(len(self._rows))
         reasons = self._draw(logits, self._rows)
         finished = []

@@ -2,13 +2,14 @@
 
 A frame is a little-endian uint32 length and that many bytes of msgpack. Commands go to the engine, events come
 back. Every command that carries an `op_id` ends in exactly one event with that id, its own kind of result or
-`Failed`, unless the engine dies (`Cancel` aside). Nothing is pickled; arrays travel as (dtype, shape, raw bytes) and are checked on arrival.
+`Failed`, unless the engine dies (`Cancel` aside). Nothing is pickled; arrays travel as (dtype, shape, raw bytes)
+and are checked on arrival.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Union
+from typing import Any, Union, dataclass_transform
 
 import msgspec
 import numpy as np
@@ -36,6 +37,7 @@ HEADER = struct.Struct("<I")
 _ARRAY_DTYPES = ("int32", "int64", "float32")
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sent to the engine."""
 
@@ -141,6 +143,7 @@ TrainingCommand = Union[CreateModel, LoadModel, ForwardBackward, OptimStep, Save
 """Run strictly one after another per `model_id`, in the order of arrival."""
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sent by the engine."""
 

@@ -1,0 +1,62 @@
+# Everything lives in .venv. The stamp files in it record what is done, so that a second run starts at once, offline.
+#
+# A Linux machine without an NVIDIA GPU gets the pinned torch below first. Where pip would pick the (much larger) CUDA
+# build of it, give the address of PyTorch's own CPU index: make setup TORCH_INDEX=https://...
+
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+TORCH_INDEX :=
+PYTHONS := python3 python3.13 python3.12 python3.11
+PYTEST_ARGS := -n auto --maxprocesses 4
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench docs clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything in it, and fetch the embedded model
+
+demo: setup ## train a real model by rejection sampling and show its accuracy rise
+	$(BIN)/eztinker demo
+
+test: setup ## run all tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## measure speed and memory against transformers and peft, and the machine's limits
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed ## write the generated pages of docs/
+	$(BIN)/eztinker settings --markdown > docs/configuration.md
+
+clean: ## remove .venv and what tools cached
+	rm -rf $(VENV) .pytest_cache .ruff_cache .nox .hypothesis
+
+$(VENV)/.python:
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "Python 3.11 or newer is needed; none of these is: $(PYTHONS)" >&2; exit 1
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml
+	command -v nvidia-smi >/dev/null || $(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(BIN)/pip install --editable . --group dev
+	touch $@
+
+$(VENV)/.embedded-model: $(VENV)/.installed
+	$(BIN)/eztinker fetch
+	touch $@

@@ -1,0 +1,25 @@
+"""The tests on every supported Python; `nox -s lint` and `nox -s types` run the checks alone."""
+
+import nox
+
+nox.options.sessions = ["tests"]
+DEV = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "dev")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    session.install("--editable", ".", *DEV)
+    session.run("pytest", *(session.posargs or ("-n", "auto", "--maxprocesses", "4")), env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    session.install("ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    session.install("--editable", ".", *DEV)
+    session.run("pyright", "--pythonpath", f"{session.bin}/python")

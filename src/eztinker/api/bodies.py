@@ -1,0 +1,173 @@
+"""The JSON requests of the Tinker API, except samples and training batches, which protocol decodes.
+
+A field that is not listed here is refused by name, unless it carries an off value (see protocol.json_bodies). Fields
+that ask for what we do not have are listed, so that the refusal can say so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from eztinker.errors import InvalidInput, Unsupported
+from eztinker.protocol.json_bodies import Body
+from eztinker.types import AdamParams
+
+
+class CreateSessionBody(Body):
+    tags: tuple[str, ...] = ()
+    user_metadata: dict[str, Any] | None = None
+    sdk_version: str = ""
+    project_id: str | None = None
+    display_name: str | None = None
+    type: str | None = None
+
+
+class HeartbeatBody(Body):
+    session_id: str
+    type: str | None = None
+
+
+class FinishReason(Body):
+    type: Literal["success", "errored", "interrupted"]
+
+
+class FinishSessionBody(Body):
+    reason: FinishReason
+    detail: str | None = None
+
+
+class LoraConfigBody(Body):
+    rank: int = 32
+    seed: int | None = None
+    train_unembed: bool = True
+    train_mlp: bool = True
+    train_attn: bool = True
+
+
+class CreateModelBody(Body):
+    session_id: str
+    model_seq_id: int
+    base_model: str
+    user_metadata: dict[str, Any] | None = None
+    lora_config: LoraConfigBody = LoraConfigBody()
+    optimizer_config: dict[str, Any] | None = None
+    type: str | None = None
+
+
+class ModelBody(Body):
+    """What get_info and unload_model ask with."""
+
+    model_id: str
+    type: str | None = None
+
+
+class AdamBody(Body):
+    learning_rate: float = AdamParams().learning_rate
+    beta1: float = AdamParams().beta1
+    beta2: float = AdamParams().beta2
+    eps: float = AdamParams().eps
+    weight_decay: float = AdamParams().weight_decay
+    grad_clip_norm: float = AdamParams().grad_clip_norm
+
+
+class OptimStepBody(Body):
+    model_id: str
+    seq_id: int
+    adam_params: AdamBody | None = None
+    optimizer_params: dict[str, Any] | None = None
+    """How other optimizer families come."""
+    type: str | None = None
+
+    def adam(self) -> AdamParams:
+        """The step that was asked for.
+
+        Raises:
+            Unsupported: it is another optimizer's.
+            InvalidInput: there is none.
+        """
+        if self.optimizer_params is not None:
+            raise Unsupported(f"Optimizer {self.optimizer_params.get('type')!r} is not supported; send adam_params")
+        if self.adam_params is None:
+            raise InvalidInput("adam_params are missing", field="adam_params")
+        adam = self.adam_params
+        return AdamParams(
+            learning_rate=adam.learning_rate,
+            beta1=adam.beta1,
+            beta2=adam.beta2,
+            eps=adam.eps,
+            weight_decay=adam.weight_decay,
+            grad_clip_norm=max(adam.grad_clip_norm, 0.0),
+        )
+
+
+class SaveWeightsBody(Body):
+    model_id: str
+    seq_id: int
+    path: str
+    ttl_seconds: int | None = None
+    overwrite: bool = False
+    user_metadata: dict[str, str] | None = None
+    type: str | None = None
+
+
+class SaveForSamplerBody(Body):
+    model_id: str
+    seq_id: int
+    path: str | None = None
+    sampling_session_seq_id: int | None = None
+    kind: Literal["snapshot", "inflight"] = "snapshot"
+    ttl_seconds: int | None = None
+    user_metadata: dict[str, str] | None = None
+    type: str | None = None
+
+
+class SaveExternalBody(Body):
+    model_id: str
+    seq_id: int
+    path: str
+    ttl_seconds: int | None = None
+    age_encryption_recipients: list[str] | None = None
+    type: str | None = None
+
+
+class LoadWeightsBody(Body, kw_only=True):
+    """Addressed in one of two ways: into a model (model_id, seq_id), or as a new one (session_id, model_seq_id)."""
+
+    model_id: str | None = None
+    seq_id: int | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = None
+    path: str
+    optimizer: bool
+    base_model: str | None = None
+    user_metadata: dict[str, Any] | None = None
+    optimizer_config: dict[str, Any] | None = None
+    weights_access_token: str | None = None
+    type: str | None = None
+
+
+class CreateSamplingSessionBody(Body):
+    session_id: str
+    sampling_session_seq_id: int
+    base_model: str | None = None
+    model_path: str | None = None
+    type: str | None = None
+
+
+class RetrieveFutureBody(Body):
+    request_id: str
+    allow_metadata_only: bool = False
+    """The client may then be told the size first; it always accepts the result itself."""
+
+
+class TtlBody(Body):
+    ttl_seconds: int | None
+
+
+class WeightsInfoBody(Body):
+    tinker_path: str
+
+
+def optimizer_family(config: dict[str, Any] | None) -> str | None:
+    """The family that an optimizer_config names; None for the default."""
+    return None if config is None else str(config.get("type"))

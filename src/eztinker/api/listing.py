@@ -1,0 +1,63 @@
+"""How runs and checkpoints look in listings, and how lists are paged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import Query
+
+from eztinker.service.checkpoints import Checkpoint, tinker_path
+from eztinker.service.training_runs import RunListing
+from eztinker.types import CheckpointKind
+
+Limit = Annotated[int, Query(ge=0, le=10_000)]
+Offset = Annotated[int, Query(ge=0, le=2**62)]
+AccessScope = Literal["owned", "accessible"]
+"""Both mean the same as long as nothing can be shared."""
+
+_CHECKPOINT_TYPE = {
+    CheckpointKind.TRAINING: "training",
+    CheckpointKind.SAMPLER: "sampler",
+    CheckpointKind.EXTERNAL: "external",
+}
+
+
+def checkpoint_as_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "checkpoint_id": f"{checkpoint.kind}/{checkpoint.name}",
+        "checkpoint_type": _CHECKPOINT_TYPE[checkpoint.kind],
+        "time": checkpoint.created_at.isoformat(),
+        "tinker_path": tinker_path(checkpoint),
+        "size_bytes": checkpoint.size_bytes,
+        "public": False,
+        "user_metadata": checkpoint.user_metadata,
+        "expires_at": None if checkpoint.expires_at is None else checkpoint.expires_at.isoformat(),
+    }
+
+
+def run_as_json(listing: RunListing) -> dict[str, Any]:
+    model = listing.model
+    last, last_sampler = listing.last_checkpoint, listing.last_sampler_checkpoint
+    return {
+        "training_run_id": model.model_id,
+        "base_model": model.base_model,
+        "model_owner": model.owner,
+        "is_lora": True,
+        "corrupted": listing.is_corrupted,
+        "lora_rank": model.rank,
+        "last_request_time": model.last_request_at.isoformat(),
+        "last_checkpoint": None if last is None else checkpoint_as_json(last),
+        "last_sampler_checkpoint": None if last_sampler is None else checkpoint_as_json(last_sampler),
+        "user_metadata": None if model.user_metadata is None else as_text(model.user_metadata),
+    }
+
+
+def cursor(offset: int, limit: int, total_count: int) -> dict[str, int]:
+    return {"offset": offset, "limit": limit, "total_count": total_count}
+
+
+def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Clients may store any JSON as metadata but read back strings only."""
+    return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in metadata.items()}

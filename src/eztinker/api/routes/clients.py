@@ -1,0 +1,58 @@
+"""What a client asks before it does anything: flags and capabilities; and its telemetry, which is dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.reading import MAX_JSON_BYTES, read_body
+
+router = APIRouter()
+
+MAX_TELEMETRY_BYTES = 8 << 20
+
+
+@router.post("/client/config")
+async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
+    """Flags of the client; those that are not named keep the client's defaults.
+
+    What the client says of itself here has no effect, so it is not looked at: a newer client must not fail at hello.
+    """
+    await read_body(request, max_bytes=MAX_JSON_BYTES)
+    return {
+        "pjwt_auth_enabled": False,
+        "parallel_fwdbwd_chunks": True,
+        "proto_compress_fwdbwd": False,
+        "sample_use_retrieve_futures": False,
+        "sample_join_sampling_session": False,
+        "custom_loss_server_side": False,
+    }
+
+
+@router.post("/client/dynamic_config")
+async def client_dynamic_config(request: Request, owner: Owner) -> dict[str, Any]:
+    await read_body(request, max_bytes=MAX_JSON_BYTES)
+    return {"refresh_interval_sec": 300, "sample_cancel_enabled": False}
+
+
+@router.get("/get_server_capabilities")
+async def get_server_capabilities(service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    models = [
+        {
+            "model_name": model.name,
+            "max_context_length": model.context_length,
+            "trainable": True,
+            "sampleable": True,
+        }
+        for model in service.catalog
+    ]
+    return {"supported_models": models}
+
+
+@router.post("/telemetry")
+async def telemetry(request: Request, owner: Owner) -> dict[str, str]:
+    """Taken and dropped: it may hold prompts and error texts, which are the user's own."""
+    await read_body(request, max_bytes=MAX_TELEMETRY_BYTES)
+    return {"status": "accepted"}

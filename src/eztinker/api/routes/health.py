@@ -1,0 +1,24 @@
+"""Is the server alive, and can it serve? The only questions that need no key."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from eztinker.api.auth import ServiceDep
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+@router.get("/api/v1/healthz")
+async def healthz() -> JSONResponse:
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz")
+async def readyz(service: ServiceDep) -> JSONResponse:
+    """200 once the engine takes commands."""
+    if service.engine.ready is None:
+        return JSONResponse({"status": "starting", "detail": "The engine is starting"}, status_code=503)
+    return JSONResponse({"status": "ready"})

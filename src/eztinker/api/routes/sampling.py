@@ -1,0 +1,45 @@
+"""Sampling sessions and samples."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.bodies import CreateSamplingSessionBody
+from eztinker.api.reading import MAX_SAMPLE_BYTES, read_body, read_json
+from eztinker.protocol.sampling_codec import decode_request
+
+router = APIRouter()
+
+
+@router.post("/create_sampling_session")
+async def create_sampling_session(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    body = await read_json(request, CreateSamplingSessionBody)
+    sampler = await service.sampling.create_session(
+        owner,
+        session_id=body.session_id,
+        seq_id=body.sampling_session_seq_id,
+        base_model=body.base_model,
+        model_path=body.model_path,
+    )
+    return {"type": "create_sampling_session", "sampling_session_id": sampler.sampling_session_id}
+
+
+@router.get("/samplers/{sampler_id}")
+async def get_sampler(sampler_id: str, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    sampler = await service.sampling.sampler(owner, sampler_id)
+    return {
+        "sampler_id": sampler_id,
+        "base_model": sampler.sampling_session.base_model,
+        "model_path": sampler.model_path,
+    }
+
+
+@router.post("/asample")
+async def asample(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    body = await read_body(request, max_bytes=MAX_SAMPLE_BYTES)
+    promise = await service.sampling.sample(owner, await asyncio.to_thread(decode_request, body))
+    return {"request_id": promise.op_id, "sample_sequence_ids": promise.sequence_ids}

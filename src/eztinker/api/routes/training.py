@@ -1,0 +1,221 @@
+"""Training runs and their numbered operations. Every answer here is a promise, except get_info."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+
+from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.bodies import (
+    CreateModelBody,
+    LoadWeightsBody,
+    ModelBody,
+    OptimStepBody,
+    SaveExternalBody,
+    SaveForSamplerBody,
+    SaveWeightsBody,
+    optimizer_family,
+)
+from eztinker.api.reading import MAX_JSON_BYTES, read_body, read_json, read_training_body
+from eztinker.errors import InvalidInput, Unsupported
+from eztinker.protocol.json_bodies import Body, convert_object, parse_object
+from eztinker.protocol.training_codec import decode_json, decode_protobuf
+from eztinker.service.service import Service
+from eztinker.service.training import SaveRequest
+from eztinker.service.training_runs import LoraRequest
+from eztinker.types import CheckpointKind
+
+router = APIRouter()
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+@router.post("/create_model")
+async def create_model(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    body = await read_json(request, CreateModelBody)
+    lora = body.lora_config
+    op_id = await service.runs.create(
+        owner,
+        session_id=body.session_id,
+        model_seq_id=body.model_seq_id,
+        base_model=body.base_model,
+        lora=LoraRequest(
+            rank=lora.rank,
+            seed=lora.seed,
+            train_attn=lora.train_attn,
+            train_mlp=lora.train_mlp,
+            train_unembed=lora.train_unembed,
+        ),
+        optimizer_family=optimizer_family(body.optimizer_config),
+        user_metadata=body.user_metadata,
+    )
+    return _promise(op_id, f"{body.session_id}:train:{body.model_seq_id}")
+
+
+@router.post("/get_info")
+async def get_info(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    body = await read_json(request, ModelBody)
+    model = await service.runs.get(owner, body.model_id)
+    base_model = service.runs.base_model(model)
+    return {
+        "type": "get_info",
+        "model_id": model.model_id,
+        "model_name": model.base_model,
+        # a directory: the client loads it as it would a hub id, without any hub
+        "model_data": {"model_name": model.base_model, "tokenizer_id": str(base_model.directory)},
+        "optimizer_config": {"type": "adamw"},
+        "is_lora": True,
+        "lora_rank": model.rank,
+    }
+
+
+@router.post("/unload_model")
+async def unload_model(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    body = await read_json(request, ModelBody)
+    return _promise(await service.runs.unload(owner, body.model_id), body.model_id)
+
+
+@router.post("/forward_backward")
+async def forward_backward(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    """Protobuf from current clients, JSON from older ones and by hand."""
+    return await _forward_backward(request, service, owner, forward_only=False)
+
+
+@router.post("/forward")
+async def forward(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    """What clients before protobuf call for a pass without gradients."""
+    return await _forward_backward(request, service, owner, forward_only=True)
+
+
+@router.post("/optim_step")
+async def optim_step(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    async def step(body: OptimStepBody) -> str:
+        return await service.training.optim_step(owner, body.model_id, body.seq_id, body.adam())
+
+    return await _numbered(request, service, owner, OptimStepBody, "optim_step", step)
+
+
+@router.post("/save_weights")
+async def save_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    async def save(body: SaveWeightsBody) -> str:
+        save_as = SaveRequest(
+            kind=CheckpointKind.TRAINING,
+            name=body.path,
+            ttl_seconds=body.ttl_seconds,
+            overwrite=body.overwrite,
+            user_metadata=body.user_metadata,
+        )
+        return await service.training.save(owner, body.model_id, body.seq_id, save_as)
+
+    return await _numbered(request, service, owner, SaveWeightsBody, "save_weights", save)
+
+
+@router.post("/save_weights_for_sampler")
+async def save_weights_for_sampler(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    async def save(body: SaveForSamplerBody) -> str:
+        if body.kind == "inflight":
+            raise Unsupported("kind 'inflight' is not supported by this server; use 'snapshot'")
+        save_as = SaveRequest(
+            kind=CheckpointKind.SAMPLER,
+            name=body.path,
+            ttl_seconds=body.ttl_seconds,
+            user_metadata=body.user_metadata,
+        )
+        return await service.training.save(owner, body.model_id, body.seq_id, save_as)
+
+    return await _numbered(request, service, owner, SaveForSamplerBody, "save_weights_for_sampler", save)
+
+
+@router.post("/save_weights_external")
+async def save_weights_external(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    async def save(body: SaveExternalBody) -> str:
+        if body.age_encryption_recipients:
+            raise Unsupported("age_encryption_recipients are not supported by this server; leave them out")
+        save_as = SaveRequest(kind=CheckpointKind.EXTERNAL, name=body.path, ttl_seconds=body.ttl_seconds)
+        return await service.training.save(owner, body.model_id, body.seq_id, save_as)
+
+    return await _numbered(request, service, owner, SaveExternalBody, "save_weights_external", save)
+
+
+@router.post("/load_weights")
+async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    """Into the model that is named, or into a new one of the session that is named."""
+    value = parse_object(await read_body(request, max_bytes=MAX_JSON_BYTES))
+    if value.get("session_id") is None:
+        return await _accept(value, service, owner, LoadWeightsBody, "load_weights", partial(_load, service, owner))
+    body = convert_object(value, LoadWeightsBody)
+    if body.session_id is None or body.model_seq_id is None or body.model_id is not None or body.seq_id is not None:
+        raise InvalidInput("load_weights takes session_id and model_seq_id, or model_id and seq_id")
+    _check_load(body)
+    op_id = await service.runs.create_from_checkpoint(
+        owner,
+        session_id=body.session_id,
+        model_seq_id=body.model_seq_id,
+        path=body.path,
+        with_optimizer=body.optimizer,
+        base_model=body.base_model,
+        optimizer_family=optimizer_family(body.optimizer_config),
+        user_metadata=body.user_metadata,
+    )
+    return _promise(op_id, f"{body.session_id}:train:{body.model_seq_id}")
+
+
+async def _load(service: Service, owner: str, body: LoadWeightsBody) -> str:
+    _check_load(body)
+    for name in ("base_model", "user_metadata", "optimizer_config"):
+        if getattr(body, name) is not None:
+            raise InvalidInput(f"{name} cannot be changed by a load into an existing model", field=name)
+    assert body.model_id is not None  # both were read from the same body before
+    assert body.seq_id is not None
+    return await service.training.load(owner, body.model_id, body.seq_id, body.path, with_optimizer=body.optimizer)
+
+
+def _check_load(body: LoadWeightsBody) -> None:
+    if body.weights_access_token is not None:
+        raise Unsupported("weights_access_token is not supported by this server; load your own checkpoints")
+
+
+async def _forward_backward(request: Request, service: Service, owner: str, *, forward_only: bool) -> dict[str, Any]:
+    is_protobuf = "application/x-protobuf" in request.headers.get("content-type", "")
+    decode = decode_protobuf if is_protobuf else partial(decode_json, forward_only=forward_only)
+    decoded = await asyncio.to_thread(decode, await read_training_body(request))
+    return _promise(await service.training.forward_backward(owner, decoded), decoded.model_id)
+
+
+async def _numbered(
+    request: Request,
+    service: Service,
+    owner: str,
+    body_type: type[BodyT],
+    kind: str,
+    submit: Callable[[BodyT], Awaitable[str]],
+) -> dict[str, Any]:
+    value = parse_object(await read_body(request, max_bytes=MAX_JSON_BYTES))
+    return await _accept(value, service, owner, body_type, kind, submit)
+
+
+async def _accept(
+    value: dict[str, Any],
+    service: Service,
+    owner: str,
+    body_type: type[BodyT],
+    kind: str,
+    submit: Callable[[BodyT], Awaitable[str]],
+) -> dict[str, Any]:
+    """A promise for a numbered operation, even for one that is wrong, as soon as its run and number can be read."""
+    model_id, seq_id = value.get("model_id"), value.get("seq_id")
+    if not isinstance(model_id, str) or not isinstance(seq_id, int) or isinstance(seq_id, bool) or seq_id < 1:
+        raise InvalidInput(f"{kind} must name its model_id and a seq_id of at least 1", field="seq_id")
+    try:
+        op_id = await submit(convert_object(value, body_type))
+    except (InvalidInput, Unsupported) as error:
+        op_id = await service.training.refuse(owner, model_id, seq_id, kind, error)
+    return _promise(op_id, model_id)
+
+
+def _promise(op_id: str, model_id: str) -> dict[str, Any]:
+    return {"request_id": op_id, "model_id": model_id}

@@ -1,0 +1,98 @@
+"""The base models a server offers: names, the folders behind them, and what clients ask about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eztinker.base_models.base_model import BaseModel, has_all_weights, read_base_model
+from eztinker.base_models.embedded import EMBEDDED_NAME, embedded_model_directory
+from eztinker.base_models.hub import cached_snapshot, download_snapshot
+from eztinker.errors import ConfigError, DataNotFound, ModelNotServed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HUB_DEFAULT_NAME = "Qwen/Qwen2-0.5B-Instruct"
+"""Served beside the embedded model where the hub cache has it."""
+
+
+class Catalog:
+    """The served base models in the operator's order. Iterates over them."""
+
+    def __init__(self, models: Iterable[BaseModel]) -> None:
+        self._models: dict[str, BaseModel] = {}
+        for model in models:
+            if model.name in self._models:
+                raise ConfigError(
+                    f"Two base models are named {model.name!r}; give one of them a name with NAME=DIRECTORY"
+                )
+            self._models[model.name] = model
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._models)
+
+    def __iter__(self) -> Iterator[BaseModel]:
+        return iter(self._models.values())
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def get(self, name: str) -> BaseModel:
+        """The model a client means by `name`, which may carry a variant of the hosted service (`NAME:peft:131072`).
+
+        Raises:
+            ModelNotServed: with the list of names that are.
+        """
+        model = self._models.get(name) or self._models.get(name.partition(":")[0])
+        if model is None:
+            raise ModelNotServed(f"The base model {name!r} is not served here; this server has {', '.join(self.names)}")
+        return model
+
+
+def load_catalog(specs: list[str], console: Console | None = None) -> Catalog:
+    """Find every model of `specs`, fetching those that are not on this machine, and read what they are.
+
+    Args:
+        specs: each `NAME` (the embedded model, a directory, or a hub id) or `NAME=DIRECTORY`. A directory alone is
+            served under its own last part. Empty: the default models.
+        console: where to show progress; None stays silent.
+    Raises:
+        UserError: a model cannot be had, is damaged, or is of a kind that is not served; the message says which.
+    """
+    if specs:
+        return Catalog(_load(spec, console) for spec in specs)
+    models = [read_base_model(EMBEDDED_NAME, embedded_model_directory(console))]
+    in_hub_cache = _complete_cached_snapshot(HUB_DEFAULT_NAME)
+    if in_hub_cache:
+        models.append(read_base_model(HUB_DEFAULT_NAME, in_hub_cache))
+    return Catalog(models)
+
+
+def _load(spec: str, console: Console | None) -> BaseModel:
+    name, has_path, path = spec.partition("=")
+    if not name or (has_path and not path):
+        raise ConfigError(f"A base model is written NAME or NAME=DIRECTORY, got {spec!r}")
+    if has_path:
+        return read_base_model(name, _existing_directory(path, name))
+    if name == EMBEDDED_NAME:
+        return read_base_model(name, embedded_model_directory(console))
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return read_base_model(directory.resolve().name, directory)
+    return read_base_model(name, _complete_cached_snapshot(name) or download_snapshot(name))
+
+
+def _existing_directory(path: str, name: str) -> Path:
+    directory = Path(path).expanduser()
+    if not directory.is_dir():
+        raise DataNotFound(f"The directory {path} of base model {name!r} does not exist")
+    return directory
+
+
+def _complete_cached_snapshot(repo_id: str) -> Path | None:
+    """A download that was interrupted leaves a snapshot without all its weights."""
+    directory = cached_snapshot(repo_id)
+    return directory if directory and has_all_weights(directory) else None

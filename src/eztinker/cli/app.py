@@ -1,0 +1,70 @@
+"""The `eztinker` command line: which subcommands there are, and what a user sees when one fails.
+
+Exit codes: 0 done, 1 an expected failure with one line on stderr, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from eztinker.cli import (
+    checkpoints,
+    create,
+    delete,
+    demo,
+    doctor,
+    env,
+    fetch,
+    health,
+    models,
+    runs,
+    sample,
+    save,
+    server,
+    settings,
+    status,
+    version,
+)
+from eztinker.cli.output import fail
+from eztinker.errors import EZTinkerError
+
+app = typer.Typer(
+    name="eztinker",
+    help="Post-training on your own hardware, over the Tinker API.",
+    epilog="First steps: 'eztinker demo' shows everything once; 'eztinker server' serves your own scripts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("demo")(demo.demo)
+app.command("server")(server.server)
+app.command("env")(env.env)
+app.command("settings")(settings.settings)
+app.command("fetch")(fetch.fetch)
+app.command("status")(status.status)
+app.command("health")(health.health)
+app.command("doctor")(doctor.doctor)
+app.command("models")(models.models)
+app.command("create")(create.create)
+app.command("runs")(runs.runs)
+app.command("list", hidden=True)(runs.runs)
+app.command("list-runs", hidden=True)(runs.runs)
+app.command("sample")(sample.sample)
+app.command("save")(save.save)
+app.command("checkpoints")(checkpoints.checkpoints)
+app.command("delete")(delete.delete)
+app.command("version")(version.version)
+
+
+def main() -> None:
+    """Run the command line and exit; the only place that turns our errors into a line on stderr."""
+    try:
+        app()
+    except EZTinkerError as error:
+        fail(error.message)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eztinker.cli.client import rest_client
+from eztinker.cli.output import JsonFlag, print_json, print_table, size, when
+
+
+def checkpoints(
+    run_id: Annotated[str | None, typer.Argument(help="Only those of this run.", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List checkpoints, of all runs or of one."""
+    with rest_client() as client:
+        found = client.checkpoints(run_id)
+    if as_json:
+        print_json(found)
+    elif not found:
+        print("No checkpoints yet; make one with: eztinker save RUN NAME")
+    else:
+        rows = ((c["tinker_path"], c["checkpoint_type"], size(c.get("size_bytes")), when(c["time"])) for c in found)
+        print_table(("path", "kind", "size", "saved"), rows)

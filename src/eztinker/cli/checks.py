@@ -1,0 +1,150 @@
+"""What `eztinker doctor` looks at; every check is one function that returns what it found and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from eztinker.cli.output import size
+from eztinker.client_settings import client_settings, server_is_up
+from eztinker.data_dir import local_data_dir
+from eztinker.errors import ConfigError
+from eztinker.keys import read_api_key
+
+GIGABYTE = 10**9
+_ENOUGH_MEMORY = 4 * GIGABYTE
+"""Serving and training the embedded model."""
+_ENOUGH_DISK = 2 * GIGABYTE
+"""The embedded model, its adapters and the operation log of a few runs."""
+
+_ENGINE_PROBE = """
+import json, torch
+from eztinker.model.device import choose_device, choose_dtype
+device = choose_device("auto")
+dtype = choose_dtype("auto", device)
+print(json.dumps({"torch": torch.__version__, "device": device.type, "dtype": str(dtype).removeprefix("torch.")}))
+"""
+
+
+class Verdict(StrEnum):
+    GOOD = "good"
+    NOTE = "note"
+    """Works, but slower or with less than it could."""
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    subject: str
+    verdict: Verdict
+    found: str
+    fix: str | None = None
+
+
+def all_checks() -> Iterator[Finding]:
+    yield check_python()
+    yield check_engine()
+    yield check_memory(_total_memory())
+    yield check_disk(local_data_dir())
+    yield check_data_dir(local_data_dir())
+    yield check_key(local_data_dir())
+    yield check_embedded_model()
+    yield check_server()
+    yield check_hub()
+
+
+def check_python() -> Finding:
+    return Finding("python", Verdict.GOOD, f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def check_engine() -> Finding:
+    """Ask torch in a process of its own, so that a broken installation of it cannot take the doctor down."""
+    probe = subprocess.run([sys.executable, "-c", _ENGINE_PROBE], capture_output=True, text=True, timeout=120)
+    if probe.returncode != 0:
+        reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return Finding("torch", Verdict.BAD, reason, "install EZTinker again: pip install --force-reinstall torch")
+    found = json.loads(probe.stdout)
+    text = f"torch {found['torch']} on {found['device']}, base weights in {found['dtype']}"
+    if found["dtype"] == "float32":
+        return Finding("torch", Verdict.NOTE, text, "this processor is slow in bfloat16; models need twice the memory")
+    return Finding("torch", Verdict.GOOD, text)
+
+
+def check_memory(total_bytes: int) -> Finding:
+    found = f"{size(total_bytes)} in all"
+    if total_bytes < _ENOUGH_MEMORY:
+        return Finding("memory", Verdict.NOTE, found, "start with smaller batches: eztinker server --max-batch-size 16")
+    return Finding("memory", Verdict.GOOD, found)
+
+
+def check_disk(data_dir: Path) -> Finding:
+    free_bytes = shutil.disk_usage(_nearest_existing(data_dir)).free
+    found = f"{size(free_bytes)} free for {data_dir}"
+    if free_bytes < _ENOUGH_DISK:
+        return Finding("disk", Verdict.NOTE, found, f"free {size(_ENOUGH_DISK)}, or pass another --data-dir")
+    return Finding("disk", Verdict.GOOD, found)
+
+
+def check_data_dir(data_dir: Path) -> Finding:
+    place = _nearest_existing(data_dir)
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return Finding("data directory", Verdict.GOOD, str(data_dir))
+    return Finding("data directory", Verdict.BAD, f"{place} cannot be written", "pass another --data-dir")
+
+
+def check_key(data_dir: Path) -> Finding:
+    try:
+        key = read_api_key(data_dir)
+    except ConfigError as error:
+        return Finding("key", Verdict.BAD, error.message)
+    if key is None:
+        return Finding("key", Verdict.GOOD, "none yet; the first start makes one")
+    return Finding("key", Verdict.GOOD, "readable by you alone")
+
+
+def check_embedded_model() -> Finding:
+    from eztinker.base_models.embedded import EMBEDDED_NAME, cache_directory
+
+    folders = cache_directory().glob(f"{EMBEDDED_NAME.rpartition('/')[2]}-v*/config.json")
+    found = next(folders, None)
+    if found is None:
+        return Finding("embedded model", Verdict.NOTE, f"{EMBEDDED_NAME} is not here yet", "run: eztinker fetch")
+    return Finding("embedded model", Verdict.GOOD, str(found.parent))
+
+
+def check_server() -> Finding:
+    try:
+        base_url = client_settings().base_url
+    except ConfigError as error:
+        return Finding("server", Verdict.BAD, error.message)
+    if server_is_up(base_url):
+        return Finding("server", Verdict.GOOD, f"{base_url} answers")
+    return Finding("server", Verdict.NOTE, f"{base_url} does not answer", "run: eztinker server")
+
+
+def check_hub() -> Finding:
+    import httpx
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        httpx.head(ENDPOINT, timeout=5, follow_redirects=True)
+    except httpx.HTTPError:
+        advice = "only models on this machine can be served; name a directory with --base-model NAME=DIRECTORY"
+        return Finding("model hub", Verdict.NOTE, f"{ENDPOINT} does not answer", advice)
+    return Finding("model hub", Verdict.GOOD, f"{ENDPOINT} answers")
+
+
+def _total_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

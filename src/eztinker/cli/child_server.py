@@ -1,0 +1,68 @@
+"""A server of one's own: started as a child process, waited for, and stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from eztinker.client_settings import server_is_up
+from eztinker.data_dir import RunningServer, running_server
+from eztinker.errors import ServerError
+
+LOG_FILE = "server.log"
+_START_TIMEOUT_SECONDS = 600.0
+"""A first start also fetches and converts the embedded model."""
+_STOP_TIMEOUT_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 0.1
+
+
+@contextmanager
+def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningServer]:
+    """A server on a free port of this machine, ready to answer, for the length of the block.
+
+    Args:
+        data_dir: made if absent; its `server.log` takes what the server prints.
+        flags: more flags of `eztinker server`.
+    Raises:
+        ServerError: it did not start; the message is its own.
+    """
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log_path = data_dir / LOG_FILE
+    command = [sys.executable, "-m", "eztinker", "server", "--host", "127.0.0.1", "--port", "0"]
+    command += ["--data-dir", str(data_dir), *flags]
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield _wait_until_ready(process, data_dir, log_path)
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path, log_path: Path) -> RunningServer:
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(_last_line(log_path).removeprefix("Error: "))
+        server = running_server(data_dir)
+        if server and server.pid == process.pid and server_is_up(server.url):
+            return server
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    raise ServerError(f"The server was not ready after {_START_TIMEOUT_SECONDS:.0f} s; {log_path} says how far it came")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_line(log_path: Path) -> str:
+    lines = log_path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "The server ended without a word")

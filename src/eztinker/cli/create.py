@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eztinker.cli.output import JsonFlag, print_json
+
+
+def create(
+    base_model: Annotated[str, typer.Argument(help="A base model the server serves; see: eztinker models")],
+    lora_rank: Annotated[int, typer.Option("--lora-rank", "--rank", help="Rank of the adapter.")] = 8,
+    as_json: JsonFlag = False,
+) -> None:
+    """Create a training run and print its id."""
+    from eztinker.rl import create_training_run
+
+    run_id = create_training_run(base_model, lora_rank=lora_rank)
+    if as_json:
+        print_json({"run_id": run_id, "base_model": base_model, "lora_rank": lora_rank})
+    else:
+        print(run_id)

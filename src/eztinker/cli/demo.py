@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eztinker.cli.output import print_json
+from eztinker.client_settings import server_is_up
+from eztinker.data_dir import RunningServer, local_data_dir, running_server
+from eztinker.keys import read_api_key
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def demo(
+    seed: Annotated[int | None, typer.Option(help="Decides problems, samples and adapter.", show_default="0")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where report and adapter go.", show_default="runs/NAME")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The problems.", metavar="arithmetic|gsm8k", show_default="fits the model")
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="The model.", metavar="NAME[=DIRECTORY]", show_default="the embedded model"),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Times to sample and train.", show_default="3")] = None,
+    max_samples: Annotated[int | None, typer.Option(help="Problems per round.", show_default="160")] = None,
+    num_candidates: Annotated[int | None, typer.Option(help="Answers per problem.", show_default="4")] = None,
+    eval_size: Annotated[int | None, typer.Option(help="Held-out problems.", show_default="fits the data")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapter.", show_default="8")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.", show_default="fits the data")] = None,
+    no_filter: Annotated[
+        bool, typer.Option("--no-filter", help="Train on random answers, right or wrong: the control.")
+    ] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of the server.", show_default="~/.eztinker")] = None,
+    keep_server: Annotated[bool, typer.Option("--keep-server", help="Leave the server running until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+) -> None:
+    """Start a server, train a model by rejection sampling, write a report.
+
+    A server that already runs on the data directory is used as it is.
+    """
+    from rich.console import Console
+
+    from eztinker.rl import RejectionSFTConfig, run_rejection_sft
+    from eztinker.rl.display import Display
+
+    given: dict[str, Any] = {
+        "seed": seed,
+        "output_dir": output_dir,
+        "dataset": dataset,
+        "base_model": base_model.partition("=")[0] if base_model else None,
+        "rounds": rounds,
+        "max_samples": max_samples,
+        "num_candidates": num_candidates,
+        "eval_size": eval_size,
+        "lora_rank": lora_rank,
+        "learning_rate": learning_rate,
+        "filter": not no_filter,
+    }
+    config = RejectionSFTConfig(**{name: value for name, value in given.items() if value is not None})
+    console = Console(stderr=as_json, highlight=False)
+    with _server(data_dir or local_data_dir(), [base_model] if base_model else [], console) as server:
+        summary = run_rejection_sft(config, Display(console))
+        if as_json:
+            print_json(summary)
+        if keep_server:
+            _wait_for_interrupt(server, console)
+
+
+@contextmanager
+def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterator[RunningServer]:
+    """The server that runs on `data_dir`, else one of our own; `eztinker.rl` finds it through the environment."""
+    running = running_server(data_dir)
+    if running and server_is_up(running.url):
+        console.print(f"Using the server at {running.url}")
+        _name_for_clients(running, data_dir)
+        yield running
+        return
+
+    from eztinker.base_models.catalog import load_catalog
+    from eztinker.cli.child_server import child_server
+
+    load_catalog(base_models, console)  # here, so that a first download is seen
+    flags = [flag for model in base_models for flag in ("--base-model", model)]
+    console.print("Starting the server")
+    with child_server(data_dir, flags) as server:
+        _name_for_clients(server, data_dir)
+        yield server
+
+
+def _name_for_clients(server: RunningServer, data_dir: Path) -> None:
+    os.environ["EZTINKER_BASE_URL"] = server.url
+    os.environ.setdefault("EZTINKER_API_KEY", read_api_key(data_dir) or "")
+
+
+def _wait_for_interrupt(server: RunningServer, console: Console) -> None:
+    console.print(f"The server goes on at {server.url}; Ctrl-C stops it.")
+    with suppress(KeyboardInterrupt):
+        signal.pause()

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from eztinker.cli.client import rest_client
+from eztinker.cli.output import JsonFlag, print_json, print_table
+
+
+def models(as_json: JsonFlag = False) -> None:
+    """List the base models the server serves."""
+    with rest_client() as client:
+        found = client.models()
+    if as_json:
+        print_json(found)
+    else:
+        print_table(("base model", "context (tokens)"), ((m["model_name"], m.get("max_context_length")) for m in found))

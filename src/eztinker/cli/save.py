@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eztinker.cli.output import JsonFlag, print_json
+
+
+def save(
+    run_id: Annotated[str, typer.Argument(help="A training run; see: eztinker runs")],
+    name: Annotated[str, typer.Argument(help="Name of the checkpoint; an older one of that name is replaced.")],
+    for_sampler: Annotated[bool, typer.Option("--sampler", help="The adapter alone, without its optimizer.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Save a run under a name of your own and print the checkpoint's tinker:// path."""
+    from eztinker.rl.connection import sdk_errors
+    from eztinker.rl.runs import open_run
+
+    run = open_run(run_id)
+    with sdk_errors():
+        path = run.save_for_sampling(name) if for_sampler else run.save(name).result().path
+    if as_json:
+        print_json({"path": path})
+    else:
+        print(path)

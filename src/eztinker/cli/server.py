@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from eztinker.addresses import url_of
+from eztinker.data_dir import RunningServer, announced, claim
+from eztinker.errors import ConfigError, ServerError
+from eztinker.keys import KEY_FILE, StoredKey, ensure_api_key
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from rich.panel import Panel
+
+    from eztinker.config import ServerConfig
+
+_KEEP_ALIVE_SECONDS = 120
+"""Longer than any pause of a client between requests, so that it never writes into a connection being closed."""
+_DRAIN_SECONDS = 10
+
+
+def server(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir",
+            "--checkpoints-dir",
+            help="Directory for the key, the operation log and all checkpoints.",
+            show_default="~/.eztinker",
+        ),
+    ] = None,
+    base_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A base model to serve: a hub id, a directory, or the embedded model. Repeatable.",
+            metavar="NAME[=DIRECTORY]",
+            show_default="the embedded model",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Numbers of the base weights.", metavar="auto|bfloat16|float32")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of the engine.", show_default="the physical cores")
+    ] = None,
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="Sequences the sampler decodes at once.", show_default="64")
+    ] = None,
+    max_train_tokens: Annotated[
+        int | None, typer.Option(help="Tokens in one training micro-batch.", show_default="2048")
+    ] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="Path under which a reverse proxy publishes the server.")
+    ] = None,
+    allow_remote: Annotated[
+        bool | None, typer.Option("--allow-remote", help="Allow an address that other machines reach.")
+    ] = None,
+    session_timeout_seconds: Annotated[
+        float | None, typer.Option(help="A client silent for this long loses its session.", show_default="900")
+    ] = None,
+    poll_hold_seconds: Annotated[
+        float | None, typer.Option(help="How long a poll for a result is held open.", show_default="30")
+    ] = None,
+) -> None:
+    """Serve the Tinker API on this machine.
+
+    Flags win over EZTINKER_* variables, these over eztinker.toml.
+
+    Example: eztinker server --base-model Qwen/Qwen2-0.5B-Instruct
+    """
+    _stop_on_signals()
+    from eztinker.config import load_config
+
+    config = load_config(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        base_model=base_model or None,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        max_batch_size=max_batch_size,
+        max_train_tokens=max_train_tokens,
+        root_path=root_path,
+        allow_remote=allow_remote,
+        session_timeout_seconds=session_timeout_seconds,
+        poll_hold_seconds=poll_hold_seconds,
+    )
+    with claim(config.data_dir), _listening_socket(config.host, config.port) as listener:
+        _serve(config, listener)
+
+
+def _serve(config: ServerConfig, listener: socket.socket) -> None:
+    """Answer on `listener` until a signal comes."""
+    from rich.console import Console
+
+    from eztinker.api.app import create_app
+    from eztinker.base_models.catalog import load_catalog
+
+    stored = None if config.api_key else ensure_api_key(config.data_dir)
+    catalog = load_catalog(config.base_model, Console(stderr=True))
+    note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))
+    with announced(config.data_dir, note):
+        Console(soft_wrap=True).print(_panel(note.url, config, catalog.names, stored))
+        _run(create_app(config, catalog), listener, config)
+
+
+def _run(app: FastAPI, listener: socket.socket, config: ServerConfig) -> None:
+    import uvicorn
+
+    running = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            root_path=config.root_path,
+            log_level="warning",
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+            server_header=False,
+        )
+    )
+    running.run(sockets=[listener])
+    if not running.started:
+        raise ServerError("The server did not start; the lines above say why")
+
+
+@contextmanager
+def _listening_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens already, so that no client is refused while the server starts."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {host}:{port} ({error.strerror}); stop the program that does, or pass another --port"
+        ) from error
+    with listener:
+        yield listener
+
+
+def _stop_on_signals() -> None:
+    """SIGTERM and Ctrl-C unwind the program, so that every clean-up runs, and exit 0."""
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
+
+
+def _panel(url: str, config: ServerConfig, model_names: list[str], stored: StoredKey | None) -> Panel:
+    """What the operator needs to know: the address, the key on its first day, and how scripts find both."""
+    from rich.panel import Panel
+    from rich.table import Table
+
+    key_file = config.data_dir / KEY_FILE
+    lines = Table.grid(padding=(0, 2))
+    lines.add_row("Address", url)
+    lines.add_row("Models", "\n".join(model_names))
+    lines.add_row("Data", str(config.data_dir))
+    if stored and stored.is_new:
+        lines.add_row("New key", f"{stored.key}\n(shown once, kept in {key_file})")
+    lines.add_row("", "")
+    lines.add_row("Tinker scripts", f"export TINKER_BASE_URL={url}")
+    lines.add_row("", f"export TINKER_API_KEY={f'$(cat {key_file})' if stored else '$EZTINKER_API_KEY'}")
+    lines.add_row("Stop", "Ctrl-C")
+    return Panel(lines, title="EZTinker", expand=False)

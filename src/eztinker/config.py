@@ -1,0 +1,173 @@
+"""The settings of a server: flags, then EZTINKER_* variables, then eztinker.toml, then defaults.
+
+`ServerConfig` is the only list of them; `eztinker server --help` and docs/configuration.md follow from it.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from eztinker.addresses import is_loopback
+from eztinker.data_dir import SETTINGS_FILE, default_data_dir
+from eztinker.errors import ConfigError
+from eztinker.keys import check_api_key
+
+ENV_PREFIX = "EZTINKER_"
+_NOT_IN_FILES = {
+    "api_key": "a key does not belong in a settings file; set EZTINKER_API_KEY",
+}
+
+
+class ServerConfig(BaseSettings):
+    """What the operator decides. Read once at start, never changed while the server runs."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback also needs allow_remote.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Directory for the key, the operation log and all checkpoints (default: ~/.eztinker).",
+    )
+    base_model: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Base models to serve, each NAME or NAME=DIRECTORY; NAME alone is the embedded model, a directory "
+        "or a hub id. Several are separated by commas in the environment. Default: the embedded model, and "
+        "Qwen/Qwen2-0.5B-Instruct where the hub's cache has it.",
+    )
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="Numbers of the base weights; auto takes bfloat16 where the device multiplies it fast."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where the engine computes; auto takes a GPU where there is one."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engine (default: the physical cores).")
+    max_batch_size: int = Field(64, ge=1, description="Sequences the sampler decodes at once.")
+    max_train_tokens: int = Field(2048, ge=1, description="Tokens in one training micro-batch; more need more memory.")
+    root_path: str = Field("", description="Path under which a reverse proxy publishes the server.")
+    allow_remote: bool = Field(
+        False, description="Allow an address that other machines reach; EZTINKER_API_KEY must then be set."
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        description="Key that clients must send; environment only. Default: generated once into the data directory.",
+    )
+    session_timeout_seconds: float = Field(
+        900.0, gt=0, description="A client whose heartbeats (every 10 s) stop for this long loses its session."
+    )
+    poll_hold_seconds: float = Field(
+        30.0, gt=0, le=40, description="How long a poll for a result is held open; the official client waits 45 s."
+    )
+
+    @field_validator("base_model", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_api_key(value.get_secret_value(), source="EZTINKER_API_KEY")
+        return value
+
+    @model_validator(mode="after")
+    def _stay_on_this_machine_unless_told(self) -> Self:
+        if is_loopback(self.host):
+            return self
+        if not self.allow_remote:
+            raise ConfigError(
+                f"Other machines could reach host {self.host!r}, and this server speaks plain HTTP; keep 127.0.0.1, "
+                "or put TLS in front and add --allow-remote"
+            )
+        if self.api_key is None:
+            raise ConfigError(f"Host {self.host!r} with --allow-remote needs a key of your own; set EZTINKER_API_KEY")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        above = (init_settings, env_settings, _SettingsFile(settings_cls, Path(SETTINGS_FILE)))
+        named = next((values["data_dir"] for source in above if "data_dir" in (values := source())), None)
+        data_dir = Path(named).expanduser() if named else default_data_dir()
+        return (*above, _SettingsFile(settings_cls, data_dir / SETTINGS_FILE))
+
+
+def load_config(**flags: Any) -> ServerConfig:
+    """The settings in force; `flags` win over all other sources, and a flag that is None was not given.
+
+    Raises:
+        ConfigError: a setting is unknown or cannot work; the message says where it stands and what to do.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return ServerConfig(**given)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        where = "--" + name.replace("_", "-") if name in given else ENV_PREFIX + name.upper()
+        raise ConfigError(_sentence(where, name, error)) from error
+
+
+class _SettingsFile(PydanticBaseSettingsSource):
+    """One eztinker.toml; absent means empty."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path) -> None:
+        super().__init__(settings_cls)
+        self._path = path
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+            values = tomllib.loads(text)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self._path} cannot be read: {error}; correct it or remove it") from error
+        for name, value in values.items():
+            self._check(name, value, f"{self._path}, line {_line_of(name, text)}")
+        return values
+
+    def _check(self, name: str, value: object, where: str) -> None:
+        fields = self.settings_cls.model_fields
+        if name in _NOT_IN_FILES:
+            raise ConfigError(f"{where}: {_NOT_IN_FILES[name]}")
+        if name not in fields:
+            allowed = ", ".join(sorted(set(fields) - set(_NOT_IN_FILES)))
+            raise ConfigError(f"{where}: unknown setting {name!r}; remove it, or use one of {allowed}")
+        declared: Any = Annotated[fields[name].annotation, fields[name]]
+        try:
+            TypeAdapter(declared).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(_sentence(where, name, error)) from error
+
+
+def _line_of(name: str, text: str) -> int:
+    """The line of a top-level key or table; the TOML reader of the standard library does not tell."""
+    key = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
+    return next(number for number, line in enumerate([*text.splitlines(), f"{name}="], 1) if key.match(line))
+
+
+def _sentence(where: str, name: str, error: ValidationError) -> str:
+    """The first complaint of `error`, about the setting `name`."""
+    complaint = error.errors()[0]
+    return f"{where}: {complaint['msg'].replace('Input', name)}, got {complaint['input']!r}"

@@ -1,0 +1,107 @@
+"""A server's data directory: where it is, who owns it, and what a running server leaves there for local tools.
+
+eztinker.toml   settings, optional
+api_key         the generated key, readable by its owner alone
+server.json     address and process id of the server that runs now
+server.lock     held for as long as a server runs
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eztinker.errors import ConfigError
+
+SETTINGS_FILE = "eztinker.toml"
+SERVER_FILE = "server.json"
+LOCK_FILE = "server.lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningServer:
+    """What `server.json` says; a server killed hard leaves it behind, so an answer is the only proof of life."""
+
+    url: str
+    pid: int
+
+    @classmethod
+    def here(cls, url: str) -> RunningServer:
+        """This process, answering at `url`."""
+        return cls(url=url, pid=os.getpid())
+
+
+def default_data_dir() -> Path:
+    return Path.home() / ".eztinker"
+
+
+def local_data_dir() -> Path:
+    """The directory a server started here would use: EZTINKER_DATA_DIR, ./eztinker.toml, else ~/.eztinker."""
+    if named := os.environ.get("EZTINKER_DATA_DIR"):
+        return Path(named).expanduser()
+    try:
+        named = tomllib.loads(Path(SETTINGS_FILE).read_text(encoding="utf-8")).get("data_dir")
+    except FileNotFoundError:
+        named = None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{SETTINGS_FILE} cannot be read: {error}; correct it or remove it") from error
+    return Path(named).expanduser() if isinstance(named, str) else default_data_dir()
+
+
+@contextmanager
+def claim(data_dir: Path) -> Iterator[None]:
+    """Own `data_dir` for the length of the block; it is made if absent, for its owner alone.
+
+    Raises:
+        ConfigError: it cannot be written, or another server owns it.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"The data directory {data_dir} cannot be written ({error.strerror}); name another with --data-dir"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(f"{_owner_of(data_dir)}; stop it, or name another directory with --data-dir") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # closing drops the lock, as a kill would
+
+
+@contextmanager
+def announced(data_dir: Path, server: RunningServer) -> Iterator[None]:
+    """Local tools find `server` through `data_dir` for the length of the block."""
+    path = data_dir / SERVER_FILE
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(asdict(server)), encoding="utf-8")
+    aside.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def running_server(data_dir: Path) -> RunningServer | None:
+    """The server that last announced itself in `data_dir`, if its note is there and readable."""
+    try:
+        note = json.loads((data_dir / SERVER_FILE).read_text(encoding="utf-8"))
+        return RunningServer(url=str(note["url"]), pid=int(note["pid"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _owner_of(data_dir: Path) -> str:
+    server = running_server(data_dir)
+    who = f"Another server ({server.url}, process {server.pid})" if server else "Another server"
+    return f"{who} uses the data directory {data_dir}"

@@ -1,0 +1,104 @@
+"""Queries on checkpoints. Removed ones stay until their directory is gone, and no query but `removed` sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import Connection, Select, delete, select, update
+from sqlalchemy.exc import IntegrityError
+
+from eztinker.errors import AlreadyExists
+from eztinker.oplog import queries
+from eztinker.oplog.rows import Checkpoint
+from eztinker.oplog.schema import checkpoints, models
+from eztinker.types import CheckpointKind, Page
+
+_live = checkpoints.c.removed_at.is_(None)
+_newest_first = (checkpoints.c.created_at.desc(), checkpoints.c.checkpoint_id)
+
+
+def add(db: Connection, checkpoint: Checkpoint, *, overwrite: bool) -> None:
+    """Store a finished checkpoint; with `overwrite` it takes the name from an older one.
+
+    Raises:
+        AlreadyExists: the name is taken.
+    """
+    if overwrite:
+        _remove(db, _named(checkpoint.model_id, checkpoint.kind, checkpoint.name), checkpoint.created_at)
+    try:
+        queries.add(db, checkpoints, checkpoint)
+    except IntegrityError as error:
+        raise name_taken(checkpoint.model_id, checkpoint.kind, checkpoint.name) from error
+
+
+def name_taken(model_id: str, kind: CheckpointKind, name: str | None) -> AlreadyExists:
+    return AlreadyExists(f"A checkpoint tinker://{model_id}/{kind}/{name} exists already; choose another name")
+
+
+def get(db: Connection, checkpoint_id: str) -> Checkpoint | None:
+    """By the id of its directory."""
+    query = select(checkpoints).where(checkpoints.c.checkpoint_id == checkpoint_id, _live)
+    return queries.one(db, query, Checkpoint)
+
+
+def by_name(db: Connection, model_id: str, kind: CheckpointKind, name: str) -> Checkpoint | None:
+    return queries.one(db, select(checkpoints).where(*_named(model_id, kind, name)), Checkpoint)
+
+
+def of_owner(db: Connection, owner: str, page: Page) -> tuple[list[Checkpoint], int]:
+    """The owner's named checkpoints, newest first, and how many there are."""
+    query = _listed().where(checkpoints.c.owner == owner)
+    newest = query.order_by(*_newest_first)
+    return queries.many(db, newest.offset(page.offset).limit(page.limit), Checkpoint), queries.count(db, query)
+
+
+def of_models(db: Connection, model_ids: Collection[str]) -> list[Checkpoint]:
+    """The named checkpoints of these runs, newest first."""
+    query = _listed().where(checkpoints.c.model_id.in_(model_ids)).order_by(*_newest_first)
+    return queries.many(db, query, Checkpoint)
+
+
+def set_expiry(db: Connection, checkpoint_id: str, expires_at: datetime | None) -> None:
+    db.execute(update(checkpoints).where(checkpoints.c.checkpoint_id == checkpoint_id).values(expires_at=expires_at))
+
+
+def remove(db: Connection, checkpoint_id: str, now: datetime) -> None:
+    _remove(db, (checkpoints.c.checkpoint_id == checkpoint_id, _live), now)
+
+
+def remove_expired(db: Connection, now: datetime) -> None:
+    _remove(db, (checkpoints.c.expires_at <= now, _live), now)
+
+
+def remove_unnamed(db: Connection, session_id: str, now: datetime) -> None:
+    """The snapshots behind the sampling clients of a session that has ended."""
+    of_session = select(models.c.model_id).where(models.c.session_id == session_id)
+    _remove(db, (checkpoints.c.model_id.in_(of_session), checkpoints.c.name.is_(None), _live), now)
+
+
+def removed(db: Connection, before: datetime) -> list[str]:
+    """Ids of checkpoints removed before that time."""
+    return list(db.execute(select(checkpoints.c.checkpoint_id).where(checkpoints.c.removed_at <= before)).scalars())
+
+
+def forget(db: Connection, checkpoint_ids: Collection[str]) -> None:
+    """Drop the rows of checkpoints whose directories are gone."""
+    db.execute(delete(checkpoints).where(checkpoints.c.checkpoint_id.in_(checkpoint_ids)))
+
+
+def known_ids(db: Connection) -> set[str]:
+    """Ids of all checkpoints, removed ones too: any other directory is the rest of a save that never finished."""
+    return set(db.execute(select(checkpoints.c.checkpoint_id)).scalars())
+
+
+def _named(model_id: str, kind: CheckpointKind, name: str | None) -> tuple:
+    return (checkpoints.c.model_id == model_id, checkpoints.c.kind == kind, checkpoints.c.name == name, _live)
+
+
+def _listed() -> Select:
+    return select(checkpoints).where(_live, checkpoints.c.name.is_not(None))
+
+
+def _remove(db: Connection, conditions: tuple, now: datetime) -> None:
+    db.execute(update(checkpoints).where(*conditions).values(removed_at=now))

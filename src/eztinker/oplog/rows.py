@@ -1,0 +1,135 @@
+"""The rows of the operation log as records, one per table."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from eztinker.errors import Category, EZTinkerError
+from eztinker.types import CheckpointKind, Record
+
+
+class SessionStatus(StrEnum):
+    ACTIVE = "active"
+    FINISHED = "finished"
+    """The client said goodbye."""
+    EXPIRED = "expired"
+    """The client fell silent."""
+
+
+class Session(Record, kw_only=True):
+    """One run of a client program; everything it creates hangs on it."""
+
+    session_id: str
+    owner: str
+    idempotency_key: str | None
+    status: SessionStatus = SessionStatus.ACTIVE
+    tags: list[str]
+    user_metadata: dict[str, Any]
+    sdk_version: str
+    project_id: str | None = None
+    display_name: str | None = None
+    end_reason: str | None = None
+    end_detail: str | None = None
+    created_at: datetime
+    ended_at: datetime | None = None
+
+
+class ModelStatus(StrEnum):
+    ACTIVE = "active"
+    FAILED = "failed"
+    """Its creation failed."""
+    LOST = "lost"
+    """The engine that held it died."""
+    UNLOADED = "unloaded"
+
+
+class Model(Record, kw_only=True):
+    """A training run: one adapter over a base model."""
+
+    model_id: str
+    owner: str
+    session_id: str
+    status: ModelStatus = ModelStatus.ACTIVE
+    base_model: str
+    rank: int
+    train_attn: bool
+    train_mlp: bool
+    train_unembed: bool
+    user_metadata: dict[str, Any] | None
+    created_at: datetime
+    last_request_at: datetime
+
+
+class Checkpoint(Record, kw_only=True):
+    """A finished checkpoint; `checkpoint_id` is also the name of its directory."""
+
+    checkpoint_id: str
+    owner: str
+    model_id: str
+    kind: CheckpointKind
+    name: str | None
+    """None for the snapshot behind one sampling client, which is never listed and cannot be named."""
+    size_bytes: int
+    step: int
+    user_metadata: dict[str, str] | None
+    created_at: datetime
+    expires_at: datetime | None
+    removed_at: datetime | None = None
+    """Set when it was deleted, replaced or expired; its directory goes a little later."""
+
+
+class SamplingSession(Record):
+    """What a sampling client samples from: a base model, or a sampler checkpoint over it."""
+
+    sampling_session_id: str
+    owner: str
+    session_id: str
+    seq_id: int | None
+    """The client's number for it; None when it came with a save, which has its own number."""
+    base_model: str
+    checkpoint_id: str | None
+    created_at: datetime
+
+
+class OperationStatus(StrEnum):
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+    LOST = "lost"
+    """Never finished, and the client does best to submit it again."""
+    EXPIRED = "expired"
+    """Done, but its result was dropped after the retention time."""
+
+
+class Failure(Record):
+    """Why an operation failed, as the client will read it."""
+
+    category: Category
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, error: EZTinkerError) -> Failure:
+        return cls(category=error.category, code=error.code, message=error.message)
+
+
+class Operation(Record, kw_only=True):
+    """One accepted request and, once there, its outcome. `op_id` is the promise the client holds."""
+
+    op_id: str
+    owner: str
+    lane: str
+    """The model or sampling session it belongs to."""
+    seq_id: int | None
+    """The client's number for it within the lane; a repeat of it is the same operation."""
+    kind: str
+    status: OperationStatus = OperationStatus.PENDING
+    media_type: str | None = None
+    result: bytes | None = None
+    error_category: Category | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    created_at: datetime
+    finished_at: datetime | None = None

@@ -1,0 +1,144 @@
+"""The tables of the operation log. Every row has an owner; every time is UTC with its zone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time. SQLite forgets zones, so UTC is written without one and read back with it."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"A stored time needs a zone, got {value!r}")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+metadata = MetaData()
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("idempotency_key", String),
+    Column("status", String, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("user_metadata", JSON, nullable=False),
+    Column("sdk_version", String, nullable=False),
+    Column("project_id", String),
+    Column("display_name", String),
+    Column("end_reason", String),
+    Column("end_detail", String),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    UniqueConstraint("owner", "idempotency_key"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("model_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("session_id", ForeignKey("sessions.session_id"), nullable=False),
+    Column("status", String, nullable=False),
+    Column("base_model", String, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("train_attn", Boolean, nullable=False),
+    Column("train_mlp", Boolean, nullable=False),
+    Column("train_unembed", Boolean, nullable=False),
+    Column("user_metadata", JSON),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_request_at", UtcDateTime, nullable=False),
+    Index("models_by_session", "session_id"),
+    Index("models_by_owner", "owner", "created_at"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("checkpoint_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("model_id", ForeignKey("models.model_id"), nullable=False),
+    Column("kind", String, nullable=False),
+    Column("name", String),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("user_metadata", JSON),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("removed_at", UtcDateTime),
+    Index("checkpoints_by_owner", "owner", "created_at"),
+)
+Index(
+    "one_live_checkpoint_per_name",
+    checkpoints.c.model_id,
+    checkpoints.c.kind,
+    checkpoints.c.name,
+    unique=True,
+    sqlite_where=checkpoints.c.removed_at.is_(None),
+    postgresql_where=checkpoints.c.removed_at.is_(None),
+)
+
+sampling_sessions = Table(
+    "sampling_sessions",
+    metadata,
+    Column("sampling_session_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("session_id", ForeignKey("sessions.session_id"), nullable=False),
+    Column("seq_id", BigInteger),
+    Column("base_model", String, nullable=False),
+    Column("checkpoint_id", String),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("session_id", "seq_id"),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("op_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("lane", String, nullable=False),
+    Column("seq_id", BigInteger),
+    Column("kind", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("media_type", String),
+    Column("result", LargeBinary),
+    Column("error_category", String),
+    Column("error_code", String),
+    Column("error_message", String),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    UniqueConstraint("lane", "seq_id"),
+    Index("operations_by_status", "status", "finished_at"),
+)

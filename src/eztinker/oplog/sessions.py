@@ -1,0 +1,73 @@
+"""Queries on sessions and sampling sessions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, select, update
+
+from eztinker.oplog import queries
+from eztinker.oplog.rows import SamplingSession, Session, SessionStatus
+from eztinker.oplog.schema import sampling_sessions, sessions
+from eztinker.types import Page
+
+
+def add_session(db: Connection, session: Session) -> Session:
+    """Store `session`, or return the one that its owner already made with the same idempotency key."""
+    if session.idempotency_key is not None:
+        query = select(sessions).where(
+            sessions.c.owner == session.owner, sessions.c.idempotency_key == session.idempotency_key
+        )
+        if (existing := queries.one(db, query, Session)) is not None:
+            return existing
+    queries.add(db, sessions, session)
+    return session
+
+
+def session(db: Connection, session_id: str) -> Session | None:
+    return queries.one(db, select(sessions).where(sessions.c.session_id == session_id), Session)
+
+
+def active_sessions(db: Connection) -> list[Session]:
+    return queries.many(db, select(sessions).where(sessions.c.status == SessionStatus.ACTIVE), Session)
+
+
+def sessions_of(db: Connection, owner: str, page: Page) -> list[Session]:
+    """The owner's sessions, newest first."""
+    query = select(sessions).where(sessions.c.owner == owner).order_by(sessions.c.created_at.desc())
+    return queries.many(db, query.offset(page.offset).limit(page.limit), Session)
+
+
+def end_session(
+    db: Connection, session_id: str, status: SessionStatus, *, reason: str | None, detail: str | None, now: datetime
+) -> bool:
+    """Close an active session; False if it was closed already, for the first reason stands."""
+    ended = db.execute(
+        update(sessions)
+        .where(sessions.c.session_id == session_id, sessions.c.status == SessionStatus.ACTIVE)
+        .values(status=status, end_reason=reason, end_detail=detail, ended_at=now)
+    )
+    return ended.rowcount == 1
+
+
+def add_sampling_session(db: Connection, sampling_session: SamplingSession) -> SamplingSession:
+    """Store it, or return the one with the same number in the same session."""
+    if sampling_session.seq_id is not None:
+        query = select(sampling_sessions).where(
+            sampling_sessions.c.session_id == sampling_session.session_id,
+            sampling_sessions.c.seq_id == sampling_session.seq_id,
+        )
+        if (existing := queries.one(db, query, SamplingSession)) is not None:
+            return existing
+    queries.add(db, sampling_sessions, sampling_session)
+    return sampling_session
+
+
+def sampling_session(db: Connection, sampling_session_id: str) -> SamplingSession | None:
+    query = select(sampling_sessions).where(sampling_sessions.c.sampling_session_id == sampling_session_id)
+    return queries.one(db, query, SamplingSession)
+
+
+def sampling_session_ids(db: Connection, session_id: str) -> list[str]:
+    query = select(sampling_sessions.c.sampling_session_id).where(sampling_sessions.c.session_id == session_id)
+    return list(db.execute(query.order_by(sampling_sessions.c.created_at)).scalars())

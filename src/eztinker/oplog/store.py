@@ -1,0 +1,151 @@
+"""The database file of the operation log: one writer with group commit, readers beside it.
+
+SQLite in WAL mode with synchronous=FULL. A change is durable when `write` returns: what is acknowledged to a client
+after it survives a power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+
+from eztinker.errors import ConfigError
+from eztinker.oplog.schema import SCHEMA_VERSION, metadata, schema_version
+
+T = TypeVar("T")
+
+MAX_GROUP = 256
+"""Changes in one transaction; they share one fsync."""
+READER_THREADS = 4
+
+
+class Store:
+    """Runs changes and queries, each a function of a connection, off the event loop.
+
+    A change runs in its own savepoint: if it raises, it alone is undone and its caller gets the error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the database at `path`, or make it.
+
+        Raises:
+            ConfigError: a newer version of the program has written it.
+        """
+        self._engine = _open(path)
+        _prepare_schema(self._engine)
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
+        self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
+        self._writer.start()
+
+    async def write(self, change: Callable[[Connection], T]) -> T:
+        """What `change` returns, once it is committed to disk."""
+        done: Future[Any] = Future()
+        self._changes.put(_Change(change, done))
+        return await asyncio.wrap_future(done)
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """What `query` returns; it sees every change written before."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+
+    def close(self) -> None:
+        """Commit what is waiting and let the file go."""
+        self._changes.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        self._engine.dispose()
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            return query(connection)
+
+    def _write_groups(self) -> None:
+        while (first := self._changes.get()) is not None:
+            group, is_last = self._gather(first)
+            self._commit(group)
+            if is_last:
+                return
+
+    def _gather(self, first: _Change) -> tuple[list[_Change], bool]:
+        """Everything that waits by now, to share one commit; and whether the store is closing."""
+        group = [first]
+        while len(group) < MAX_GROUP:
+            try:
+                following = self._changes.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                return group, True
+            group.append(following)
+        return group, False
+
+    def _commit(self, group: list[_Change]) -> None:
+        try:
+            with self._engine.begin() as connection:
+                outcomes = [_attempt(connection, change) for change in group]
+        except Exception as error:
+            # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
+            for change in group:
+                _settle(change, error=error)
+            return
+        for change, (result, error) in zip(group, outcomes, strict=True):
+            _settle(change, result=result, error=error)
+
+
+class _Change(NamedTuple):
+    run: Callable[[Connection], Any]
+    done: Future[Any]
+
+
+def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | None]:
+    try:
+        with connection.begin_nested():
+            return change.run(connection), None
+    except Exception as error:
+        return None, error
+
+
+def _settle(change: _Change, *, result: Any = None, error: Exception | None = None) -> None:
+    if not change.done.set_running_or_notify_cancel():
+        return  # the caller has gone; the change stands
+    if error is not None:
+        change.done.set_exception(error)
+    else:
+        change.done.set_result(result)
+
+
+def _open(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions behind our back
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _prepare_schema(engine: Engine) -> None:
+    with engine.begin() as connection:
+        if not inspect(connection).has_table(schema_version.name):
+            metadata.create_all(connection)
+            connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+            return
+        version = connection.execute(select(schema_version.c.version)).scalar_one()
+    if version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"The operation log has schema version {version}, and this program knows versions up to {SCHEMA_VERSION}; "
+            "upgrade eztinker, or use another data directory"
+        )

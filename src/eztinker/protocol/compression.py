@@ -1,0 +1,27 @@
+"""Compressed request bodies, with a bound on what they unpack to."""
+
+from __future__ import annotations
+
+import zstandard
+
+from eztinker.errors import MalformedBody, TooLarge
+
+
+def decompress_zstd(body: bytes, *, max_bytes: int) -> bytes:
+    """The content of one zstd frame of at most `max_bytes`, which the frame's header must declare.
+
+    The declared size is checked before anything is allocated, so a small body cannot unpack to a huge one.
+
+    Raises:
+        MalformedBody: not one complete frame, or a frame that does not declare its size.
+        TooLarge: the content is larger than `max_bytes`.
+    """
+    try:
+        content_bytes = zstandard.frame_content_size(body)
+        if content_bytes < 0:
+            raise MalformedBody("A zstd body must declare its content size in the frame header")
+        if content_bytes > max_bytes:
+            raise TooLarge(f"The body unpacks to {content_bytes} bytes; at most {max_bytes} are accepted")
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=max_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise MalformedBody(f"The zstd body cannot be unpacked: {error}") from error

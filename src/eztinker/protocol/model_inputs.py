@@ -1,0 +1,49 @@
+"""Model inputs in JSON: a list of chunks, of which we read text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from eztinker.errors import InvalidInput, Unsupported
+from eztinker.protocol.json_bodies import Body
+
+TEXT_CHUNK = "encoded_text"
+
+
+class ModelInputBody(Body):
+    chunks: list[dict[str, Any]]
+    """Kept open, so that an image or audio chunk is refused by its name and not for its fields."""
+
+
+class TextChunkBody(Body):
+    tokens: list[int]
+    type: str = TEXT_CHUNK
+
+
+def tokens_from_json(model_input: ModelInputBody) -> np.ndarray:
+    """The tokens of all chunks, int64 (N,).
+
+    Raises:
+        Unsupported: a chunk is not text.
+        InvalidInput: a token is not a 64-bit integer.
+    """
+    tokens: list[int] = []
+    for chunk in model_input.chunks:
+        kind = chunk.get("type", TEXT_CHUNK)
+        if kind != TEXT_CHUNK:
+            raise Unsupported(f"A model_input may hold text only; {kind!r} chunks are not supported")
+        tokens += _text_chunk(chunk).tokens
+    try:
+        return np.array(tokens, dtype=np.int64)
+    except OverflowError as error:
+        raise InvalidInput("A token id does not fit 64 bits", field="model_input") from error
+
+
+def _text_chunk(chunk: dict[str, Any]) -> TextChunkBody:
+    try:
+        return msgspec.convert(chunk, TextChunkBody)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"A text chunk does not fit: {error}", field="model_input") from error

@@ -1,0 +1,118 @@
+"""Tensors of the Tinker wire as numpy arrays: dense or sparse CSR, from protobuf or JSON.
+
+Whatever arrives is checked before an array of the claimed size is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from eztinker.errors import InvalidInput
+from eztinker.protocol import wire_pb2
+from eztinker.protocol.json_bodies import Body
+
+MAX_TENSOR_CELLS = 1 << 24
+"""Cells of one dense tensor: 128 MiB of int64."""
+
+WIRE_DTYPES = {
+    wire_pb2.FLOAT32: np.dtype("<f4"),
+    wire_pb2.INT64: np.dtype("<i8"),
+    wire_pb2.INT32: np.dtype("<i4"),
+}
+
+
+class TensorBody(Body):
+    """A tensor in JSON. With the two `sparse_` fields it is CSR and `data` holds the listed cells only."""
+
+    data: list[int] | list[float]
+    dtype: Literal["float32", "int64"]
+    shape: list[int] | None = None
+    sparse_crow_indices: list[int] | None = None
+    sparse_col_indices: list[int] | None = None
+
+
+def tensor_from_wire(tensor: wire_pb2.Tensor) -> np.ndarray:
+    """The dense array of a protobuf tensor, in its own dtype.
+
+    Raises:
+        InvalidInput: the dtype is not float32, int64 or int32, or the buffers do not fit the shape.
+    """
+    dtype = WIRE_DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise InvalidInput(f"A tensor must be float32, int64 or int32, got dtype {tensor.dtype}")
+    if tensor.WhichOneof("encoding") == "sparse_csr":
+        csr = tensor.sparse_csr
+        return dense_from_csr(
+            _buffer(csr.values, dtype),
+            _buffer(csr.crow_indices, np.dtype("<i8")),
+            _buffer(csr.col_indices, np.dtype("<i8")),
+            tensor.shape,
+        )
+    return _shaped(_buffer(tensor.dense, dtype), tensor.shape)
+
+
+def tensor_from_json(tensor: TensorBody) -> np.ndarray:
+    """The dense array of a JSON tensor; without a shape it is one-dimensional.
+
+    Raises:
+        InvalidInput: the data do not fit the dtype or the shape.
+    """
+    try:
+        data = np.array(tensor.data, dtype=tensor.dtype)
+    except (OverflowError, ValueError) as error:
+        raise InvalidInput(f"The tensor's data do not fit {tensor.dtype}: {error}") from error
+    if tensor.sparse_crow_indices is None and tensor.sparse_col_indices is None:
+        return data if tensor.shape is None else _shaped(data, tensor.shape)
+    if tensor.sparse_crow_indices is None or tensor.sparse_col_indices is None or tensor.shape is None:
+        raise InvalidInput("A sparse tensor needs sparse_crow_indices, sparse_col_indices and shape")
+    crow, col = (_int64(indices) for indices in (tensor.sparse_crow_indices, tensor.sparse_col_indices))
+    return dense_from_csr(data, crow, col, tensor.shape)
+
+
+def dense_from_csr(values: np.ndarray, crow: np.ndarray, col: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The dense matrix of a CSR one; cells that are not listed are 0.
+
+    Raises:
+        InvalidInput: the three arrays do not describe a matrix of this shape.
+    """
+    if len(shape) != 2:
+        raise InvalidInput(f"A sparse tensor has two dimensions, got shape {list(shape)}")
+    _check_shape(shape)
+    num_rows, num_cols = shape
+    row_lengths = np.diff(crow)
+    if len(crow) != num_rows + 1 or crow[0] != 0 or crow[-1] != len(values) or (row_lengths < 0).any():
+        raise InvalidInput(f"The row pointers of a sparse tensor of shape {list(shape)} are not consistent")
+    if len(col) != len(values) or (len(col) and (col.min() < 0 or col.max() >= num_cols)):
+        raise InvalidInput(f"The column indices of a sparse tensor of shape {list(shape)} are out of range")
+    dense = np.zeros((num_rows, num_cols), dtype=values.dtype)
+    dense[np.repeat(np.arange(num_rows), row_lengths), col] = values
+    return dense
+
+
+def _buffer(raw: bytes, dtype: np.dtype) -> np.ndarray:
+    if len(raw) % dtype.itemsize:
+        raise InvalidInput(f"A buffer of {len(raw)} bytes does not hold whole {dtype.name} numbers")
+    return np.frombuffer(raw, dtype=dtype)
+
+
+def _int64(indices: list[int]) -> np.ndarray:
+    try:
+        return np.array(indices, dtype=np.int64)
+    except OverflowError as error:
+        raise InvalidInput("The indices of a sparse tensor do not fit 64 bits") from error
+
+
+def _shaped(data: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    _check_shape(shape)
+    if prod(shape) != data.size:
+        raise InvalidInput(f"A tensor of shape {list(shape)} needs {prod(shape)} numbers, got {data.size}")
+    return data.reshape(shape)
+
+
+def _check_shape(shape: Sequence[int]) -> None:
+    if any(size < 0 for size in shape) or prod(shape) > MAX_TENSOR_CELLS:
+        raise InvalidInput(f"A tensor may have {MAX_TENSOR_CELLS} cells and no negative size, got {list(shape)}")

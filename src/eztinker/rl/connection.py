@@ -1,0 +1,81 @@
+"""The official SDK's clients for the server that `client_settings` names, and its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from eztinker.client_settings import ClientSettings, require_server
+from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
+
+if TYPE_CHECKING:
+    import tinker
+
+
+def service_client() -> tinker.ServiceClient:
+    """The SDK's client for the server; one session per process and server.
+
+    Raises:
+        ServerUnreachable: no server answers.
+    """
+    return _service_client(require_server())
+
+
+def rest_client() -> tinker.RestClient:
+    """The SDK's client for listings and downloads."""
+    settings = require_server()
+
+    import tinker  # after the check: it takes seconds, and whoever forgot the server need not wait
+
+    return tinker.RestClient(base_url=settings.base_url, api_key=settings.api_key)
+
+
+def served_models() -> list[str]:
+    """The base models that can be trained, in the server's order."""
+    client = rest_client()
+    with sdk_errors():
+        offer = client.get_server_capabilities().result().supported_models
+    return [model.model_name for model in offer if model.model_name]
+
+
+@lru_cache(maxsize=4)
+def _service_client(settings: ClientSettings) -> tinker.ServiceClient:
+    import tinker
+
+    return tinker.ServiceClient(base_url=settings.base_url, api_key=settings.api_key)
+
+
+@contextmanager
+def sdk_errors() -> Iterator[None]:
+    """What the SDK raises inside the block becomes one of our errors, in the server's own words."""
+    import tinker
+
+    try:
+        yield
+    except tinker.APIConnectionError as error:
+        raise ServerUnreachable(
+            f"The server stopped answering ({error.message.rstrip('.')}); start it again with: eztinker server"
+        ) from error
+    except tinker.APIStatusError as error:
+        raise _refusal(error) from error
+    except tinker.RequestFailedError as error:
+        raise ServerError(_failure(error.message)) from error
+    except tinker.TinkerError as error:
+        raise ServerError(str(error)) from error
+
+
+def _refusal(error: tinker.APIStatusError) -> EZTinkerError:
+    try:
+        message = str(error.response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = error.message
+    if error.status_code == 404:
+        return NotFound(message)
+    return InvalidInput(message) if error.status_code in (400, 422) else ServerError(message)
+
+
+def _failure(message: str) -> str:
+    """The server's sentence without what the SDK wraps around it."""
+    return message.removeprefix("Request failed: ").partition(" for self.request_id=")[0]

@@ -1,0 +1,89 @@
+"""What a run shows while it works: one bar per kind of work, a table of the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from eztinker.rl.evaluate import Evaluation
+from eztinker.rl.state import RoundReport
+
+if TYPE_CHECKING:
+    import tinker
+
+
+class Bars:
+    """Progress bars that move whenever the server answers, whoever is being waited for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def watch(self, description: str, futures: Sequence[tinker.APIFuture[Any]]) -> None:
+        """Show a bar of how many of `futures` are done."""
+        task = self._progress.add_task(escape(description), total=len(futures))
+        for future in futures:
+            future.future().add_done_callback(lambda _: self._progress.advance(task))
+
+
+class Display:
+    """Prints to a console; every text from a model or a data set is shown as it is, never as markup."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+
+    def note(self, text: str) -> None:
+        """A plain line."""
+        self.console.print(escape(text))
+
+    def heading(self, text: str) -> None:
+        self.console.print(f"\n[bold]{escape(text)}[/bold]")
+
+    @contextmanager
+    def bars(self) -> Iterator[Bars]:
+        """Bars with the time that is left, for as long as the block runs."""
+        columns = (
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=not self.console.is_terminal) as progress:
+            yield Bars(progress)
+
+    def rounds(self, rounds: Sequence[RoundReport], evaluations: Sequence[Evaluation]) -> None:
+        """The per-round table; `evaluations[i]` is of the adapter after i rounds."""
+        table = Table(
+            "Round", "Sampled", "Right", "Solved", "Kept", "Tokens", "Loss", "Seconds", "Held-out accuracy",
+            box=SIMPLE_HEAD,
+        )  # fmt: skip
+        for number, evaluation in enumerate(evaluations):
+            cells = _round_cells(rounds[number - 1]) if number else ["before"] + [""] * 7
+            table.add_row(*cells, accuracy_text(evaluation))
+        self.console.print(table)
+
+
+def accuracy_text(evaluation: Evaluation) -> str:
+    """An accuracy with its 95 % interval: `10.5 % [7.0, 15.5]`."""
+    low, high = evaluation.interval
+    return f"{100 * evaluation.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _round_cells(report: RoundReport) -> list[str]:
+    return [
+        str(report.round),
+        str(report.num_sampled),
+        f"{100 * report.share_right:.1f} %",
+        f"{report.num_solved}/{report.num_problems}",
+        str(report.num_kept),
+        f"{report.mean_tokens:.1f}",
+        "-" if report.mean_loss is None else f"{report.mean_loss:.3f}",
+        f"{report.seconds:.1f}",
+    ]

@@ -1,0 +1,33 @@
+"""What a finished run leaves for people and programs: summary.json, report.html and PNG plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from eztinker.rl.buffer import write_atomically
+from eztinker.rl.config import Recipe
+from eztinker.rl.report.page import render_page
+from eztinker.rl.report.plots import save_plots
+from eztinker.rl.report.summary import REPORT_FILE, summarize
+from eztinker.rl.rollouts import Rollout
+from eztinker.rl.state import RunState
+
+SUMMARY_FILE = "summary.json"
+PLOTS_DIR = "plots"
+
+
+def write_report(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], sampler_path: str) -> dict[str, Any]:
+    """Write the report of a finished run into its output directory; returns what `summary.json` holds.
+
+    Args:
+        buffer: every rollout of the run, for the samples on the page.
+        sampler_path: the tinker:// path of the trained adapter.
+    """
+    directory = recipe.output_dir
+    summary = summarize(recipe, state, sampler_path)
+    save_plots(directory / PLOTS_DIR, state)
+    write_atomically(directory / REPORT_FILE, render_page(recipe, state, buffer, summary))
+    write_atomically(directory / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+    return summary

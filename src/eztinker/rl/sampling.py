@@ -1,0 +1,120 @@
+"""Completions from an adapter: what was drawn, and where its answer ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eztinker.rl.connection import sdk_errors
+
+if TYPE_CHECKING:
+    import tinker
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One answer, cut where it ended: no stop token, no stop text, never any of the prompt."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    """Of each token, as the sampler drew it, in nats."""
+    is_finished: bool
+    """Whether it ended by itself rather than at the token limit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSpec:
+    """How completions are drawn."""
+
+    max_tokens: int
+    temperature: float
+    """0 takes the most likely token."""
+    stop: tuple[str, ...] = ()
+    """Text that ends a completion; the end-of-sequence token always does."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCompletions:
+    """A request the server has been sent."""
+
+    response: tinker.APIFuture[tinker.SampleResponse]
+    tokenizer: PreTrainedTokenizerBase
+    stop: tuple[str, ...]
+
+    def result(self) -> list[Completion]:
+        """Wait for the completions."""
+        with sdk_errors():
+            sequences = self.response.result().sequences
+        return [trimmed(self.tokenizer, sequence.tokens, sequence.logprobs or [], self.stop) for sequence in sequences]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Draws from one fixed state of an adapter."""
+
+    client: tinker.SamplingClient
+    tokenizer: PreTrainedTokenizerBase
+
+    def submit(self, prompt: str, num_samples: int, spec: SamplingSpec) -> PendingCompletions:
+        """Ask for `num_samples` completions of `prompt` in one request, without waiting.
+
+        Submit everything first and collect afterwards: the server answers all requests as one running batch.
+        """
+        import tinker
+
+        params = tinker.SamplingParams(
+            max_tokens=spec.max_tokens,
+            temperature=spec.temperature,
+            seed=spec.seed,
+            stop=list(spec.stop) or None,  # an empty list would switch off the end-of-sequence token
+        )
+        model_input = tinker.ModelInput.from_ints(encode(self.tokenizer, prompt))
+        with sdk_errors():
+            response = self.client.sample(model_input, num_samples, params)
+        return PendingCompletions(response, self.tokenizer, spec.stop)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of `text` alone; special tokens only where the text spells them out."""
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def stop_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends an answer."""
+    token_id = tokenizer.eos_token_id
+    assert isinstance(token_id, int), "a served model's tokenizer has an end-of-sequence token"
+    return token_id
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+    """`question` as a user's turn in the model's own chat template, ready for the reply."""
+    turns: list[dict[str, Any]] = [{"role": "user", "content": question}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def trimmed(
+    tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], logprobs: Sequence[float], stop: Sequence[str]
+) -> Completion:
+    """What was drawn, up to the end-of-sequence token or the first stop text.
+
+    Cut between tokens, so that every token left keeps its logprob; a token that holds a piece of the stop text goes.
+    """
+    end_token_id = stop_token_id(tokenizer)
+    kept = list(tokens)
+    is_finished = end_token_id in kept
+    if is_finished:
+        kept = kept[: kept.index(end_token_id)]
+    text = _text(tokenizer, kept)
+    while any(mark in text for mark in stop):
+        is_finished = True
+        kept.pop()
+        text = _text(tokenizer, kept)
+    return Completion(text=text, tokens=kept, logprobs=list(logprobs[: len(kept)]), is_finished=is_finished)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))

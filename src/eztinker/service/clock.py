@@ -1,0 +1,17 @@
+"""The two times: what the calendar says, for display, and what has passed, for deadlines."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+class Clock:
+    """Passed to whatever needs the time, so that a test can bring its own."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds that never jump; only differences mean something."""
+        return time.monotonic()

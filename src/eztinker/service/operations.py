@@ -1,0 +1,219 @@
+"""The life of an accepted operation: into the log, to the engine, its outcome into the log, and out to who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from eztinker.errors import EngineLost, EZTinkerError, ResultGone, ServerError
+from eztinker.oplog import operations
+from eztinker.oplog.rows import Failure, Operation, OperationStatus
+from eztinker.oplog.store import Store
+from eztinker.protocol.frames import AnyEvent, Failed, Sample, TrainingCommand
+from eztinker.service.access import owned
+from eztinker.service.clock import Clock
+from eztinker.service.engine_process import EngineProcess
+from eztinker.service.recovery import recover_run
+from eztinker.types import Record
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json"
+PROTOBUF = "application/x-protobuf"
+
+Change = Callable[[Connection], Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """What an operation came to: the bytes for the client, and rows to store in the same transaction."""
+
+    body: bytes
+    media_type: str = JSON
+    also: Change | None = None
+
+    @classmethod
+    def json(cls, value: dict[str, Any], *, also: Change | None = None) -> Finished:
+        return cls(body=orjson.dumps(value), also=also)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewOperation:
+    """A request on its way into the log."""
+
+    op_id: str
+    owner: str
+    lane: str
+    seq_id: int | None
+    kind: str
+    work: TrainingCommand | Sample | EZTinkerError
+    """The command to run or, for a request that cannot be granted, the error its promise ends in."""
+    finish: Callable[[AnyEvent], Finished]
+    """Encodes the engine's event; runs off the event loop."""
+    also: Change | None = None
+    """Rows to store together with the operation, if it is new."""
+    also_if_failed: Change | None = None
+    """Rows to store together with its failure."""
+
+
+class Done(Record):
+    """The result of an operation, as it is stored."""
+
+    kind: str
+    media_type: str
+    body: bytes
+
+
+def new_op_id() -> str:
+    return f"op-{secrets.token_hex(12)}"
+
+
+class Operations:
+    """Accepts operations durably, runs them on the engine and hands out their outcomes."""
+
+    def __init__(self, store: Store, engine: EngineProcess, clock: Clock) -> None:
+        self._store = store
+        self._engine = engine
+        self._clock = clock
+        self._unsettled: dict[str, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(self, new: NewOperation) -> str:
+        """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat."""
+        row = Operation(
+            op_id=new.op_id,
+            owner=new.owner,
+            lane=new.lane,
+            seq_id=new.seq_id,
+            kind=new.kind,
+            created_at=self._clock.now(),
+        )
+
+        def append(db: Connection) -> Operation:
+            stored = operations.append(db, row)
+            if stored.op_id == new.op_id and new.also is not None:
+                new.also(db)
+            return stored
+
+        stored = await self._store.write(append)
+        if stored.op_id == new.op_id:
+            self._unsettled[new.op_id] = asyncio.get_running_loop().create_future()
+        return stored.op_id
+
+    def start(self, new: NewOperation) -> None:
+        """Send an accepted operation to the engine, in the order of calls, and see to its outcome."""
+        if isinstance(new.work, EZTinkerError):
+            self._spawn(self._fail(new, Failure.of(new.work)))
+        else:
+            self._spawn(self._settle(new, self._engine.submit(new.work)))
+
+    def refuse(self, new: NewOperation, error: EZTinkerError) -> None:
+        """End an accepted operation in `error`."""
+        self._spawn(self._fail(new, Failure.of(error)))
+
+    def lose(self, new: NewOperation) -> None:
+        """End an accepted operation whose run is gone."""
+        self._spawn(self._fail_lost(new))
+
+    async def outcome(self, owner: str, op_id: str, *, hold_seconds: float) -> Done | Failure | None:
+        """What became of an operation: as soon as it is known, or None if it is not within `hold_seconds`.
+
+        Raises:
+            NotFound: the owner has no such operation.
+            ResultGone: its result was lost or has expired.
+        """
+        row = await self._get(owner, op_id)
+        if row.status is OperationStatus.PENDING and (unsettled := self._unsettled.get(op_id)) is not None:
+            await asyncio.wait({unsettled}, timeout=hold_seconds)
+            row = await self._get(owner, op_id)
+        return _outcome(row)
+
+    async def expire_results(self, retention: timedelta) -> None:
+        """Drop the results that have been there for longer than `retention`."""
+        oldest = self._clock.now() - retention
+        await self._store.write(lambda db: operations.expire_results(db, oldest))
+
+    async def stop(self) -> None:
+        """Give up the operations in hand; the log has them as pending."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _get(self, owner: str, op_id: str) -> Operation:
+        return owned(await self._store.read(lambda db: operations.get(db, op_id)), owner, "request")
+
+    async def _settle(self, new: NewOperation, outcome: asyncio.Future[AnyEvent]) -> None:
+        try:
+            event = await outcome
+            if isinstance(event, Failed):
+                await self._fail(new, Failure(category=event.category, code=event.code, message=event.message))
+            else:
+                await self._finish(new, await asyncio.to_thread(new.finish, event))
+        except EngineLost as error:
+            await (self._fail(new, Failure.of(error)) if isinstance(new.work, Sample) else self._fail_lost(new))
+        except EZTinkerError as error:
+            await self._fail(new, Failure.of(error))
+        except Exception:
+            log.exception("An operation could not be finished", extra={"event": "operation_broken", "kind": new.kind})
+            error = ServerError("The server could not store the result; its log says why")
+            await self._fail(new, Failure.of(error))
+
+    async def _finish(self, new: NewOperation, finished: Finished) -> None:
+        now = self._clock.now()
+
+        def finish(db: Connection) -> None:
+            if finished.also is not None:
+                finished.also(db)
+            operations.finish(db, new.op_id, media_type=finished.media_type, result=finished.body, now=now)
+
+        await self._store.write(finish)
+        self._wake(new.op_id)
+
+    async def _fail_lost(self, new: NewOperation) -> None:
+        await self._fail(new, Failure.of(await recover_run(self._store, new.lane)))
+
+    async def _fail(self, new: NewOperation, failure: Failure) -> None:
+        now = self._clock.now()
+
+        def fail(db: Connection) -> None:
+            operations.fail(db, new.op_id, failure, now)
+            if new.also_if_failed is not None:
+                new.also_if_failed(db)
+
+        await self._store.write(fail)
+        self._wake(new.op_id)
+
+    def _wake(self, op_id: str) -> None:
+        self._unsettled.pop(op_id).set_result(None)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _outcome(row: Operation) -> Done | Failure | None:
+    match row.status:
+        case OperationStatus.PENDING:
+            return None
+        case OperationStatus.DONE:
+            assert row.media_type is not None
+            assert row.result is not None
+            return Done(kind=row.kind, media_type=row.media_type, body=row.result)
+        case OperationStatus.FAILED:
+            assert row.error_category is not None
+            assert row.error_code is not None
+            assert row.error_message is not None
+            return Failure(category=row.error_category, code=row.error_code, message=row.error_message)
+        case OperationStatus.LOST:
+            raise ResultGone("The server stopped before this sample was done; ask for it again")
+        case OperationStatus.EXPIRED:
+            raise ResultGone("The result of this request was kept for a day and is gone")

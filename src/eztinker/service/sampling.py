@@ -1,0 +1,168 @@
+"""Sampling sessions, which fix what is sampled from, and the samples drawn in them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from eztinker.base_models.catalog import Catalog
+from eztinker.errors import CheckpointNotFound, InvalidInput, QueueFull
+from eztinker.oplog import checkpoints, sessions
+from eztinker.oplog.rows import Checkpoint, SamplingSession
+from eztinker.oplog.store import Store
+from eztinker.protocol.frames import AnyEvent, Sample, SampleDone
+from eztinker.protocol.sampling_codec import WireSampleRequest, encode_result
+from eztinker.service.access import owned
+from eztinker.service.checkpoints import Checkpoints, tinker_path
+from eztinker.service.clock import Clock
+from eztinker.service.engine_process import EngineProcess
+from eztinker.service.operations import PROTOBUF, Finished, NewOperation, Operations, new_op_id
+from eztinker.service.recovery import SAMPLE
+from eztinker.service.sampling_requests import engine_request
+from eztinker.service.sessions import Sessions
+from eztinker.service.validation import check_seq_id
+from eztinker.types import CheckpointKind, Record
+
+MAX_PENDING_SAMPLES = 8192
+"""Requests waiting or running; the official client keeps up to 2000 per sampling client."""
+
+
+class SamplePromise(Record):
+    op_id: str
+    sequence_ids: list[str]
+    """One per sample, in the order of the result."""
+
+
+class Sampler(Record):
+    """A sampling session with the path of its checkpoint, if it has a named one."""
+
+    sampling_session: SamplingSession
+    model_path: str | None
+
+
+class Sampling:
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        sessions_: Sessions,
+        operations: Operations,
+        engine: EngineProcess,
+        saved: Checkpoints,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._sessions = sessions_
+        self._operations = operations
+        self._engine = engine
+        self._saved = saved
+        self._clock = clock
+
+    async def create_session(
+        self, owner: str, *, session_id: str, seq_id: int, base_model: str | None, model_path: str | None
+    ) -> SamplingSession:
+        """A sampling session on a base model or on a sampler checkpoint; the same one for the same number."""
+        await self._sessions.require_active(owner, session_id)
+        check_seq_id(seq_id)
+        served_name, checkpoint_id = await self._source(owner, base_model, model_path)
+        sampler = new_sampling_session(
+            owner=owner,
+            session_id=session_id,
+            seq_id=seq_id,
+            base_model=served_name,
+            checkpoint_id=checkpoint_id,
+            now=self._clock.now(),
+        )
+        return await self._store.write(lambda db: sessions.add_sampling_session(db, sampler))
+
+    async def sampler(self, owner: str, sampling_session_id: str) -> Sampler:
+        row, checkpoint = await self._find(owner, sampling_session_id)
+        if checkpoint is None or checkpoint.name is None:
+            return Sampler(sampling_session=row, model_path=None)
+        return Sampler(sampling_session=row, model_path=tinker_path(checkpoint))
+
+    async def sample(self, owner: str, wire: WireSampleRequest) -> SamplePromise:
+        """Draw completions; the promise ends in SampleResponse.
+
+        Raises:
+            QueueFull: too many samples wait already.
+        """
+        sampler, checkpoint = await self._find(owner, wire.sampling_session_id)
+        await self._sessions.require_active(owner, sampler.session_id)
+        if sampler.checkpoint_id is not None and checkpoint is None:
+            raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
+        base_model = self._catalog.get(sampler.base_model)
+        request = await asyncio.to_thread(engine_request, wire, base_model)
+        if self._engine.pending_samples >= MAX_PENDING_SAMPLES:
+            raise QueueFull(f"{MAX_PENDING_SAMPLES} samples are waiting already; try again in a moment")
+        op_id = new_op_id()
+        directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
+        new = NewOperation(
+            op_id=op_id,
+            owner=owner,
+            lane=sampler.sampling_session_id,
+            seq_id=wire.seq_id,
+            kind=SAMPLE,
+            work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
+            finish=_finish,
+        )
+        promise = await self._operations.accept(new)
+        if promise == op_id:
+            self._operations.start(new)
+        return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
+
+    async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
+        """The served name of the base model, and the id of the checkpoint over it."""
+        if model_path is None:
+            if base_model is None:
+                raise InvalidInput("A sampling session needs a base_model or a model_path", field="base_model")
+            return self._catalog.get(base_model).name, None
+        checkpoint, model = await self._saved.find(owner, model_path)
+        if checkpoint.kind is not CheckpointKind.SAMPLER:
+            raise InvalidInput(
+                f"{model_path} is not a sampler checkpoint; save one with save_weights_for_sampler", field="model_path"
+            )
+        if base_model is not None and self._catalog.get(base_model).name != model.base_model:
+            raise InvalidInput(
+                f"{model_path} was trained over {model.base_model}, not over {base_model}", field="base_model"
+            )
+        return self._catalog.get(model.base_model).name, checkpoint.checkpoint_id
+
+    async def _find(self, owner: str, sampling_session_id: str) -> tuple[SamplingSession, Checkpoint | None]:
+        def query(db: Connection) -> tuple[SamplingSession | None, Checkpoint | None]:
+            row = sessions.sampling_session(db, sampling_session_id)
+            if row is None or row.checkpoint_id is None:
+                return row, None
+            return row, checkpoints.get(db, row.checkpoint_id)
+
+        row, checkpoint = await self._store.read(query)
+        return owned(row, owner, f"sampling session {sampling_session_id!r}"), checkpoint
+
+
+def new_sampling_session(
+    *,
+    owner: str,
+    session_id: str,
+    seq_id: int | None,
+    base_model: str,
+    checkpoint_id: str | None,
+    now: datetime,
+) -> SamplingSession:
+    return SamplingSession(
+        sampling_session_id=f"{session_id}:sample:{secrets.token_hex(8)}",
+        owner=owner,
+        session_id=session_id,
+        seq_id=seq_id,
+        base_model=base_model,
+        checkpoint_id=checkpoint_id,
+        created_at=now,
+    )
+
+
+def _finish(event: AnyEvent) -> Finished:
+    assert isinstance(event, SampleDone)
+    return Finished(body=encode_result(event.result), media_type=PROTOBUF)

@@ -1,0 +1,99 @@
+"""A sample request as the engine takes it: checked, with the defaults that depend on the base model filled in."""
+
+from __future__ import annotations
+
+import math
+
+from eztinker.base_models.catalog import BaseModel
+from eztinker.errors import ContextExceeded, InvalidInput
+from eztinker.protocol.sampling_codec import SamplingParamsBody, WireSampleRequest
+from eztinker.service.losses import check_tokens
+from eztinker.service.validation import MAX_SEED, check_seq_id
+from eztinker.types import SampleRequest, SamplingParams
+
+MAX_NUM_SAMPLES = 1024
+MAX_TOPK_PROMPT_LOGPROBS = 128
+MAX_STOPS = 64
+MAX_STOP_BYTES = 1024
+
+
+def engine_request(wire: WireSampleRequest, base_model: BaseModel) -> SampleRequest:
+    """`wire` for this base model.
+
+    Raises:
+        InvalidInput: a value is out of its range.
+        ContextExceeded: prompt and max_tokens do not fit the model's context.
+    """
+    check_seq_id(wire.seq_id)
+    _check_range("num_samples", wire.num_samples, 1, MAX_NUM_SAMPLES)
+    _check_range("topk_prompt_logprobs", wire.topk_prompt_logprobs, 0, MAX_TOPK_PROMPT_LOGPROBS)
+    if not len(wire.prompt):
+        raise InvalidInput("The prompt must have at least one token", field="prompt")
+    check_tokens("prompt", wire.prompt, base_model)
+    return SampleRequest(
+        prompt=wire.prompt,
+        num_samples=wire.num_samples,
+        params=_params(wire.params, len(wire.prompt), base_model),
+        prompt_logprobs=wire.prompt_logprobs,
+        topk_prompt_logprobs=wire.topk_prompt_logprobs,
+    )
+
+
+def _params(params: SamplingParamsBody, num_prompt_tokens: int, base_model: BaseModel) -> SamplingParams:
+    if not (math.isfinite(params.temperature) and params.temperature >= 0):
+        raise InvalidInput(f"temperature must be 0 or a positive number, got {params.temperature}", field="temperature")
+    if not 0 < params.top_p <= 1:
+        raise InvalidInput(f"top_p must be above 0 and at most 1, got {params.top_p}", field="top_p")
+    if params.top_k != -1:
+        _check_range("top_k", params.top_k, 1, 2**31 - 1)
+    if params.seed is not None:
+        _check_range("seed", params.seed, -MAX_SEED - 1, MAX_SEED)
+    stop_token_ids, stop_strings = _stops(params.stop, base_model)
+    return SamplingParams(
+        max_tokens=_max_tokens(params.max_tokens, num_prompt_tokens, base_model),
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        seed=params.seed,
+        stop_token_ids=stop_token_ids,
+        stop_strings=stop_strings,
+    )
+
+
+def _max_tokens(max_tokens: int | None, num_prompt_tokens: int, base_model: BaseModel) -> int:
+    """What was asked for, or else the rest of the context."""
+    room = base_model.context_length - num_prompt_tokens
+    if max_tokens is not None and max_tokens < 1:
+        raise InvalidInput(f"max_tokens must be at least 1, got {max_tokens}", field="max_tokens")
+    if (max_tokens or 1) > room:
+        raise ContextExceeded(
+            f"The prompt has {num_prompt_tokens} tokens and max_tokens is {max_tokens or 1}; together they exceed the "
+            f"context of {base_model.context_length} tokens of {base_model.name}",
+            field="max_tokens",
+        )
+    return max_tokens or room
+
+
+def _stops(stop: str | list[str] | list[int] | None, base_model: BaseModel) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Stop tokens and stop strings.
+
+    The end-of-sequence tokens always stop, beside whatever was asked for: a renderer's stop list names the end of a
+    turn, and text after the end of the sequence means nothing. Only an empty list turns all stops off.
+    """
+    if stop == []:
+        return (), ()
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > MAX_STOPS:
+        raise InvalidInput(f"stop may list {MAX_STOPS} entries, got {len(stops)}", field="stop")
+    token_ids = [entry for entry in stops if isinstance(entry, int)]
+    for token_id in token_ids:
+        _check_range("stop token", token_id, 0, base_model.vocab_size - 1)
+    strings = tuple(entry for entry in stops if isinstance(entry, str))
+    if any(not 1 <= len(string.encode(errors="surrogatepass")) <= MAX_STOP_BYTES for string in strings):
+        raise InvalidInput(f"A stop string must have 1 to {MAX_STOP_BYTES} bytes", field="stop")
+    return tuple(dict.fromkeys([*token_ids, *base_model.eos_token_ids])), strings
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidInput(f"{name} must be between {low} and {high}, got {value}", field=name)

@@ -1,0 +1,105 @@
+"""Everything the API may ask for, wired together: the store, the engine and the services over them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+from eztinker.base_models.catalog import Catalog
+from eztinker.config import ServerConfig
+from eztinker.oplog.store import Store
+from eztinker.protocol.frames import Configure
+from eztinker.service.access import Keys
+from eztinker.service.checkpoints import Checkpoints
+from eztinker.service.clock import Clock
+from eztinker.service.engine_link import ENGINE_ARGV
+from eztinker.service.engine_process import EngineProcess
+from eztinker.service.operations import Operations
+from eztinker.service.recovery import recover_log
+from eztinker.service.run_lanes import RunLanes
+from eztinker.service.sampling import Sampling
+from eztinker.service.sessions import Sessions
+from eztinker.service.signed_links import LinkSigner
+from eztinker.service.training import Training
+from eztinker.service.training_runs import TrainingRuns
+
+log = logging.getLogger(__name__)
+
+LOG_FILE = "oplog.sqlite3"
+CHECKPOINTS_DIRECTORY = "checkpoints"
+RESULT_RETENTION = timedelta(hours=24)
+HOUSEKEEPING_SECONDS = 5.0
+
+
+class Service:
+    """The server without HTTP. Made once; `running` is its life."""
+
+    def __init__(self, config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> None:
+        self.config = config
+        self.catalog = catalog
+        self.clock = Clock()
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.keys = Keys.of(config)
+        self.links = LinkSigner(self.keys.signing_secret)
+        self._store = Store(config.data_dir / LOG_FILE)
+        checkpoints_root = config.data_dir / CHECKPOINTS_DIRECTORY
+        checkpoints_root.mkdir(mode=0o700, exist_ok=True)
+        self.engine = EngineProcess(_configure(config, catalog), argv=engine_argv)
+        self.operations = Operations(self._store, self.engine, self.clock)
+        self.sessions = Sessions(self._store, self.clock, timeout_seconds=config.session_timeout_seconds)
+        self.checkpoints = Checkpoints(self._store, checkpoints_root, self.clock)
+        self._lanes = RunLanes(self.operations, self.engine, self.clock)
+        self.runs = TrainingRuns(
+            self._store, catalog, self.sessions, self.operations, self._lanes, self.checkpoints, self.clock
+        )
+        self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
+        self.sampling = Sampling(
+            self._store, catalog, self.sessions, self.operations, self.engine, self.checkpoints, self.clock
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Recover what an earlier process left, then serve for the length of the block."""
+        await recover_log(self._store, self.clock)
+        await self.checkpoints.collect_leftovers()
+        await self.sessions.resume()
+        self.engine.start()
+        housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
+        try:
+            async with self._lanes.watched():
+                yield
+        finally:
+            housekeeping.cancel()
+            await self.engine.stop()
+            await self.operations.stop()
+            self._store.close()
+
+    async def end_session(self, session_id: str) -> None:
+        """Free what a session that is over has left behind."""
+        await self.runs.end_session(session_id)
+        await self.checkpoints.end_session(session_id)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            try:
+                for session_id in await self.sessions.expire_silent():
+                    await self.end_session(session_id)
+                await self.checkpoints.sweep()
+                await self.operations.expire_results(RESULT_RETENTION)
+            except Exception:
+                log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
+
+
+def _configure(config: ServerConfig, catalog: Catalog) -> Configure:
+    return Configure(
+        base_models={model.name: str(model.directory) for model in catalog},
+        dtype=config.dtype,
+        device=config.device,
+        num_threads=config.threads,
+        max_batch_size=config.max_batch_size,
+        max_train_tokens=config.max_train_tokens,
+    )

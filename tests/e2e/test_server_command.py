@@ -1,0 +1,126 @@
+"""`eztinker server` as a process, and the commands that talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from eztinker.cli.child_server import LOG_FILE, child_server
+from eztinker.client_settings import server_is_up
+from eztinker.data_dir import RunningServer, running_server
+from eztinker.errors import ServerError
+
+MODEL = "tiny/llama"
+
+
+@dataclass(frozen=True)
+class Started:
+    server: RunningServer
+    data_dir: Path
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """One command of a user whose only pointer to the server is its data directory."""
+        named = ("EZTINKER_BASE_URL", "EZTINKER_API_KEY", "TINKER_BASE_URL", "TINKER_API_KEY")
+        environment = {name: value for name, value in os.environ.items() if name not in named}
+        return subprocess.run(
+            [sys.executable, "-m", "eztinker", *arguments],
+            env=environment | {"EZTINKER_DATA_DIR": str(self.data_dir), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def json(self, *arguments: str) -> object:
+        done = self.cli(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[Started]:
+    data_dir = tmp_path_factory.mktemp("server") / "data"
+    with child_server(data_dir, ["--base-model", f"{MODEL}={tiny_model_dir}"]) as server:
+        yield Started(server, data_dir)
+
+
+def test_the_panel_names_address_model_and_the_new_key(started: Started):
+    panel = (started.data_dir / LOG_FILE).read_text()
+    key = (started.data_dir / "api_key").read_text().strip()
+    for part in (started.server.url, MODEL, key, "export TINKER_BASE_URL=", "export TINKER_API_KEY="):
+        assert part in panel
+    assert stat.S_IMODE((started.data_dir / "api_key").stat().st_mode) == 0o600
+
+
+def test_the_commands_find_the_server_by_its_data_directory(started: Started):
+    assert started.cli("health").stdout == f"The server at {started.server.url} answers.\n"
+    models = started.json("models")
+    assert isinstance(models, list)
+    assert [model["model_name"] for model in models] == [MODEL]
+
+
+def test_a_run_is_made_sampled_saved_listed_and_deleted(started: Started):
+    run_id = started.cli("create", MODEL, "--rank", "2").stdout.strip()
+    assert re.fullmatch(r"run_\S+", run_id)
+    completions = started.json("sample", run_id, "Hello", "--max-tokens", "3", "-n", "2", "--seed", "1")
+    assert isinstance(completions, list)
+    assert len(completions) == 2
+    assert all(1 <= len(completion["tokens"]) <= 3 for completion in completions)
+
+    path = started.cli("save", run_id, "by-hand").stdout.strip()
+    assert re.fullmatch(r"tinker://\S+/weights/by-hand", path)
+    assert path in started.cli("checkpoints").stdout
+    assert run_id in started.cli("runs").stdout
+
+    assert started.cli("delete", "--yes", path).stdout == f"Deleted {path}\n"
+    assert path not in started.cli("checkpoints").stdout
+    again = started.cli("delete", "--yes", path)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+
+
+def test_an_unknown_model_is_refused_with_those_served(started: Started):
+    refused = started.cli("create", "org/unknown")
+    assert refused.returncode == 1
+    assert "org/unknown" in refused.stderr
+    assert MODEL in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_second_server_on_the_same_directory_says_who_is_there(started: Started):
+    refused = started.cli("server", "--port", "0")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"Error: Another server ({started.server.url}, process {started.server.pid})")
+
+
+def test_a_server_that_cannot_start_gives_its_own_reason(tmp_path: Path):
+    with pytest.raises(ServerError, match=r"^The directory /not/there of base model 'tiny' does not exist"):
+        child_server(tmp_path, ["--base-model", "tiny=/not/there"]).__enter__()
+
+
+def test_a_signal_stops_the_server_cleanly(tmp_path: Path, tiny_model_dir: Path):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        command = [sys.executable, "-m", "eztinker", "server", "--port", "0", "--data-dir", str(tmp_path)]
+        command += ["--base-model", f"{MODEL}={tiny_model_dir}"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            _wait_for(process, tmp_path)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (0, "")
+        assert running_server(tmp_path) is None
+
+
+def _wait_for(process: subprocess.Popen[str], data_dir: Path) -> None:
+    while process.poll() is None:
+        server = running_server(data_dir)
+        if server and server_is_up(server.url):
+            return
+    raise AssertionError(f"The server ended with {process.returncode}")

@@ -1,0 +1,41 @@
+"""Second opinions on the decoder: transformers for logits, and small ways to run our decoder beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from eztinker.model.attention import PackedAttention
+from eztinker.model.decoder import AdapterRows, Decoder
+
+CPU = torch.device("cpu")
+
+
+def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    return Decoder.load(directory, dtype, CPU)
+
+
+def draw_tokens(num_tokens: int, seed: int = 0, vocab_size: int = 264) -> list[int]:
+    generator = random.Random(seed)
+    return [generator.randrange(vocab_size) for _ in range(num_tokens)]
+
+
+@torch.inference_mode()
+def packed_logits(decoder: Decoder, sequences: Sequence[list[int]], adapters: AdapterRows = ()) -> list[Tensor]:
+    """Our logits, (tokens, V) for each sequence, all sequences in one packed pass."""
+    lengths = [len(tokens) for tokens in sequences]
+    packed = torch.tensor([token for tokens in sequences for token in tokens])
+    hidden = decoder.hidden_states(packed, PackedAttention(lengths, CPU), adapters)
+    return list(decoder.logits(hidden, adapters).split(lengths))
+
+
+@torch.inference_mode()
+def transformers_logits(directory: Path, tokens: list[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """What transformers computes for one sequence, float32 (tokens, V)."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    return model(torch.tensor([tokens])).logits[0].float()

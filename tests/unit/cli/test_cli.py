@@ -1,0 +1,216 @@
+"""The command line as a user meets it, without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from eztinker import __version__
+from eztinker.cli.app import app, main
+from eztinker.cli.output import plain, size
+from eztinker.config import ServerConfig
+from eztinker.data_dir import RunningServer, announced, claim
+from eztinker.keys import ensure_api_key
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory and data directory, and no variable that names a server."""
+    for name in [name for name in os.environ if name.startswith(("EZTINKER_", "TINKER_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EZTINKER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("EZTINKER_BASE_URL", "http://127.0.0.1:1")
+    (tmp_path / "data").mkdir(mode=0o700)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line with these arguments."""
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["eztinker", *arguments])
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with pytest.raises(SystemExit) as exit_:
+                main()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        captured = capsys.readouterr()
+        code = exit_.value.code
+        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def test_every_command_helps_with_a_sentence(cli: Callable[..., Outcome]):
+    commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    assert {"server", "demo", "env", "models", "runs", "list", "list-runs", "checkpoints"} <= set(commands)
+    assert {"create", "delete", "sample", "save", "status", "health", "version", "doctor"} <= set(commands)
+    for name in commands:
+        outcome = cli(name, "--help")
+        assert outcome.code == 0
+        assert "Usage: eztinker" in outcome.out
+
+
+def test_help_imports_little():
+    """Half a second is what a user waits without noticing; a bounded import list keeps it on any machine."""
+    code = "import sys, eztinker.cli.app; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    packages = {name.split(".")[0] for name in loaded if not name.startswith("_")}
+    assert packages - sys.stdlib_module_names <= {"eztinker", "typer", "annotated_doc", "shellingham"}
+    assert len(loaded) < 350
+
+
+def test_the_version_is_that_of_the_package(cli: Callable[..., Outcome]):
+    assert cli("version").out == f"eztinker {__version__}\n"
+    assert json.loads(cli("version", "--json").out) == {"version": __version__}
+
+
+def test_a_wrong_flag_is_wrong_usage(cli: Callable[..., Outcome]):
+    assert cli("runs", "--prot").code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["health"],
+        ["status"],
+        ["models"],
+        ["runs"],
+        ["list-runs", "--json"],
+        ["checkpoints"],
+        ["delete", "run_1", "--yes"],
+        ["create", "org/model"],
+        ["sample", "org/model", "Hello"],
+        ["save", "run_1", "name"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_a_server_one_line_names_the_command_that_helps(cli: Callable[..., Outcome], command: list[str]):
+    outcome = cli(*command)
+    assert outcome.code == 1
+    assert outcome.out == ""
+    assert outcome.err.startswith("Error: No EZTinker server answers at http://127.0.0.1:1")
+    assert "eztinker server" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_path_that_is_no_checkpoint_is_refused(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eztinker.client_settings.server_is_up", lambda base_url: True)
+    monkeypatch.setenv("EZTINKER_API_KEY", "tml-key")
+    outcome = cli("delete", "--yes", "tinker://run-7/step")
+    assert outcome.code == 1
+    assert "tinker://RUN/weights/NAME, got 'tinker://run-7/step'" in outcome.err
+
+
+def test_env_sets_both_variables_in_a_shell(cli: Callable[..., Outcome], data_dir: Path):
+    key = ensure_api_key(data_dir).key
+    code = f'{cli("env").out}\nprintf \'%s %s\' "$TINKER_BASE_URL" "$TINKER_API_KEY"'
+    shell = subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=True)
+    assert shell.stdout == f"http://127.0.0.1:1 {key}"
+
+
+def test_env_survives_a_key_full_of_shell(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch):
+    key = "tml-'\"$(exit 3)`exit 4`;&|"
+    monkeypatch.setenv("EZTINKER_API_KEY", key)
+    code = f'{cli("env").out}\nprintf %s "$TINKER_API_KEY"'
+    assert subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=True).stdout == key
+
+
+def test_env_without_a_key_says_what_makes_one(cli: Callable[..., Outcome]):
+    outcome = cli("env")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "eztinker server" in outcome.err
+
+
+def test_a_port_in_use_is_refused_in_one_line(cli: Callable[..., Outcome]):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = cli("server", "--port", str(port))
+    assert outcome.code == 1
+    assert f"Cannot listen on 127.0.0.1:{port} (Address already in use" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_second_server_on_one_data_directory_is_refused_in_one_line(cli: Callable[..., Outcome], data_dir: Path):
+    with claim(data_dir), announced(data_dir, RunningServer(url="http://127.0.0.1:8000", pid=4711)):
+        outcome = cli("server", "--port", "0")
+    assert outcome.code == 1
+    assert "Another server (http://127.0.0.1:8000, process 4711)" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--port", "99999"], "--port: port should be less than or equal to 65535, got 99999"),
+        (["--dtype", "float8"], "--dtype: dtype should be"),
+        (["--host", "0.0.0.0"], "--allow-remote"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_in_one_line(
+    cli: Callable[..., Outcome], flags: list[str], expected: str
+):
+    outcome = cli("server", *flags)
+    assert outcome.code == 1
+    assert expected in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_old_name_of_the_data_directory_is_accepted(cli: Callable[..., Outcome], tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    assert f"The data directory {tmp_path}/file" in cli("server", "--checkpoints-dir", str(tmp_path / "file")).err
+
+
+def test_every_setting_has_its_flag():
+    server = typer.main.get_command(app).commands["server"]  # pyright: ignore[reportAttributeAccessIssue]
+    flags = {parameter.name for parameter in server.params}
+    assert flags - {"help"} == set(ServerConfig.model_fields) - {"api_key"}  # others could read it in the process list
+
+
+def test_the_shown_defaults_are_the_real_ones():
+    server = typer.main.get_command(app).commands["server"]  # pyright: ignore[reportAttributeAccessIssue]
+    shown = {parameter.name: parameter.show_default for parameter in server.params}
+    for name in ("host", "port", "max_batch_size", "max_train_tokens", "session_timeout_seconds", "poll_hold_seconds"):
+        assert shown[name] == f"{ServerConfig.model_fields[name].default:{'' if name == 'host' else 'g'}}"
+
+
+def test_the_configuration_page_is_current(cli: Callable[..., Outcome]):
+    page = Path(__file__).parents[3] / "docs" / "configuration.md"
+    assert cli("settings", "--markdown").out == page.read_text(encoding="utf-8"), "run: make docs"
+
+
+def test_settings_prints_the_values_in_force(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EZTINKER_PORT", "8123")
+    assert json.loads(cli("settings", "--json").out)["port"] == 8123
+
+
+def test_text_of_others_cannot_steer_the_terminal():
+    assert plain("a\x1b[2Jb\rc\x9bd\n") == "a�[2Jb�c�d\n"
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (4_600_000, "4.6 MB"), (24_000_000_000, "24 GB"), (None, None)]
+)
+def test_sizes_are_decimal(num_bytes: int | None, text: str | None):
+    assert size(num_bytes) == text

@@ -1,0 +1,68 @@
+"""What the doctor finds, on machines that lack something."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from eztinker.cli.checks import (
+    GIGABYTE,
+    Finding,
+    Verdict,
+    check_data_dir,
+    check_disk,
+    check_embedded_model,
+    check_hub,
+    check_key,
+    check_memory,
+    check_server,
+)
+from eztinker.keys import ensure_api_key
+
+
+def test_little_memory_is_noted_with_a_smaller_batch():
+    assert check_memory(16 * GIGABYTE).verdict is Verdict.GOOD
+    finding = check_memory(2 * GIGABYTE)
+    assert finding.verdict is Verdict.NOTE
+    assert "--max-batch-size" in (finding.fix or "")
+
+
+def test_disk_space_is_that_of_the_place_a_new_directory_will_be_made_in(tmp_path: Path):
+    assert "free for" in check_disk(tmp_path / "not" / "there" / "yet").found
+
+
+def test_a_directory_that_cannot_be_made_is_bad(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    assert check_data_dir(tmp_path / "new").verdict is Verdict.GOOD
+    assert check_data_dir(tmp_path / "file" / "new").verdict is Verdict.BAD
+
+
+def test_an_open_key_file_is_bad_and_the_finding_says_what_closes_it(tmp_path: Path):
+    assert check_key(tmp_path).verdict is Verdict.GOOD
+    ensure_api_key(tmp_path)
+    assert check_key(tmp_path) == Finding("key", Verdict.GOOD, "readable by you alone")
+    (tmp_path / "api_key").chmod(0o644)
+    finding = check_key(tmp_path)
+    assert finding.verdict is Verdict.BAD
+    assert "chmod 600" in finding.found
+
+
+def test_a_missing_embedded_model_names_the_command_that_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
+    assert check_embedded_model().fix == "run: eztinker fetch"
+
+
+def test_a_silent_server_names_the_command_that_starts_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EZTINKER_BASE_URL", "http://127.0.0.1:1")
+    assert check_server().fix == "run: eztinker server"
+
+
+def test_without_the_hub_models_on_this_machine_remain(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    finding = check_hub()
+    assert finding.verdict is Verdict.NOTE
+    assert "NAME=DIRECTORY" in (finding.fix or "")

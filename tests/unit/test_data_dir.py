@@ -1,0 +1,93 @@
+"""One server per data directory, and how local tools find it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from eztinker.data_dir import RunningServer, announced, claim, local_data_dir, running_server
+from eztinker.errors import ConfigError
+from eztinker.keys import ensure_api_key, read_api_key
+
+
+def test_a_claimed_directory_is_closed_to_other_users(tmp_path: Path):
+    with claim(tmp_path / "data"):
+        assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+def test_a_second_server_on_one_directory_is_refused_with_the_name_of_the_first(tmp_path: Path):
+    note = RunningServer(url="http://127.0.0.1:8000", pid=4711)
+    with (
+        claim(tmp_path),
+        announced(tmp_path, note),
+        pytest.raises(ConfigError, match=r"8000, process 4711.*--data-dir"),
+    ):
+        claim(tmp_path).__enter__()
+
+
+def test_a_directory_is_free_again_after_its_server(tmp_path: Path):
+    for _ in range(2):
+        with claim(tmp_path):
+            pass
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"cannot be written .*--data-dir"):
+        claim(tmp_path / "file" / "data").__enter__()
+
+
+def test_a_server_is_announced_while_it_runs_and_no_longer(tmp_path: Path):
+    note = RunningServer.here("http://127.0.0.1:8123")
+    with announced(tmp_path, note):
+        assert running_server(tmp_path) == RunningServer(url="http://127.0.0.1:8123", pid=os.getpid())
+    assert running_server(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": "http://127.0.0.1"}', '{"url": "x", "pid": "y"}'])
+def test_a_damaged_note_counts_as_none(tmp_path: Path, text: str):
+    (tmp_path / "server.json").write_text(text)
+    assert running_server(tmp_path) is None
+
+
+def test_tools_look_where_a_server_started_here_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.delenv("EZTINKER_DATA_DIR", raising=False)
+    assert local_data_dir() == Path("/home/ada/.eztinker")
+    Path("eztinker.toml").write_text("data_dir = '/from/file'")
+    assert local_data_dir() == Path("/from/file")
+    monkeypatch.setenv("EZTINKER_DATA_DIR", "~/from-variable")
+    assert local_data_dir() == Path("/home/ada/from-variable")
+
+
+def test_the_key_is_made_once_and_for_its_owner_alone(tmp_path: Path):
+    first, second = ensure_api_key(tmp_path), ensure_api_key(tmp_path)
+    assert (first.is_new, second.is_new) == (True, False)
+    assert first.key == second.key == read_api_key(tmp_path)
+    assert first.key.startswith("tml-")
+    assert len(first.key) >= len("tml-") + 43  # 256 bits in base64
+    assert stat.S_IMODE((tmp_path / "api_key").stat().st_mode) == 0o600
+
+
+def test_two_directories_have_two_keys(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    assert ensure_api_key(tmp_path).key != ensure_api_key(tmp_path / "other").key
+
+
+def test_a_key_file_open_to_others_is_refused_with_the_command_that_closes_it(tmp_path: Path):
+    ensure_api_key(tmp_path)
+    (tmp_path / "api_key").chmod(0o640)
+    with pytest.raises(ConfigError, match=r"mode 640\); run: chmod 600 .*api_key"):
+        read_api_key(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "tml-\n", "sk-abc", "tml-a\nb"])
+def test_a_key_file_without_a_key_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "api_key").write_text(text)
+    (tmp_path / "api_key").chmod(0o600)
+    with pytest.raises(ConfigError, match="must start with 'tml-'"):
+        read_api_key(tmp_path)
