@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from eztinker.base_models.embedded import embedded_model_directory
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on models this small, threads cost many times what they bring
 
 
 @pytest.fixture(scope="session")

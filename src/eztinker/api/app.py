@@ -11,10 +11,9 @@ from eztinker.api.auth import authenticated_owner
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
 from eztinker.api.routes import checkpoints, clients, futures, health, sampling, sessions, training, training_runs
-from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV
-from eztinker.service.service import Service
+from eztinker.service.service import Catalog, Service
 
 API_PREFIX = "/api/v1"
 

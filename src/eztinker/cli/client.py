@@ -7,17 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+from eztinker.addresses import is_loopback
 from eztinker.client_settings import require_server
-from eztinker.errors import EZTinkerError, NotFound, ServerError, ServerUnreachable
+from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
 
 if TYPE_CHECKING:
     import httpx
 
+SCHEME = "tinker://"
 _PAGE_SIZE = 100
 _TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One training run."""
+
+    run_id: str
+    newest: dict[str, Any]
+    """The Tinker model that carries it now."""
+    model_ids: list[str] = field(default_factory=list)
+    """All that carried it, newest first."""
 
 
 class RestClient:
@@ -29,32 +43,50 @@ class RestClient:
     def models(self) -> list[dict[str, Any]]:
         return self._call("GET", "get_server_capabilities")["supported_models"]
 
-    def runs(self) -> list[dict[str, Any]]:
-        return self._pages("training_runs")
+    def runs(self) -> list[Run]:
+        """Newest first; one that several Tinker models carried on stands once."""
+        runs: dict[str, Run] = {}
+        for model in self._pages("training_runs"):
+            run = runs.setdefault(_run_id(model), Run(run_id=_run_id(model), newest=model))
+            run.model_ids.append(model["training_run_id"])
+        return list(runs.values())
 
     def checkpoints(self, run_id: str | None = None) -> list[dict[str, Any]]:
-        """All checkpoints, or those of one run, newest first."""
+        """All checkpoints, or those of one run.
+
+        Raises:
+            NotFound: no run has this id.
+        """
         if run_id is None:
             return self._pages("checkpoints")
-        return self._call("GET", f"training_runs/{quote(run_id, safe='')}/checkpoints")["checkpoints"]
+        model_ids = [id_ for run in self.runs() if run_id in (run.run_id, *run.model_ids) for id_ in run.model_ids]
+        if not model_ids:
+            raise NotFound(f"No training run {run_id!r} on this server; see: eztinker runs")
+        return [each for id_ in model_ids for each in self._call("GET", f"{_path_of(id_)}/checkpoints")["checkpoints"]]
+
+    def tokenizer_directory(self, model_id: str) -> str:
+        """Where the tokenizer of a Tinker model lies; the sampling clients of the SDK only ask the hub."""
+        return self._call("POST", "get_info", body={"model_id": model_id})["model_data"]["tokenizer_id"]
 
     def delete_checkpoint(self, run_id: str, checkpoint_id: str) -> None:
         """Delete one checkpoint; `checkpoint_id` is `<kind>/<name>`, as listings give it."""
-        self._call("DELETE", f"training_runs/{quote(run_id, safe='')}/checkpoints/{quote(checkpoint_id)}")
+        self._call("DELETE", f"{_path_of(run_id)}/checkpoints/{quote(checkpoint_id)}")
 
     def _pages(self, what: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         while True:
-            page = self._call("GET", what, limit=_PAGE_SIZE, offset=len(found))[what]
+            page = self._call("GET", what, params={"limit": _PAGE_SIZE, "offset": len(found)})[what]
             found += page
             if len(page) < _PAGE_SIZE:
                 return found
 
-    def _call(self, method: str, path: str, **params: int) -> dict[str, Any]:
+    def _call(
+        self, method: str, path: str, *, params: dict[str, int] | None = None, body: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         import httpx
 
         try:
-            response = self._http.request(method, f"/api/v1/{path}", params=params)
+            response = self._http.request(method, f"/api/v1/{path}", params=params, json=body)
         except httpx.HTTPError as error:
             raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
         if response.is_error:
@@ -72,9 +104,36 @@ def rest_client() -> Iterator[RestClient]:
     import httpx
 
     settings = require_server()
-    headers = {"X-API-Key": settings.api_key}
-    with httpx.Client(base_url=settings.base_url, headers=headers, timeout=_TIMEOUT_SECONDS) as http:
+    with httpx.Client(
+        base_url=settings.base_url,
+        headers={"X-API-Key": settings.api_key},
+        timeout=_TIMEOUT_SECONDS,
+        trust_env=not is_loopback(urlsplit(settings.base_url).hostname or ""),  # no proxy stands before this machine
+    ) as http:
         yield RestClient(http)
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """The run and the `<kind>/<name>` of a tinker:// path."""
+    run_id, _, checkpoint_id = path.removeprefix(SCHEME).partition("/")
+    if checkpoint_id.count("/") != 1:
+        raise InvalidInput(f"A checkpoint looks like tinker://RUN/weights/NAME, got {path!r}")
+    return run_id, checkpoint_id
+
+
+def _run_id(model: dict[str, Any]) -> str:
+    """The id `eztinker.rl` gave the run this Tinker model belongs to; the model's own where another program made it."""
+    from eztinker.rl.runs import RUN_KEY
+
+    for holder in (model, model.get("last_checkpoint") or {}):
+        named = (holder.get("user_metadata") or {}).get(RUN_KEY)
+        if named:
+            return named
+    return model["training_run_id"]
+
+
+def _path_of(model_id: str) -> str:
+    return f"training_runs/{quote(model_id, safe='')}"
 
 
 def _refusal(response: httpx.Response) -> EZTinkerError:

@@ -4,10 +4,7 @@ from typing import Annotated
 
 import typer
 
-from eztinker.cli.client import RestClient, rest_client
-from eztinker.errors import InvalidInput
-
-_SCHEME = "tinker://"
+from eztinker.cli.client import SCHEME, RestClient, rest_client, split_path
 
 
 def delete(
@@ -29,20 +26,12 @@ def delete(
         if not yes:
             typer.confirm("\n".join([*paths, "Delete for good?"]), abort=True)
         for path in paths:
-            client.delete_checkpoint(*_split(path))
+            client.delete_checkpoint(*split_path(path))
             print(f"Deleted {path}")
 
 
 def _paths_of(target: str, client: RestClient) -> list[str]:
-    if target.startswith(_SCHEME):
-        _split(target)
+    if target.startswith(SCHEME):
+        split_path(target)
         return [target]
     return [checkpoint["tinker_path"] for checkpoint in client.checkpoints(target)]
-
-
-def _split(path: str) -> tuple[str, str]:
-    """The run and the `<kind>/<name>` of a tinker:// path."""
-    run_id, _, checkpoint_id = path.removeprefix(_SCHEME).partition("/")
-    if checkpoint_id.count("/") != 1:
-        raise InvalidInput(f"A checkpoint looks like tinker://RUN/weights/NAME, got {path!r}")
-    return run_id, checkpoint_id

@@ -9,12 +9,10 @@ def runs(as_json: JsonFlag = False) -> None:
     with rest_client() as client:
         found = client.runs()
     if as_json:
-        print_json(found)
+        print_json([{"run_id": run.run_id, **run.newest} for run in found])
     elif not found:
         print("No training runs yet; make one with: eztinker create BASE_MODEL")
     else:
-        rows = (
-            (run["training_run_id"], run["base_model"], run.get("lora_rank"), when(run["last_request_time"]))
-            for run in found
-        )
+        newest = ((run.run_id, run.newest) for run in found)
+        rows = ((id_, new["base_model"], new.get("lora_rank"), when(new["last_request_time"])) for id_, new in newest)
         print_table(("run", "base model", "rank", "last used"), rows)

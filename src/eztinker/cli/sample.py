@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eztinker.cli.client import SCHEME, rest_client, split_path
 from eztinker.cli.output import JsonFlag, plain, print_json
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def sample(
-    target: Annotated[str, typer.Argument(help="A training run, a tinker:// path, or a base model.")],
+    target: Annotated[str, typer.Argument(help="A training run, or the tinker:// path of a checkpoint.")],
     prompt: Annotated[str, typer.Argument(help="What the model continues.")],
     num_samples: Annotated[int, typer.Option("--num-samples", "-n", help="Completions.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 128,
@@ -20,9 +21,11 @@ def sample(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same completions.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print completions of a prompt.
+    """Print completions of a prompt, from a run as it is now or from a checkpoint.
 
-    Example: eztinker sample HuggingFaceTB/SmolLM2-135M-Instruct "The capital of France is"
+    A run that has not been trained yet answers as its base model does.
+
+    Example: eztinker sample RUN "The capital of France is"
     """
     from eztinker.rl.sampling import SamplingSpec
 
@@ -35,15 +38,19 @@ def sample(
 
 
 def _sampler_of(target: str) -> Sampler:
+    from eztinker.rl.runs import open_run
+
+    return _sampler_of_checkpoint(target) if target.startswith(SCHEME) else open_run(target).sampler()
+
+
+def _sampler_of_checkpoint(path: str) -> Sampler:
+    from transformers import AutoTokenizer
+
     from eztinker.rl.connection import sdk_errors, service_client
-    from eztinker.rl.runs import RUN_PREFIX, open_run
     from eztinker.rl.sampling import Sampler
 
-    if target.startswith(RUN_PREFIX):
-        return open_run(target).sampler()
-    is_checkpoint = target.startswith("tinker://")
+    with rest_client() as client:
+        directory = client.tokenizer_directory(split_path(path)[0])
     with sdk_errors():
-        client = service_client().create_sampling_client(
-            model_path=target if is_checkpoint else None, base_model=None if is_checkpoint else target
-        )
-        return Sampler(client, client.get_tokenizer())
+        sampling_client = service_client().create_sampling_client(model_path=path).result()
+    return Sampler(sampling_client, AutoTokenizer.from_pretrained(directory))

@@ -43,7 +43,7 @@ class AdamW:
         exp_avg_sq = (self.exp_avg_sq * adam.beta2).addcmul_(grads, grads, value=1 - adam.beta2)
         denominator = (exp_avg_sq.sqrt() / math.sqrt(1 - adam.beta2**step)).add_(adam.eps)
         decayed = params * (1 - adam.learning_rate * adam.weight_decay)
-        updated = decayed.addcdiv_(exp_avg, denominator, value=-adam.learning_rate / (1 - adam.beta1**step))
+        updated = decayed.sub_((exp_avg / denominator).mul_(adam.learning_rate / (1 - adam.beta1**step)))
         if not bool(torch.isfinite(updated).all()):
             raise NonFiniteUpdate(
                 f"A step with learning rate {adam.learning_rate} makes weights infinite or NaN; it was not taken. "

@@ -33,7 +33,7 @@ class SamplingParamsBody(Body):
     top_p: float = 1.0
     max_tokens: int | None = None
     seed: int | None = None
-    stop: str | list[str] | list[int] | None = None
+    stop: str | list[str | int] | None = None
 
 
 class SampleBody(Body):

@@ -28,7 +28,7 @@ WIRE_DTYPES = {
 class TensorBody(Body):
     """A tensor in JSON. With the two `sparse_` fields it is CSR and `data` holds the listed cells only."""
 
-    data: list[int] | list[float]
+    data: list[int | float]
     dtype: Literal["float32", "int64"]
     shape: list[int] | None = None
     sparse_crow_indices: list[int] | None = None
@@ -61,6 +61,8 @@ def tensor_from_json(tensor: TensorBody) -> np.ndarray:
     Raises:
         InvalidInput: the data do not fit the dtype or the shape.
     """
+    if tensor.dtype == "int64" and not all(isinstance(number, int) for number in tensor.data):
+        raise InvalidInput("The tensor's data do not fit int64: there is a fraction among them")
     try:
         data = np.array(tensor.data, dtype=tensor.dtype)
     except (OverflowError, ValueError) as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RUN_PREFIX = "run_"
-_RUN_KEY = "eztinker_run"
+RUN_KEY = "eztinker_run"
 """Under this key checkpoints name the run they belong to."""
 _PAGE_SIZE = 100
 
@@ -37,12 +37,12 @@ class TrainingRun:
     def sampler(self) -> Sampler:
         """Draws from the adapter as it is now; later training does not change it."""
         with sdk_errors():
-            return Sampler(self.client.save_weights_and_get_sampling_client(), self.tokenizer)
+            return Sampler(self.client.save_weights_and_get_sampling_client().result(), self.tokenizer)
 
     def save(self, name: str = "latest") -> tinker.APIFuture[tinker.types.SaveWeightsResponse]:
         """Queue a checkpoint from which any process can go on; it replaces an earlier one of that name."""
         with sdk_errors():
-            return self.client.save_state(name, overwrite=True, user_metadata={_RUN_KEY: self.run_id})
+            return self.client.save_state(name, overwrite=True, user_metadata={RUN_KEY: self.run_id})
 
     def save_for_sampling(self, name: str) -> str:
         """Save the adapter alone; the tinker:// path that samplers load."""
@@ -98,7 +98,7 @@ def resume_run(run_id: str, checkpoint_path: str) -> TrainingRun:
     with sdk_errors():
         client = (
             service_client()
-            .create_training_client_from_state_with_optimizer(checkpoint_path, user_metadata={_RUN_KEY: run_id})
+            .create_training_client_from_state_with_optimizer(checkpoint_path, user_metadata={RUN_KEY: run_id})
             .result()
         )
     return _opened(run_id, client)
@@ -111,7 +111,7 @@ def newest_checkpoint(run_id: str) -> str:
         NotFound: the server has none.
     """
     for checkpoint in _checkpoints_newest_first():
-        is_of_run = (checkpoint.user_metadata or {}).get(_RUN_KEY) == run_id
+        is_of_run = (checkpoint.user_metadata or {}).get(RUN_KEY) == run_id
         if is_of_run and checkpoint.checkpoint_type == "training":
             return checkpoint.tinker_path
     raise NotFound(f"No run {run_id} on this server; 'eztinker runs' lists those it has")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,21 +100,24 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
 def trimmed(
     tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], logprobs: Sequence[float], stop: Sequence[str]
 ) -> Completion:
-    """What was drawn, up to the end-of-sequence token or the first stop text.
+    """What was drawn, up to the first special token (the end-of-sequence token or a kin of it) or stop text.
 
     Cut between tokens, so that every token left keeps its logprob; a token that holds a piece of the stop text goes.
     """
-    end_token_id = stop_token_id(tokenizer)
-    kept = list(tokens)
-    is_finished = end_token_id in kept
-    if is_finished:
-        kept = kept[: kept.index(end_token_id)]
+    endings = _special_token_ids(tokenizer)
+    kept = list(itertools.takewhile(lambda token: token not in endings, tokens))
+    is_finished = len(kept) < len(tokens)
     text = _text(tokenizer, kept)
     while any(mark in text for mark in stop):
         is_finished = True
         kept.pop()
         text = _text(tokenizer, kept)
     return Completion(text=text, tokens=kept, logprobs=list(logprobs[: len(kept)]), is_finished=is_finished)
+
+
+def _special_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    # Not all_special_ids: it leaves out those without a role, such as the end of a turn in a base model's tokenizer.
+    return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:

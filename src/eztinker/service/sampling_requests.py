@@ -74,7 +74,7 @@ def _max_tokens(max_tokens: int | None, num_prompt_tokens: int, base_model: Base
     return max_tokens or room
 
 
-def _stops(stop: str | list[str] | list[int] | None, base_model: BaseModel) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _stops(stop: str | list[str | int] | None, base_model: BaseModel) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Stop tokens and stop strings.
 
     The end-of-sequence tokens always stop, beside whatever was asked for: a renderer's stop list names the end of a

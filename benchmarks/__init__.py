@@ -1,0 +1,5 @@
+"""Speed and memory beside transformers and peft, in one run: same model, numbers, threads and inputs.
+
+Run `python -m benchmarks`. Two programs never compute at once: each side answers in turn from a process of its own,
+warm-up first, and medians are compared. On a shared machine only the ratios mean anything.
+"""

@@ -1,0 +1,94 @@
+"""One side of a comparison in a process of its own, so that its memory is its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call returned, how long it took, and the most memory the process has held during it."""
+
+    value: Any
+    seconds: float
+    peak_bytes: int
+    """Above what the process held once its libraries were imported: model, activations and workspace."""
+
+
+class Side(AbstractContextManager["Side"]):
+    """An object that lives in a child process; its methods are called by name."""
+
+    def __init__(self, make: Callable[..., object], *args: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def call(self, method: str, *args: object) -> Answer:
+        self._connection.send((method, args))
+        answer = self._connection.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(f"{method} failed in its process:\n{answer}")
+        return answer
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._connection.close()
+        self._process.join()
+
+
+def race(ours: Side, peer: Side, method: str, *args: object, num_rounds: int) -> tuple[Answer, Answer]:
+    """Call both sides in turn after a warm-up of each; the answers of median duration."""
+    rounds = [(ours.call(method, *args), peer.call(method, *args)) for _ in range(1 + num_rounds)][1:]
+    ours_median, peer_median = (_median(answers) for answers in zip(*rounds, strict=True))
+    return ours_median, peer_median
+
+
+def _median(answers: tuple[Answer, ...]) -> Answer:
+    middle = statistics.median_low(answer.seconds for answer in answers)
+    return next(answer for answer in answers if answer.seconds == middle)
+
+
+def _serve(connection: Connection, make: Callable[..., object], args: tuple[object, ...]) -> None:
+    imported_bytes = _memory("VmRSS")
+    made = make(*args)
+    while True:
+        try:
+            method, method_args = connection.recv()
+        except EOFError:
+            return
+        _forget_peak()
+        start = time.perf_counter()
+        try:
+            value = getattr(made, method)(*method_args)
+        except Exception:
+            connection.send(traceback.format_exc())
+            continue
+        seconds = time.perf_counter() - start
+        connection.send(Answer(value, seconds, _memory("VmHWM") - imported_bytes))
+
+
+def _memory(field: str) -> int:
+    """Bytes of this process by the kernel's count; 0 where the kernel keeps none of that name."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
+
+
+def _forget_peak() -> None:
+    """Make VmHWM start again from what is held now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return

@@ -1,0 +1,74 @@
+"""The measurements as a table, a CSV file and a plot."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measurement import Measurement
+
+COLUMNS = ("work", "setting", "unit", "ours", "peer", "ratio", "limit", "share_of_limit", "goal", "is_met")
+
+
+def print_table(measurements: Sequence[Measurement], title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in ("work", "setting"):
+        table.add_column(name)
+    for name in ("ours", "peer", "ours / peer", "limit", "of limit"):
+        table.add_column(name, justify="right")
+    table.add_column("goal")
+    for each in measurements:
+        table.add_row(
+            each.work,
+            each.setting,
+            f"{each.ours:.0f} {each.unit}",
+            _number(each.peer, "{:.0f}"),
+            _number(each.ratio, "{:.2f}x"),
+            _number(each.limit, "{:.0f}"),
+            _number(each.share_of_limit, "{:.0%}"),
+            f"{each.goal} {'met' if each.is_met else 'missed'}" if each.goal else "",
+        )
+    Console().print(table)
+
+
+def write_csv(measurements: Sequence[Measurement], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for each in measurements:
+            writer.writerow([_cell(getattr(each, column)) for column in COLUMNS])
+
+
+def write_plot(measurements: Sequence[Measurement], path: Path, title: str) -> None:
+    """A bar per measurement that has a peer: how many times the peer, with the goal as a tick."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    compared = [each for each in reversed(measurements) if each.ratio is not None]
+    figure, axes = pyplot.subplots(figsize=(8, 0.45 * len(compared) + 1.4), layout="constrained")
+    ratios = [each.ratio or 0.0 for each in compared]
+    colors = ["tab:blue" if each.is_met else "tab:orange" for each in compared]
+    bars = axes.barh([f"{each.work}, {each.setting}" for each in compared], ratios, color=colors)
+    axes.bar_label(bars, [f"{ratio:.2f}x" for ratio in ratios], padding=3)
+    for row, each in enumerate(compared):
+        if each.wanted_ratio is not None:
+            axes.plot([each.wanted_ratio] * 2, [row - 0.4, row + 0.4], color="black")
+    axes.axvline(1.0, color="grey", linewidth=0.8)
+    axes.set_xlabel("ours / peer (black: goal; memory: less is better)")
+    axes.set_title(title, fontsize="medium")
+    axes.margins(x=0.12)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _cell(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value

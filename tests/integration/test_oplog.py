@@ -1,0 +1,224 @@
+"""The operation log on a real database file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from eztinker.errors import AlreadyExists, ConfigError
+from eztinker.oplog import checkpoints, models, operations, sessions
+from eztinker.oplog.rows import Checkpoint, Failure, Model, ModelStatus, Operation, OperationStatus, Session
+from eztinker.oplog.schema import SCHEMA_VERSION
+from eztinker.oplog.store import Store
+from eztinker.types import CheckpointKind, Page
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> Operation:
+    return Operation(op_id=op_id, owner="local", lane=lane, seq_id=seq_id, kind="optim_step", created_at=NOW)
+
+
+def session(session_id: str = "s", key: str | None = None) -> Session:
+    return Session(
+        session_id=session_id,
+        owner="local",
+        idempotency_key=key,
+        tags=["a"],
+        user_metadata={"n": 1},
+        sdk_version="0.38.0",
+        created_at=NOW,
+    )
+
+
+def model(model_id: str) -> Model:
+    return Model(
+        model_id=model_id,
+        owner="local",
+        session_id="s",
+        base_model="tiny",
+        rank=4,
+        train_attn=True,
+        train_mlp=True,
+        train_unembed=False,
+        user_metadata=None,
+        created_at=NOW,
+        last_request_at=NOW,
+    )
+
+
+def checkpoint(checkpoint_id: str, name: str | None, **fields: object) -> Checkpoint:
+    given = {
+        "owner": "local",
+        "model_id": "run",
+        "kind": CheckpointKind.TRAINING,
+        "size_bytes": 10,
+        "step": 1,
+        "user_metadata": {"k": "v"},
+        "created_at": NOW,
+        "expires_at": None,
+    } | fields
+    return Checkpoint(checkpoint_id=checkpoint_id, name=name, **given)  # pyright: ignore[reportArgumentType]
+
+
+def with_run(db: Connection) -> None:
+    sessions.add_session(db, session())
+    models.add(db, model("run"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log.sqlite3"
+
+
+@pytest.fixture
+def store(path: Path):
+    opened = Store(path)
+    yield opened
+    opened.close()
+
+
+def test_an_acknowledged_operation_is_on_disk_when_the_writer_returns(store: Store, path: Path):
+    asyncio.run(store.write(lambda db: operations.append(db, operation("op-1", seq_id=3))))
+    with sqlite3.connect(path) as other:  # a second connection sees what is committed, and nothing else
+        assert other.execute("SELECT op_id, seq_id, status FROM operations").fetchall() == [("op-1", 3, "pending")]
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+
+
+def test_many_writers_share_commits_and_each_gets_its_own_answer(store: Store):
+    async def write_all() -> list[Operation]:
+        changes = [operation(f"op-{n}", seq_id=n) for n in range(300)]
+        return await asyncio.gather(*(store.write(lambda db, row=row: operations.append(db, row)) for row in changes))
+
+    assert [row.op_id for row in asyncio.run(write_all())] == [f"op-{n}" for n in range(300)]
+
+
+def test_a_change_that_fails_undoes_itself_alone(store: Store):
+    def broken(db: Connection) -> None:
+        operations.append(db, operation("half"))
+        raise RuntimeError("stop")
+
+    async def write_both() -> list[object]:
+        good = store.write(lambda db: operations.append(db, operation("whole")))
+        return await asyncio.gather(store.write(broken), good, return_exceptions=True)
+
+    failed, _ = asyncio.run(write_both())
+    assert isinstance(failed, RuntimeError)
+    kept = asyncio.run(store.read(lambda db: (operations.get(db, "half"), operations.get(db, "whole"))))
+    assert kept[0] is None
+    assert kept[1] == operation("whole")
+
+
+def test_a_repeat_is_the_same_operation_whatever_its_body(store: Store):
+    def append(op_id: str, lane: str = "run") -> str:
+        new = operation(op_id, lane=lane, seq_id=1)
+        return asyncio.run(store.write(lambda db: operations.append(db, new))).op_id
+
+    assert append("first") == "first"
+    assert append("second") == "first"
+    assert append("third", lane="other") == "third"
+
+
+def test_an_outcome_is_written_once(store: Store):
+    def outcome(db: Connection) -> Operation | None:
+        operations.append(db, operation("op"))
+        operations.finish(db, "op", media_type="application/json", result=b"{}", now=NOW)
+        operations.fail(db, "op", Failure(category="server", code="late", message="late"), NOW)
+        return operations.get(db, "op")
+
+    row = asyncio.run(store.write(outcome))
+    assert row is not None
+    assert (row.status, row.result, row.error_code) == (OperationStatus.DONE, b"{}", None)
+
+
+def test_results_are_served_again_after_a_restart_until_they_expire(path: Path):
+    def finish(db: Connection) -> None:
+        operations.append(db, operation("op"))
+        operations.finish(db, "op", media_type="application/json", result=b"{}", now=NOW)
+
+    first = Store(path)
+    asyncio.run(first.write(finish))
+    first.close()
+    second = Store(path)
+    row = asyncio.run(second.read(lambda db: operations.get(db, "op")))
+    assert row is not None
+    assert (row.result, row.finished_at) == (b"{}", NOW)
+    asyncio.run(second.write(lambda db: operations.expire_results(db, NOW + timedelta(seconds=1))))
+    row = asyncio.run(second.read(lambda db: operations.get(db, "op")))
+    second.close()
+    assert row is not None
+    assert (row.status, row.result) == (OperationStatus.EXPIRED, None)
+
+
+def test_times_keep_their_instant_and_come_back_in_utc(store: Store):
+    tokyo = NOW.astimezone(timezone(timedelta(hours=9)))
+    asyncio.run(store.write(lambda db: operations.append(db, Operation(
+        op_id="op", owner="local", lane="run", seq_id=None, kind="x", created_at=tokyo))))  # fmt: skip
+    row = asyncio.run(store.read(lambda db: operations.get(db, "op")))
+    assert row is not None
+    assert (row.created_at, row.created_at.utcoffset()) == (NOW, timedelta(0))
+
+
+def test_a_session_is_made_once_per_idempotency_key(store: Store):
+    def both(db: Connection) -> list[str]:
+        return [sessions.add_session(db, session(name, key="k")).session_id for name in ("first", "second")]
+
+    assert asyncio.run(store.write(both)) == ["first", "first"]
+
+
+def test_one_live_checkpoint_has_a_name_and_overwrite_replaces_it(store: Store):
+    def save_twice(db: Connection) -> None:
+        with_run(db)
+        checkpoints.add(db, checkpoint("old", "a"), overwrite=False)
+
+    asyncio.run(store.write(save_twice))
+    with pytest.raises(AlreadyExists, match="tinker://run/weights/a exists already"):
+        asyncio.run(store.write(lambda db: checkpoints.add(db, checkpoint("new", "a"), overwrite=False)))
+    asyncio.run(store.write(lambda db: checkpoints.add(db, checkpoint("new", "a"), overwrite=True)))
+
+    def found(db: Connection) -> tuple[Checkpoint | None, list[str]]:
+        return checkpoints.by_name(db, "run", CheckpointKind.TRAINING, "a"), checkpoints.removed(db, NOW)
+
+    live, removed = asyncio.run(store.read(found))
+    assert live is not None
+    assert (live.checkpoint_id, removed) == ("new", ["old"])
+
+
+def test_unnamed_and_expired_checkpoints_are_not_listed(store: Store):
+    def fill(db: Connection) -> tuple[list[Checkpoint], int]:
+        with_run(db)
+        checkpoints.add(db, checkpoint("unnamed", None, kind=CheckpointKind.SAMPLER), overwrite=False)
+        checkpoints.add(db, checkpoint("expired", "b", expires_at=NOW), overwrite=False)
+        checkpoints.add(db, checkpoint("kept", "c"), overwrite=False)
+        checkpoints.remove_expired(db, NOW)
+        return checkpoints.of_owner(db, "local", Page(offset=0, limit=10))
+
+    rows, total = asyncio.run(store.write(fill))
+    assert ([row.checkpoint_id for row in rows], total) == (["kept"], 1)
+
+
+def test_a_run_that_ended_keeps_its_first_reason(store: Store):
+    def end_twice(db: Connection) -> Model | None:
+        with_run(db)
+        models.set_status(db, ["run"], ModelStatus.UNLOADED)
+        models.lose_all_active(db)
+        return models.get(db, "run")
+
+    row = asyncio.run(store.write(end_twice))
+    assert row is not None
+    assert row.status is ModelStatus.UNLOADED
+
+
+def test_a_log_of_a_newer_program_is_refused_with_a_sentence(path: Path):
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION + 1,))
+    db.close()
+    with pytest.raises(ConfigError, match=f"schema version {SCHEMA_VERSION + 1}.*upgrade eztinker"):
+        Store(path)

@@ -1,0 +1,138 @@
+"""An engine without a model, for tests of the server alone: speaks the real frames and answers by simple rules.
+
+    forward_backward  logprobs -1, -2, -3 ... and `loss:sum` = number of operations this run has done so far
+    optim_step        metrics {"step": ...}
+    sample            the prompt's last token + 1, + 2, ... up to max_tokens
+    saves             a directory with a manifest
+
+A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
+only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is never answered. The first token of the first
+datum of a forward_backward works the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from eztinker.protocol.frames import (
+    HEADER,
+    AnyCommand,
+    AnyEvent,
+    CheckpointDone,
+    Configure,
+    Created,
+    CreateModel,
+    ForwardBackward,
+    ForwardBackwardDone,
+    LoadModel,
+    OptimStep,
+    OptimStepDone,
+    Ready,
+    Sample,
+    SampleDone,
+    SaveCheckpoint,
+    Shutdown,
+    Unloaded,
+    UnloadModel,
+    decode_command,
+    encode_frame,
+)
+from eztinker.types import (
+    AdapterState,
+    CheckpointWritten,
+    ForwardBackwardResult,
+    LoraSpec,
+    OptimStepResult,
+    SampledSequence,
+    SampleResult,
+)
+
+DIE, DIE_ONCE, STALL = 1, 2, 3
+
+_num_operations: Counter[str] = Counter()
+
+
+def answer(command: AnyCommand) -> AnyEvent | None:
+    match command:
+        case Configure():
+            return Ready(pid=os.getpid(), device="cpu", dtype="float32", num_threads=1)
+        case CreateModel():
+            return Created(
+                op_id=command.op_id, state=AdapterState(lora=command.lora, base_model=command.base_model, step=0)
+            )
+        case LoadModel():
+            lora = LoraSpec(rank=1, seed=0)
+            return Created(op_id=command.op_id, state=AdapterState(lora=lora, base_model="tiny", step=0))
+        case ForwardBackward():
+            return forward_backward(command)
+        case OptimStep():
+            _num_operations[command.model_id] += 1
+            metrics = {"step": float(_num_operations[command.model_id])}
+            return OptimStepDone(op_id=command.op_id, result=OptimStepResult(metrics=metrics))
+        case SaveCheckpoint():
+            Path(command.directory).mkdir()
+            (Path(command.directory) / "adapter_config.json").write_text("{}")
+            (Path(command.directory) / "manifest.json").write_text("{}")
+            return CheckpointDone(op_id=command.op_id, result=CheckpointWritten(size_bytes=4, step=0))
+        case UnloadModel():
+            return Unloaded(op_id=command.op_id)
+        case Sample():
+            return sample(command)
+    return None
+
+
+def forward_backward(command: ForwardBackward) -> AnyEvent | None:
+    act_on(int(command.data[0].tokens[0]))
+    if command.data[0].tokens[0] == STALL:
+        return None
+    _num_operations[command.model_id] += 1
+    outputs = [{"logprobs": -np.arange(1, len(datum.tokens) + 1, dtype=np.float32)} for datum in command.data]
+    metrics = {"loss:sum": float(_num_operations[command.model_id])}
+    return ForwardBackwardDone(
+        op_id=command.op_id, result=ForwardBackwardResult(loss_fn_outputs=outputs, metrics=metrics)
+    )
+
+
+def sample(command: Sample) -> AnyEvent | None:
+    prompt = command.request.prompt
+    act_on(int(prompt[0]))
+    if prompt[0] == STALL:
+        return None
+    num_tokens = min(command.request.params.max_tokens, 4)
+    sequence = SampledSequence(
+        tokens=prompt[-1].astype(np.int32) + np.arange(1, num_tokens + 1, dtype=np.int32),
+        logprobs=-np.ones(num_tokens, dtype=np.float32),
+        stop_reason="length",
+    )
+    return SampleDone(op_id=command.op_id, result=SampleResult(sequences=[sequence] * command.request.num_samples))
+
+
+def act_on(token: int) -> None:
+    died = Path(os.environ["SCRIPTED_ENGINE_DIRECTORY"]) / "died"
+    if token == DIE or (token == DIE_ONCE and not died.exists()):
+        died.touch()
+        os._exit(9)
+
+
+def main() -> None:
+    stream = socket.socket(fileno=int(sys.argv[-1])).makefile("rwb", buffering=0)
+    while header := stream.read(HEADER.size):
+        body = b""
+        (num_bytes,) = HEADER.unpack(header)
+        while len(body) < num_bytes:
+            body += stream.read(num_bytes - len(body)) or b""
+        command = decode_command(body)
+        if isinstance(command, Shutdown):
+            return
+        if (event := answer(command)) is not None:
+            stream.write(encode_frame(event))
+
+
+if __name__ == "__main__":
+    main()

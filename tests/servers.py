@@ -1,0 +1,71 @@
+"""The real application on a real port, in this process, with the real engine or the scripted one."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from eztinker.api.app import create_app
+from eztinker.base_models.base_model import BaseModel
+from eztinker.base_models.catalog import Catalog
+from eztinker.config import ServerConfig
+from eztinker.service.engine_link import ENGINE_ARGV
+
+API_KEY = "tml-test-key"
+SCRIPTED_ENGINE_ARGV = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+SCRIPTED_BASE_MODEL = BaseModel(
+    name="tiny", directory=Path("/none"), model_type="llama", vocab_size=264, context_length=64, eos_token_ids=(256,)
+)
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    url: str
+    app: FastAPI
+
+    def client(self, **headers: str) -> httpx.Client:
+        """Speaks raw HTTP with the right key."""
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"x-api-key": API_KEY} | headers, timeout=20)
+
+
+@contextmanager
+def serving(
+    data_dir: Path, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV, **settings: Any
+) -> Iterator[RunningServer]:
+    """A server over `data_dir` for the length of the block."""
+    config = ServerConfig(
+        data_dir=data_dir, api_key=SecretStr(API_KEY), **({"threads": 1, "dtype": "float32"} | settings)
+    )
+    app = create_app(config, catalog, engine_argv=engine_argv)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="warning", timeout_keep_alive=75, timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield RunningServer(url=f"http://127.0.0.1:{port}", app=app)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def serving_scripted(data_dir: Path, **settings: Any) -> Iterator[RunningServer]:
+    """A server whose engine follows the rules of scripted_engine.py."""
+    catalog = Catalog([SCRIPTED_BASE_MODEL])
+    with serving(data_dir, catalog, engine_argv=SCRIPTED_ENGINE_ARGV, **settings) as server:
+        yield server

@@ -1,0 +1,94 @@
+"""Small ways to drive the engine without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from eztinker.engine.prefill import Prompt
+from eztinker.engine.sampler import SampleJob, Sampler
+from eztinker.engine.trainer import PackedBatch, Pass, TrainingRun
+from eztinker.model.decoder import Decoder
+from eztinker.model.lora import Adapter
+from eztinker.types import Datum, ForwardBackwardResult, LoraSpec, SampleRequest, SampleResult, SamplingParams
+from tests.oracles import CPU, draw_tokens
+
+TinyModel = Callable[..., Path]
+
+
+def new_run(decoder: Decoder, *, rank: int = 4, seed: int = 1, is_fresh: bool = False, **targets: bool) -> TrainingRun:
+    """A training run; unless `is_fresh`, with a B that is not zero, which would hide A."""
+    adapter = Adapter.new(decoder.config, LoraSpec(rank=rank, seed=seed, **targets), CPU)
+    if not is_fresh:
+        noise = np.random.default_rng(seed).normal(0, 0.05, adapter.num_params).astype(np.float32)
+        adapter.fill(adapter.named_arrays(adapter.flat + adapter.flat.new_tensor(noise)))
+    return TrainingRun("tiny", decoder, adapter)
+
+
+def cross_entropy_datum(length: int, seed: int, weight: float = 1.0) -> Datum:
+    tokens = np.array(draw_tokens(length + 1, seed), dtype=np.int64)
+    weights = np.full(length, weight, dtype=np.float32)
+    weights[: length // 3] = 0
+    return Datum(tokens=tokens[:-1], loss_fn_inputs={"target_tokens": tokens[1:], "weights": weights})
+
+
+def run_pass(
+    run: TrainingRun,
+    data: Sequence[Datum],
+    loss_fn: str = "cross_entropy",
+    *,
+    forward_only: bool = False,
+    max_tokens: int = 2048,
+) -> ForwardBackwardResult:
+    """One pass on its own.
+
+    Raises:
+        EZTinkerError: the pass failed.
+    """
+    each = Pass(run, data, loss_fn, {}, forward_only)
+    run_passes([each], max_tokens)
+    if each.error:
+        raise each.error
+    return each.result()
+
+
+def run_passes(passes: Sequence[Pass], max_tokens: int = 2048) -> None:
+    for _ in PackedBatch(passes, max_tokens).run():
+        pass
+
+
+def new_sampler(decoder: Decoder, directory: Path, max_batch_size: int = 64) -> Sampler:
+    return Sampler(decoder, Tokenizer.from_file(str(directory / "tokenizer.json")), max_batch_size=max_batch_size)
+
+
+def job(
+    name: str,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    *,
+    num_samples: int = 1,
+    adapter: Adapter | None = None,
+    prompt_logprobs: bool = False,
+    topk: int = 0,
+) -> SampleJob:
+    request = SampleRequest(
+        prompt=np.array(prompt, dtype=np.int64),
+        num_samples=num_samples,
+        params=params,
+        prompt_logprobs=prompt_logprobs,
+        topk_prompt_logprobs=topk,
+    )
+    return SampleJob(name, Prompt(request, adapter, id(adapter)))
+
+
+def finish(sampler: Sampler, *jobs: SampleJob) -> dict[str, SampleResult]:
+    """Submit jobs and step until the sampler is idle; results by name."""
+    for each in jobs:
+        sampler.submit(each)
+    results: dict[str, SampleResult] = {}
+    while not sampler.is_idle:
+        results |= {done.op_id: done.result() for done in sampler.step()}
+    return results

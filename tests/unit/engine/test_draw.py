@@ -1,0 +1,87 @@
+"""Drawing tokens: frequencies follow the distribution, truncation keeps what it should, logprobs are tempered."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from eztinker.engine.draw import draw
+from eztinker.types import SamplingParams
+
+PROBS = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
+LOGITS = torch.tensor(np.log(PROBS), dtype=torch.float32) + 3.0
+
+
+def params(temperature: float = 1.0, top_k: int = -1, top_p: float = 1.0) -> SamplingParams:
+    return SamplingParams(max_tokens=1, temperature=temperature, top_k=top_k, top_p=top_p)
+
+
+def spread(each: SamplingParams, num_draws: int = 1000, num_tokens: int = 5) -> np.ndarray:
+    """Share of each token when the uniforms are spread evenly over [0, 1): the exact distribution, up to a step."""
+    uniforms = (np.arange(num_draws) + 0.5) / num_draws
+    tokens, _ = draw(LOGITS.repeat(num_draws, 1), [each] * num_draws, uniforms.tolist(), num_tokens)
+    return np.bincount(tokens, minlength=5) / num_draws
+
+
+def test_frequencies_are_the_softmax():
+    np.testing.assert_allclose(spread(params()), PROBS, atol=2e-3)
+
+
+def test_temperature_sharpens():
+    sharpened = PROBS**2 / (PROBS**2).sum()
+    np.testing.assert_allclose(spread(params(temperature=0.5)), sharpened, atol=2e-3)
+
+
+def test_top_k_keeps_the_k_likeliest():
+    np.testing.assert_allclose(spread(params(top_k=2)), [4 / 7, 3 / 7, 0, 0, 0], atol=2e-3)
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_it():
+    np.testing.assert_allclose(spread(params(top_p=0.69)), [4 / 7, 3 / 7, 0, 0, 0], atol=2e-3)
+    np.testing.assert_allclose(spread(params(top_p=0.71)), np.array([0.4, 0.3, 0.15, 0, 0]) / 0.85, atol=2e-3)
+
+
+def test_a_tiny_top_p_still_keeps_the_likeliest():
+    np.testing.assert_array_equal(spread(params(top_p=1e-6)), [1, 0, 0, 0, 0])
+
+
+def test_top_p_applies_to_what_top_k_left():
+    # Of the renormalised 4/7 and 3/7, one token reaches 0.5.
+    np.testing.assert_array_equal(spread(params(top_k=2, top_p=0.5)), [1, 0, 0, 0, 0])
+
+
+def test_padding_of_the_vocabulary_is_never_drawn():
+    assert spread(params(), num_tokens=3)[3:].sum() == 0
+    tokens, _ = draw(torch.tensor([[0.0, 1.0, 9.0]]), [params(temperature=0)], [0.0], num_tokens=2)
+    assert tokens == [1]
+
+
+def test_logprobs_are_of_the_tempered_distribution_before_truncation():
+    tokens, logprobs = draw(LOGITS.repeat(1, 1), [params(temperature=2.0, top_k=1)], [0.3], 5)
+    expected = math.log(PROBS[0] ** 0.5 / (PROBS**0.5).sum())
+    assert tokens == [0]
+    np.testing.assert_allclose(logprobs, [expected], rtol=1e-5)
+
+
+def test_greedy_takes_the_likeliest_and_reports_it_untempered():
+    tokens, logprobs = draw(LOGITS.repeat(1, 1), [params(temperature=0)], [0.99], 5)
+    assert tokens == [0]
+    np.testing.assert_allclose(logprobs, [math.log(0.4)], rtol=1e-5)
+
+
+def test_rows_of_different_kinds_do_not_disturb_each_other():
+    kinds = [params(), params(temperature=0), params(top_k=1), params(temperature=0.5)]
+    uniforms = [0.95, 0.95, 0.95, 0.95]
+    together, logprobs = draw(LOGITS.repeat(4, 1), kinds, uniforms, 5)
+    for row, kind in enumerate(kinds):
+        alone, logprob = draw(LOGITS.repeat(1, 1), [kind], [0.95], 5)
+        assert (together[row], logprobs[row]) == (alone[0], logprob[0])
+
+
+def test_the_largest_uniform_never_lands_on_a_token_without_probability():
+    logits = torch.full((1, 50_000), -math.inf)
+    logits[0, :7] = torch.linspace(0, 1, 7)
+    tokens, _ = draw(logits, [params()], [1 - 2**-53], 50_000)
+    assert tokens[0] <= 6

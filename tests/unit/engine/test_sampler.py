@@ -1,0 +1,197 @@
+"""The sampler beside transformers and the trainer, alone and in company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from eztinker.engine.sampler import SampleJob
+from eztinker.model.decoder import Decoder
+from eztinker.model.lora import Adapter
+from eztinker.types import Datum, SampledSequence, SamplingParams
+from tests.oracles import draw_tokens, load_decoder
+from tests.tiny_models import EOS_TOKEN_ID
+from tests.unit.engine.engine_helpers import TinyModel, finish, job, new_run, new_sampler, run_pass
+
+GREEDY = SamplingParams(max_tokens=12, temperature=0)
+WARM = SamplingParams(max_tokens=12, temperature=0.9, seed=5)
+PROMPT = draw_tokens(9, seed=3)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_model_dir: Path) -> Decoder:
+    return load_decoder(tiny_model_dir)
+
+
+def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> Adapter:
+    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling(torch.float32)
+
+
+def tokens_of(sequences: list[SampledSequence]) -> list[list[int]]:
+    return [sequence.tokens.tolist() for sequence in sequences]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_greedy_completions_are_those_of_transformers(tiny_model: TinyModel, family: str):
+    directory = tiny_model(family)
+    sampler = new_sampler(load_decoder(directory), directory)
+    prompts = {f"prompt-{n}": draw_tokens(n, seed=n) for n in (1, 5, 17, 40)}
+    results = finish(sampler, *(job(name, prompt, GREEDY) for name, prompt in prompts.items()))
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    for name, prompt in prompts.items():
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=EOS_TOKEN_ID
+        )
+        # transformers bans the end-of-sequence token to reach min_new_tokens; ours has no stop token here.
+        ours = results[name].sequences[0].tokens.tolist()
+        end = ours.index(EOS_TOKEN_ID) if EOS_TOKEN_ID in ours else len(ours)
+        assert ours[:end] == expected[0, len(prompt) :].tolist()[:end]
+
+
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_sampled_logprobs_are_the_trainers(decoder: Decoder, tiny_model_dir: Path, is_adapted: bool):
+    run = new_run(decoder, is_fresh=not is_adapted)
+    adapter = run.adapter.for_sampling(torch.float32)
+    params = SamplingParams(max_tokens=20, temperature=1.0, seed=1)
+    results = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, params, num_samples=4, adapter=adapter))
+    for sequence in results["a"].sequences:
+        whole = np.concatenate([PROMPT, sequence.tokens]).astype(np.int64)
+        inputs = {"target_tokens": whole[1:], "weights": np.zeros(len(whole) - 1, dtype=np.float32)}
+        (output,) = run_pass(run, [Datum(tokens=whole[:-1], loss_fn_inputs=inputs)], forward_only=True).loss_fn_outputs
+        np.testing.assert_allclose(sequence.logprobs, output["logprobs"][len(PROMPT) - 1 :], atol=1e-5)
+
+
+def test_samples_of_one_request_differ_and_a_seed_repeats_them(decoder: Decoder, tiny_model_dir: Path):
+    first = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, WARM, num_samples=6))["a"].sequences
+    again = finish(new_sampler(decoder, tiny_model_dir), job("b", PROMPT, WARM, num_samples=6))["b"].sequences
+    assert tokens_of(first) == tokens_of(again)
+    assert len({tuple(tokens) for tokens in tokens_of(first)}) == 6
+
+
+def test_without_a_seed_two_requests_differ(decoder: Decoder, tiny_model_dir: Path):
+    params = SamplingParams(max_tokens=12)
+    results = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, params), job("b", PROMPT, params))
+    assert tokens_of(results["a"].sequences) != tokens_of(results["b"].sequences)
+
+
+def test_company_that_comes_and_goes_changes_no_token(decoder: Decoder, tiny_model_dir: Path):
+    alone = finish(new_sampler(decoder, tiny_model_dir), job("x", PROMPT, WARM, num_samples=3))["x"].sequences
+    sampler = new_sampler(decoder, tiny_model_dir, max_batch_size=5)
+    jobs = [
+        job(f"n{n}", draw_tokens(4 + n, seed=n), SamplingParams(max_tokens=2 + 3 * n, seed=n), num_samples=1 + n % 3)
+        for n in range(6)
+    ]
+    done: dict[str, SampleJob] = {}
+    sampler.submit(jobs[0])
+    for step in range(200):
+        if step < len(jobs) - 1:
+            sampler.submit(jobs[step + 1])
+        if step == 3:
+            sampler.submit(job("x", PROMPT, WARM, num_samples=3))
+        done |= {each.op_id: each for each in sampler.step()}
+        if sampler.is_idle:
+            break
+    assert done.keys() == {"x", *(each.op_id for each in jobs)}
+    in_company = done["x"].result().sequences
+    assert tokens_of(in_company) == tokens_of(alone)
+    for ours, theirs in zip(in_company, alone, strict=True):
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
+
+
+def test_more_samples_than_places_all_come(decoder: Decoder, tiny_model_dir: Path):
+    small = finish(new_sampler(decoder, tiny_model_dir, max_batch_size=3), job("a", PROMPT, WARM, num_samples=10))
+    large = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, WARM, num_samples=10))
+    assert tokens_of(small["a"].sequences) == tokens_of(large["a"].sequences)
+
+
+def test_adapters_of_mixed_rank_decode_together_as_alone(decoder: Decoder, tiny_model_dir: Path):
+    adapters = [
+        None,
+        frozen_adapter(decoder, 1),
+        frozen_adapter(decoder, 2, rank=1),
+        frozen_adapter(decoder, 3, rank=7),
+    ]
+    jobs = [job(f"a{n}", PROMPT, GREEDY, num_samples=1 + n % 2, adapter=each) for n, each in enumerate(adapters)]
+    together = finish(new_sampler(decoder, tiny_model_dir), *jobs)
+    seen = set()
+    for n, each in enumerate(adapters):
+        alone = finish(new_sampler(decoder, tiny_model_dir), job("x", PROMPT, GREEDY, adapter=each))["x"].sequences[0]
+        assert together[f"a{n}"].sequences[0].tokens.tolist() == alone.tokens.tolist()
+        np.testing.assert_allclose(together[f"a{n}"].sequences[0].logprobs, alone.logprobs, atol=1e-5)
+        seen.add(tuple(alone.tokens.tolist()))
+    assert len(seen) == 4
+
+
+def test_prompts_behind_a_shared_beginning_complete_as_if_read_whole(decoder: Decoder, tiny_model_dir: Path):
+    header = draw_tokens(30, seed=8)
+    prompts = [header + draw_tokens(n, seed=n) for n in (1, 4, 9)] + [header]
+    sampler = new_sampler(decoder, tiny_model_dir)
+    together = finish(sampler, *(job(str(n), prompt, GREEDY) for n, prompt in enumerate(prompts)))
+    assert together["1"].prompt_cache_hit_tokens >= 29
+    later = finish(sampler, job("later", prompts[2] + [7], GREEDY))["later"]
+    assert later.prompt_cache_hit_tokens == len(prompts[2])
+    for n, prompt in enumerate(prompts):
+        alone = finish(new_sampler(decoder, tiny_model_dir), job("x", prompt, GREEDY))["x"]
+        assert alone.prompt_cache_hit_tokens == 0
+        assert tokens_of(together[str(n)].sequences) == tokens_of(alone.sequences)
+        np.testing.assert_allclose(together[str(n)].sequences[0].logprobs, alone.sequences[0].logprobs, atol=1e-5)
+
+
+def test_adapters_do_not_share_what_they_read(decoder: Decoder, tiny_model_dir: Path):
+    sampler, prompt = new_sampler(decoder, tiny_model_dir), draw_tokens(40, seed=2)
+    adapter = frozen_adapter(decoder, 1)
+    finish(sampler, job("base", prompt, GREEDY))
+    adapted = finish(sampler, job("adapted", prompt, GREEDY, adapter=adapter))["adapted"]
+    alone = finish(new_sampler(decoder, tiny_model_dir), job("x", prompt, GREEDY, adapter=adapter))["x"]
+    assert adapted.prompt_cache_hit_tokens == 0
+    assert tokens_of(adapted.sequences) == tokens_of(alone.sequences)
+
+
+def test_prompt_logprobs_are_those_of_transformers(decoder: Decoder, tiny_model_dir: Path):
+    prompt = draw_tokens(25, seed=6)
+    params = SamplingParams(max_tokens=1, temperature=0.5)  # prompt logprobs are untempered all the same
+    result = finish(new_sampler(decoder, tiny_model_dir), job("a", prompt, params, prompt_logprobs=True, topk=3))["a"]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.inference_mode():
+        expected = torch.log_softmax(model(torch.tensor([prompt])).logits[0], dim=-1)
+    assert result.prompt_logprobs is not None
+    assert np.isnan(result.prompt_logprobs[0])
+    targets = torch.tensor(prompt[1:])[:, None]
+    np.testing.assert_allclose(result.prompt_logprobs[1:], expected[:-1].gather(1, targets)[:, 0], atol=1e-5)
+    table = result.topk_prompt_logprobs
+    assert table is not None
+    assert table.token_ids[0].tolist() == [0, 0, 0]
+    assert table.logprobs[0].tolist() == [-99999.0] * 3
+    best = torch.topk(expected[:-1], 3)
+    np.testing.assert_array_equal(table.token_ids[1:], best.indices)
+    np.testing.assert_allclose(table.logprobs[1:], best.values, atol=1e-5)
+
+
+def test_a_stop_token_ends_the_completion_and_stays_in_it(decoder: Decoder, tiny_model_dir: Path):
+    free = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, GREEDY))["a"].sequences[0]
+    assert free.stop_reason == "length"
+    stop = int(free.tokens[5])
+    first = free.tokens.tolist().index(stop)
+    params = SamplingParams(max_tokens=12, temperature=0, stop_token_ids=(stop,))
+    stopped = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, params))["a"].sequences[0]
+    assert stopped.stop_reason == "stop"
+    assert stopped.tokens.tolist() == free.tokens[: first + 1].tolist()
+    assert len(stopped.logprobs) == first + 1
+
+
+def test_cancelling_drops_a_request_and_spares_the_others(decoder: Decoder, tiny_model_dir: Path):
+    sampler = new_sampler(decoder, tiny_model_dir)
+    for each in (job("gone", draw_tokens(5), WARM, num_samples=4), job("stays", PROMPT, WARM, num_samples=3)):
+        sampler.submit(each)
+    sampler.step()
+    sampler.step()
+    assert sampler.cancel("gone")
+    assert not sampler.cancel("gone")
+    results = finish(sampler)
+    alone = finish(new_sampler(decoder, tiny_model_dir), job("stays", PROMPT, WARM, num_samples=3))
+    assert results.keys() == {"stays"}
+    assert tokens_of(results["stays"].sequences) == tokens_of(alone["stays"].sequences)

@@ -1,0 +1,115 @@
+"""One engine, two kinds of work: order within a model, batches across models, and neither kind starved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eztinker.engine.scheduler import Operation, Outcome, Scheduler
+from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.errors import InvalidInput, NonFiniteUpdate
+from eztinker.model.decoder import Decoder
+from eztinker.types import AdamParams, Datum, ForwardBackwardResult, SamplingParams
+from tests.oracles import draw_tokens, load_decoder
+from tests.unit.engine.engine_helpers import cross_entropy_datum, job, new_run, new_sampler
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_model_dir: Path) -> Decoder:
+    return load_decoder(tiny_model_dir)
+
+
+def pass_of(name: str, run: TrainingRun, data: list[Datum], model: str) -> Operation:
+    return Operation(name, model, lambda: Pass(run, data, "cross_entropy", {}, False), is_pass=True)
+
+
+def step_of(name: str, run: TrainingRun, model: str) -> Operation:
+    return Operation(name, model, lambda: run.optim_step(AdamParams(learning_rate=1e-2)), is_pass=False)
+
+
+def run_all(scheduler: Scheduler) -> list[Outcome]:
+    outcomes = []
+    while not scheduler.is_idle:
+        outcomes += scheduler.turn()
+    return outcomes
+
+
+def test_operations_of_one_model_run_in_order_and_models_share_a_batch(decoder: Decoder):
+    runs = {name: new_run(decoder, seed=seed) for seed, name in enumerate("ab")}
+    scheduler = Scheduler(max_train_tokens=2048)
+    for model, run in runs.items():
+        data = [cross_entropy_datum(20, seed=4)]
+        scheduler.submit(pass_of(f"{model}1", run, data, model))
+        scheduler.submit(step_of(f"{model}2", run, model))
+        scheduler.submit(pass_of(f"{model}3", run, data, model))
+    outcomes = run_all(scheduler)
+    order = [outcome.op_id for outcome in outcomes]
+    assert order == ["a1", "b1", "a2", "b2", "a3", "b3"]
+    losses = {o.op_id: o.value.metrics["loss:sum"] for o in outcomes if isinstance(o.value, ForwardBackwardResult)}
+    assert losses["a3"] < losses["a1"]
+    assert losses["b3"] < losses["b1"]
+
+
+def test_a_request_is_sampled_between_the_micro_batches_of_a_long_pass(decoder: Decoder, tiny_model_dir: Path):
+    scheduler = Scheduler(max_train_tokens=32)
+    sampler = new_sampler(decoder, tiny_model_dir)
+    scheduler.add_sampler(sampler)
+    data = [cross_entropy_datum(30, seed) for seed in range(12)]
+    scheduler.submit(pass_of("long", new_run(decoder), data, "m"))
+    sampler.submit(job("short", draw_tokens(5), SamplingParams(max_tokens=4)))
+    assert [outcome.op_id for outcome in run_all(scheduler)] == ["short", "long"]
+
+
+def test_training_goes_on_while_samples_keep_coming(decoder: Decoder, tiny_model_dir: Path):
+    scheduler = Scheduler(max_train_tokens=32)
+    sampler = new_sampler(decoder, tiny_model_dir)
+    scheduler.add_sampler(sampler)
+    scheduler.submit(pass_of("long", new_run(decoder), [cross_entropy_datum(30, seed) for seed in range(4)], "m"))
+    finished: list[str] = []
+    for turn in range(50):
+        sampler.submit(job(f"s{turn}", draw_tokens(5), SamplingParams(max_tokens=2)))
+        finished += [outcome.op_id for outcome in scheduler.turn()]
+        if "long" in finished:
+            return
+    pytest.fail("four micro-batches did not get done in fifty turns")
+
+
+def test_work_that_raises_fails_alone(decoder: Decoder):
+    def refuse() -> object:
+        raise InvalidInput("no")
+
+    run = new_run(decoder)
+    scheduler = Scheduler(max_train_tokens=2048)
+    scheduler.submit(Operation("bad", "a", refuse, is_pass=False))
+    scheduler.submit(pass_of("good", run, [cross_entropy_datum(9, seed=1)], "b"))
+    outcomes = {outcome.op_id: outcome for outcome in run_all(scheduler)}
+    assert isinstance(outcomes["bad"].error, InvalidInput)
+    assert isinstance(outcomes["good"].value, ForwardBackwardResult)
+
+
+def test_a_batch_that_breaks_is_run_again_one_by_one(decoder: Decoder):
+    """A token id outside the vocabulary raises in the middle of the shared pass."""
+    good, bad, alone = new_run(decoder, seed=1), new_run(decoder, seed=2), new_run(decoder, seed=1)
+    datum = cross_entropy_datum(9, seed=1)
+    broken = Datum(tokens=np.full(9, 10_000, dtype=np.int64), loss_fn_inputs=datum.loss_fn_inputs)
+    scheduler = Scheduler(max_train_tokens=2048)
+    scheduler.submit(pass_of("good", good, [datum], "a"))
+    scheduler.submit(pass_of("bad", bad, [broken], "b"))
+    outcomes = {outcome.op_id: outcome for outcome in run_all(scheduler)}
+    assert outcomes["good"].error is None
+    assert isinstance(outcomes["bad"].error, IndexError)
+    lonely = Scheduler(max_train_tokens=2048)
+    lonely.submit(pass_of("good", alone, [datum], "a"))
+    run_all(lonely)
+    torch.testing.assert_close(good.grads, alone.grads)
+    assert bad.grads.count_nonzero() == 0
+
+
+def test_a_pass_that_turns_out_not_finite_reports_why(decoder: Decoder):
+    scheduler = Scheduler(max_train_tokens=2048)
+    scheduler.submit(pass_of("nan", new_run(decoder), [cross_entropy_datum(9, seed=1, weight=float("nan"))], "a"))
+    (outcome,) = run_all(scheduler)
+    assert isinstance(outcome.error, NonFiniteUpdate)

@@ -1,0 +1,203 @@
+"""forward_backward requests as the official SDK writes them, and results as it reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from tinker import types
+from tinker.proto import tinker_public_pb2 as sdk_pb
+from tinker.proto.request_conv import forward_backward_request_to_proto
+from tinker.proto.response_conv import deserialize_forward_backward_output
+from tinker.types.forward_backward_input import ForwardBackwardInput
+from tinker.types.forward_backward_request import ForwardBackwardRequest as SdkRequest
+
+from eztinker.errors import MalformedBody, UserError
+from eztinker.protocol.training_codec import (
+    TrainingBatch,
+    decode_json,
+    decode_protobuf,
+    encode_result,
+    result_as_json,
+)
+from eztinker.types import ForwardBackwardResult
+
+TARGETS = [[3, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 4]]
+
+
+def sdk_message(*data: types.Datum, **fields: Any) -> sdk_pb.ForwardBackwardRequest:
+    config = fields.pop("loss_fn_config", None)
+    batch = ForwardBackwardInput(list(data), fields.pop("loss_fn", "cross_entropy"), config)
+    message = forward_backward_request_to_proto(SdkRequest(batch, "run:train:0", 7))
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def sdk_datum(tokens: list[int], **inputs: Any) -> types.Datum:
+    return types.Datum(model_input=types.ModelInput.from_ints(tokens), loss_fn_inputs=inputs)
+
+
+def batch_of(message: sdk_pb.ForwardBackwardRequest) -> TrainingBatch:
+    batch = decode_protobuf(message.SerializeToString()).batch
+    assert isinstance(batch, TrainingBatch), batch
+    return batch
+
+
+def failure_of(message: sdk_pb.ForwardBackwardRequest) -> UserError:
+    error = decode_protobuf(message.SerializeToString()).batch
+    assert isinstance(error, UserError)
+    return error
+
+
+def test_a_request_of_the_sdk_is_read_field_by_field():
+    first = sdk_datum([5, 6], target_tokens=[6, 7], weights=[0.5, 1.0])
+    second = sdk_datum([8], target_tokens=[9], weights=[-2.0])
+    request = decode_protobuf(sdk_message(first, second, forward_only=True).SerializeToString())
+    assert (request.model_id, request.seq_id) == ("run:train:0", 7)
+    assert isinstance(request.batch, TrainingBatch)
+    assert request.batch.forward_only
+    assert request.batch.loss_fn == "cross_entropy"
+    one, two = request.batch.data
+    assert one.tokens.tolist() == [5, 6]
+    assert one.loss_fn_inputs["target_tokens"].tolist() == [6, 7]
+    assert one.loss_fn_inputs["weights"].tolist() == [0.5, 1.0]
+    assert two.loss_fn_inputs["weights"].tolist() == [-2.0]
+
+
+def test_text_chunks_are_one_sequence():
+    chunks = [types.EncodedTextChunk(tokens=[1, 2]), types.EncodedTextChunk(tokens=[3])]
+    datum = types.Datum(model_input=types.ModelInput(chunks=chunks), loss_fn_inputs={})
+    assert batch_of(sdk_message(datum)).data[0].tokens.tolist() == [1, 2, 3]
+
+
+def test_integer_weights_become_float32_and_targets_int64():
+    datum = sdk_datum([1, 2], target_tokens=torch.tensor([1, 2]), weights=torch.tensor([1, 0]))
+    inputs = batch_of(sdk_message(datum)).data[0].loss_fn_inputs
+    assert inputs["weights"].dtype == np.float32
+    assert inputs["target_tokens"].dtype == np.int64
+
+
+def test_sparse_targets_and_weights_become_dense():
+    weights = torch.tensor([[0.5, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, -1.0]])
+    datum = sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS), weights=weights)
+    message = sdk_message(datum)
+    assert message.data[0].loss_fn_inputs["target_tokens"].WhichOneof("encoding") == "sparse_csr"
+    inputs = batch_of(message).data[0].loss_fn_inputs
+    assert inputs["target_tokens"].tolist() == TARGETS
+    assert inputs["weights"].tolist() == weights.tolist()
+
+
+def test_the_newer_loss_configuration_wins():
+    message = sdk_message(sdk_datum([1], target_tokens=[1]), loss_fn_config={"beta": 0.5, "mode": "x"})
+    message.loss_fn_config["beta"] = 9.0
+    assert batch_of(message).loss_fn_config == {"beta": 0.5, "mode": "x"}
+    message.ClearField("loss_fn_config_v2")
+    assert batch_of(message).loss_fn_config == {"beta": 9.0}
+
+
+def test_bad_content_is_kept_as_the_reason_and_names_the_datum():
+    message = sdk_message(sdk_datum([1], target_tokens=[1]), sdk_datum([1], target_tokens=[1]))
+    message.data[1].loss_fn_inputs["target_tokens"].shape[0] = 2
+    assert failure_of(message).message == "data[1]: A tensor of shape [2] needs 2 numbers, got 1"
+
+
+def test_a_huge_sparse_shape_is_refused_before_anything_is_allocated():
+    message = sdk_message(sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS)))
+    message.data[0].loss_fn_inputs["target_tokens"].shape[:] = [2, 2**40]
+    assert "may have 16777216 cells" in failure_of(message).message
+
+
+@pytest.mark.parametrize("column", [-1, 8])
+def test_sparse_columns_outside_the_shape_are_refused(column: int):
+    message = sdk_message(sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS)))
+    csr = message.data[0].loss_fn_inputs["target_tokens"].sparse_csr
+    csr.col_indices = np.array([0, column], "<i8").tobytes()
+    assert "column indices" in failure_of(message).message
+
+
+def test_images_are_refused_by_name():
+    chunk = types.ImageChunk(data=b"x", format="png", expected_tokens=1)
+    datum = types.Datum(model_input=types.ModelInput(chunks=[chunk]), loss_fn_inputs={})
+    assert "image chunks are not supported" in failure_of(sdk_message(datum)).message
+
+
+@pytest.mark.parametrize("body", [b"\xff\xff\xff", b"", sdk_pb.ForwardBackwardRequest(model_id="m").SerializeToString()])
+def test_a_body_that_does_not_say_where_it_belongs_is_malformed(body: bytes):
+    with pytest.raises(MalformedBody):
+        decode_protobuf(body)
+
+
+def test_the_sdk_reads_a_result_with_targets_of_several_widths_in_order():
+    logprobs = [
+        np.array([-1.0, -2.0], np.float32),
+        np.array([[-3.0, -4.0]], np.float32),
+        np.array([[-5.0, -6.0], [-7.0, -8.0]], np.float32),
+        np.array([-9.0], np.float32),
+    ]
+    body = encode_result(
+        ForwardBackwardResult(loss_fn_outputs=[{"logprobs": array} for array in logprobs], metrics={"loss:sum": 1.5})
+    )
+    result = deserialize_forward_backward_output(body)
+    assert result.metrics == {"loss:sum": 1.5}
+    read = [output["logprobs"].to_numpy() for output in result.loss_fn_outputs]
+    for expected, got in zip(logprobs, read, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_a_json_request_says_the_same_as_its_protobuf():
+    sparse = types.TensorData.from_torch_sparse(torch.tensor(TARGETS))
+    datum = sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS), weights=torch.ones(2, 8))
+    dense_weights = {"data": [1.0] * 16, "dtype": "float32", "shape": [2, 8]}
+    body = {
+        "model_id": "run:train:0",
+        "seq_id": 7,
+        "forward_backward_input": {
+            "data": [
+                {
+                    "model_input": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
+                    "loss_fn_inputs": {
+                        "target_tokens": {
+                            "data": sparse.data,
+                            "dtype": "int64",
+                            "shape": [2, 8],
+                            "sparse_crow_indices": sparse.sparse_crow_indices,
+                            "sparse_col_indices": sparse.sparse_col_indices,
+                        },
+                        "weights": dense_weights,
+                    },
+                }
+            ],
+            "loss_fn": "cross_entropy",
+        },
+    }
+    from_json = decode_json(orjson.dumps(body), forward_only=False).batch
+    from_proto = batch_of(sdk_message(datum))
+    assert isinstance(from_json, TrainingBatch)
+    assert from_json.data[0].tokens.tolist() == from_proto.data[0].tokens.tolist()
+    for name, array in from_proto.data[0].loss_fn_inputs.items():
+        np.testing.assert_array_equal(from_json.data[0].loss_fn_inputs[name], array)
+
+
+def test_a_json_field_we_do_not_know_is_refused_unless_it_is_off():
+    body: dict[str, Any] = {"model_id": "m", "seq_id": 1, "forward_backward_input": {"data": [], "loss_fn": "ppo"}}
+    assert isinstance(decode_json(orjson.dumps(body | {"later": 0}), forward_only=False).batch, TrainingBatch)
+    error = decode_json(orjson.dumps(body | {"later": 1}), forward_only=False).batch
+    assert isinstance(error, UserError)
+    assert error.message == "Unknown fields in the request: later"
+
+
+def test_older_clients_read_the_result_as_json():
+    outputs = [{"logprobs": np.array([[-1.0, -2.0]], np.float32)}, {"logprobs": np.array([[-3.0, -4.0]], np.float32)}]
+    body = encode_result(ForwardBackwardResult(loss_fn_outputs=outputs, metrics={"loss:sum": 2.0}))
+    assert result_as_json(body) == {
+        "loss_fn_output_type": "ArrayRecord",
+        "loss_fn_outputs": [
+            {"logprobs": {"data": [-1.0, -2.0], "dtype": "float32", "shape": [1, 2]}},
+            {"logprobs": {"data": [-3.0, -4.0], "dtype": "float32", "shape": [1, 2]}},
+        ],
+        "metrics": {"loss:sum": 2.0},
+    }

@@ -1,0 +1,91 @@
+"""Limits and defaults of a sample request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eztinker.base_models.base_model import BaseModel
+from eztinker.errors import ContextExceeded, InvalidInput
+from eztinker.protocol.sampling_codec import SamplingParamsBody, WireSampleRequest
+from eztinker.service.sampling_requests import engine_request
+
+BASE = BaseModel(
+    name="tiny", directory=Path("/none"), model_type="llama", vocab_size=10, context_length=8, eos_token_ids=(9, 8)
+)
+
+
+def wire(prompt: tuple[int, ...] = (1, 2, 3), **fields: Any) -> WireSampleRequest:
+    params = {name: fields.pop(name) for name in SamplingParamsBody.__struct_fields__ if name in fields}
+    given: dict[str, Any] = {
+        "sampling_session_id": "s",
+        "seq_id": 0,
+        "num_samples": 1,
+        "prompt_logprobs": False,
+        "topk_prompt_logprobs": 0,
+    } | fields
+    return WireSampleRequest(prompt=np.array(prompt, np.int64), params=SamplingParamsBody(**params), **given)
+
+
+def test_without_max_tokens_the_rest_of_the_context_is_free():
+    assert engine_request(wire(), BASE).params.max_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("stop", "token_ids", "strings"),
+    [
+        (None, (9, 8), ()),
+        ("\n", (9, 8), ("\n",)),
+        (["a", "b"], (9, 8), ("a", "b")),
+        ([3], (3, 9, 8), ()),
+        ([9], (9, 8), ()),
+        ([], (), ()),
+    ],
+)
+def test_the_end_of_sequence_always_stops_unless_stops_are_turned_off(
+    stop: Any, token_ids: tuple[int, ...], strings: tuple[str, ...]
+):
+    params = engine_request(wire(stop=stop), BASE).params
+    assert (params.stop_token_ids, params.stop_strings) == (token_ids, strings)
+
+
+def test_too_long_a_request_is_told_the_numbers():
+    with pytest.raises(ContextExceeded, match="3 tokens and max_tokens is 6; together they exceed the context of 8"):
+        engine_request(wire(max_tokens=6), BASE)
+    assert engine_request(wire(max_tokens=5), BASE).params.max_tokens == 5
+
+
+def test_a_prompt_that_leaves_no_room_is_refused():
+    with pytest.raises(ContextExceeded):
+        engine_request(wire(prompt=(1,) * 8), BASE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"prompt": ()}, "at least one token"),
+        ({"prompt": (1, 10)}, "token 10 at position 1"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"num_samples": 0}, "num_samples must be between 1 and 1024, got 0"),
+        ({"num_samples": 10**9}, "num_samples must be between"),
+        ({"temperature": -1.0}, "temperature must be 0 or a positive number, got -1.0"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 2.0}, "top_p"),
+        ({"top_k": -5}, "top_k must be between 1"),
+        ({"seed": 2**80}, "seed must be between"),
+        ({"stop": ["x"] * 65}, "stop may list 64 entries, got 65"),
+        ({"stop": "x" * 2000}, "A stop string must have 1 to 1024 bytes"),
+        ({"stop": ""}, "A stop string must have 1"),
+        ({"stop": [10]}, "stop token must be between 0 and 9, got 10"),
+        ({"seq_id": -1}, "seq_id must be between"),
+        ({"topk_prompt_logprobs": 1000}, "topk_prompt_logprobs must be between"),
+    ],
+)
+def test_a_value_out_of_range_gets_a_sentence(fields: dict[str, Any], sentence: str):
+    with pytest.raises(InvalidInput) as caught:
+        engine_request(wire(**fields), BASE)
+    assert sentence in caught.value.message
