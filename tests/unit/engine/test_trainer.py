@@ -117,7 +117,7 @@ def test_runs_of_mixed_rank_targets_and_loss_share_a_batch_as_if_alone(decoder: 
         run_passes([each])
     for ours, theirs in zip(together, alone, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
-        torch.testing.assert_close(ours.run.grads, theirs.run.grads, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.run.grads, theirs.run.grads, rtol=1e-4, atol=1e-4)
 
 
 def test_a_pass_whose_loss_is_not_finite_fails_alone_and_leaves_the_gradient(decoder: Decoder):
