@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eztinker.engine.prefix_cache import MIN_SHARED_TOKENS, PrefixCache, shared_beginning
+from eztinker.engine.prefix_cache import PrefixCache, shared_beginning
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.head import chunks_of_positions, target_logprobs
 from eztinker.model.kv_cache import KVBlock
 from eztinker.model.lora import HEAD, Adapter, adapter_rows
 from eztinker.types import SampleRequest, TopkLogprobs
+
+MIN_SAVED_TOKENS = 64
+"""A pass of its own for prompts behind a prefix has to save this many tokens to be worth it."""
 
 NO_TOKEN, NO_LOGPROB = 0, -99999.0
 """A cell of a top-k table without a token, by the protocol."""
@@ -77,8 +80,8 @@ class PromptReader:
         for prompt in prompts:
             by_adapter[prompt.adapter_key].append(prompt)
         for adapter_key, members in by_adapter.items():
-            header = shared_beginning([member.tokens for member in members]) if len(members) > 1 else np.zeros(0)
-            if len(header) < MIN_SHARED_TOKENS:
+            header = shared_beginning([member.tokens for member in members])
+            if len(header) * (len(members) - 1) < MIN_SAVED_TOKENS:
                 continue
             known = self._cache.longest_match(adapter_key, members[0].tokens)
             if known is None or known.num_tokens < len(header):
@@ -87,14 +90,23 @@ class PromptReader:
                 self._cache.put(adapter_key, header, attention.block(0))
 
     def _by_prefix(self, prompts: Sequence[Prompt]) -> list[tuple[KVBlock | None, list[int]]]:
-        """Prompts that stand behind the same cached tokens, which one attention pass needs."""
-        groups: dict[Hashable, tuple[KVBlock | None, list[int]]] = {}
+        """Prompts that stand behind the same cached tokens, which one attention pass needs; the rest together."""
+        groups: dict[Hashable, tuple[KVBlock, list[int]]] = {}
+        rest: list[int] = []
         for index, prompt in enumerate(prompts):
             block = None if prompt.wants_scores else self._cache.longest_match(prompt.adapter_key, prompt.tokens)
-            start = prompt.tokens[: block.num_tokens].tobytes() if block else b""
-            group = groups.setdefault((prompt.adapter_key, start) if block else None, (block, []))
-            group[1].append(index)
-        return list(groups.values())
+            if block is None:
+                rest.append(index)
+            else:
+                start = prompt.tokens[: block.num_tokens].tobytes()
+                groups.setdefault((prompt.adapter_key, start), (block, []))[1].append(index)
+        worthwhile: list[tuple[KVBlock | None, list[int]]] = []
+        for block, members in groups.values():
+            if block.num_tokens * len(members) >= MIN_SAVED_TOKENS:
+                worthwhile.append((block, members))
+            else:
+                rest += members
+        return [*worthwhile, (None, rest)] if rest else worthwhile
 
     def _read_behind(self, prefix: KVBlock | None, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
         num_cached = prefix.num_tokens if prefix else 0

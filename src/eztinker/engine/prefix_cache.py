@@ -10,7 +10,7 @@ import numpy as np
 from eztinker.model.kv_cache import KVBlock
 
 MIN_SHARED_TOKENS = 16
-"""A shorter common beginning is not worth a batch of its own."""
+"""A shorter common beginning is not worth looking up."""
 
 
 class PrefixCache:

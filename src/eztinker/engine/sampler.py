@@ -151,13 +151,12 @@ class Sampler:
         return finished
 
     def _read_prompts(self) -> None:
-        """Read the prompts of about as many samples as there are free places, within the token budget."""
-        places, tokens = self._max_batch_size - len(self._rows), MAX_PREFILL_TOKENS
+        """Read the next prompts, within the token budget. More than there are places: one large pass costs less."""
+        room = MAX_PREFILL_TOKENS
         jobs: list[SampleJob] = []
-        while self._waiting and (not jobs or (places > 0 and tokens >= len(self._waiting[0].prompt.tokens))):
+        while self._waiting and (not jobs or room >= len(self._waiting[0].prompt.tokens)):
             jobs.append(self._waiting.popleft())
-            places -= jobs[-1].request.num_samples
-            tokens -= len(jobs[-1].prompt.tokens)
+            room -= len(jobs[-1].prompt.tokens)
         for job, read in zip(jobs, self._reader.read([job.prompt for job in jobs]), strict=True):
             job.read = read
             self._starting.extend(self._new_rows(job))
