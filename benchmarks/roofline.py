@@ -80,8 +80,8 @@ class Limits:
 
 
 def _read_rate() -> float:
-    numbers = torch.ones(_READ_BYTES // 4)
-    return _READ_BYTES / _best_seconds(lambda: numbers.sum(), repeats=12)
+    numbers = torch.ones(_READ_BYTES // 8, dtype=torch.int64)  # adding integers costs less than fetching them
+    return _READ_BYTES / _best_seconds(lambda: numbers.sum(), repeats=40)
 
 
 def _gemm_rate(dtype: torch.dtype) -> float:

@@ -34,7 +34,7 @@ class Started:
         environment = {name: value for name, value in os.environ.items() if name not in named}
         return subprocess.run(
             [sys.executable, "-m", "eztinker", *arguments],
-            env=environment | {"EZTINKER_DATA_DIR": str(self.data_dir), "COLUMNS": "200"},
+            env=environment | {"EZTINKER_DATA_DIR": str(self.data_dir)},
             capture_output=True,
             text=True,
             timeout=120,
@@ -78,7 +78,9 @@ def test_a_run_is_made_sampled_saved_listed_and_deleted(started: Started):
 
     path = started.cli("save", run_id, "by-hand").stdout.strip()
     assert re.fullmatch(r"tinker://\S+/weights/by-hand", path)
-    assert path in started.cli("checkpoints").stdout
+    assert path in started.cli("checkpoints", run_id).stdout
+    snapshot = started.cli("save", run_id, "by-hand", "--sampler").stdout.strip()
+    assert started.json("sample", snapshot, "Hello", "--max-tokens", "3", "--seed", "1") == completions[:1]
     assert run_id in started.cli("runs").stdout
 
     assert started.cli("delete", "--yes", path).stdout == f"Deleted {path}\n"

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -104,7 +105,7 @@ def test_a_change_that_fails_undoes_itself_alone(store: Store):
         operations.append(db, operation("half"))
         raise RuntimeError("stop")
 
-    async def write_both() -> list[object]:
+    async def write_both() -> tuple[Any, ...]:
         good = store.write(lambda db: operations.append(db, operation("whole")))
         return await asyncio.gather(store.write(broken), good, return_exceptions=True)
 

@@ -24,7 +24,7 @@ def demo(
         Path | None, typer.Option(help="Where report and adapter go.", show_default="runs/NAME")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="The problems.", metavar="arithmetic|gsm8k", show_default="fits the model")
+        str | None, typer.Option(help="The problems.", metavar="auto|arithmetic|gsm8k", show_default="auto")
     ] = None,
     base_model: Annotated[
         str | None,
@@ -69,10 +69,20 @@ def demo(
     console = Console(stderr=as_json, highlight=False)
     with _server(data_dir or local_data_dir(), [base_model] if base_model else [], console) as server:
         summary = run_rejection_sft(config, Display(console))
+        _conclude(summary, console)
         if as_json:
             print_json(summary)
         if keep_server:
             _wait_for_interrupt(server, console)
+
+
+def _conclude(summary: dict[str, Any], console: Console) -> None:
+    """What was found, and where it lies."""
+    for sentence in summary["findings"]:
+        console.print(f"- {sentence}", markup=False)
+    console.print(f"\nReport:   {summary['report']}\nAdapter:  {summary['adapter']}", markup=False, soft_wrap=True)
+    console.print("Ask it, while 'eztinker server' runs in another terminal:", markup=False)
+    console.print(f"  {summary['reuse_command']}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -3,15 +3,12 @@
 N = positions of one datum, K = targets per position. l = logprobs under the trainer (the differentiable input),
 q = `logprobs` as the sampler scored them, r = exp(l - q) the probability ratio, A = `advantages`.
 
-RL losses take optional `weights`, which multiply each token's term. Config defaults: ppo 0.8 and 1.2 and cispo 0 and 4
-as the hosted service documents them; gspo as ppo, whose clipping it applies to a sequence ratio; dro's beta 0.05 as
-in the published examples.
+Policy losses take optional `weights`, which multiply each token's term.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,12 +17,8 @@ Inputs = Mapping[str, Tensor]
 Config = Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """One loss: a function of one datum's logprobs and inputs to a scalar, and the config it takes."""
-
-    compute: Callable[[Tensor, Inputs, Config], Tensor]
-    defaults: Config
+LossFunction = Callable[[Tensor, Inputs, Config], Tensor]
+"""One datum's logprobs, its other inputs and a complete config, to a scalar."""
 
 
 def cross_entropy(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
@@ -71,15 +64,13 @@ def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
     return -_total(_clipped_objective(ratio, inputs["advantages"], config), inputs)
 
 
-_CLIP = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
-
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": Loss(cross_entropy, {}),
-    "importance_sampling": Loss(importance_sampling, {}),
-    "ppo": Loss(ppo, _CLIP),
-    "cispo": Loss(cispo, {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}),
-    "dro": Loss(dro, {"beta": 0.05}),
-    "gspo": Loss(gspo, _CLIP),
+LOSSES: dict[str, LossFunction] = {
+    "cross_entropy": cross_entropy,
+    "importance_sampling": importance_sampling,
+    "ppo": ppo,
+    "cispo": cispo,
+    "dro": dro,
+    "gspo": gspo,
 }
 
 

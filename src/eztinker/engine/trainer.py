@@ -16,6 +16,7 @@ from torch import Tensor
 from eztinker.engine.adamw import AdamW
 from eztinker.engine.losses import LOSSES
 from eztinker.errors import EZTinkerError, NonFiniteUpdate
+from eztinker.loss_specs import LOSS_SPECS
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.head import target_logprobs
@@ -139,7 +140,7 @@ class PackedBatch:
         """Loss of one pass's data in this micro-batch; their logprobs are kept in the pass."""
         owner = segment.owner
         loss = LOSSES[owner.loss_fn]
-        config = {**loss.defaults, **owner.loss_fn_config}
+        config = {**LOSS_SPECS[owner.loss_fn].defaults, **owner.loss_fn_config}
         deltas = [delta for delta in [owner.run.adapter.delta(HEAD, None)] if delta is not None]
         total = hidden_MH.new_zeros((), dtype=torch.float32)
         start = 0
@@ -151,7 +152,7 @@ class PackedBatch:
             for datum, logprobs in zip(run_of_data, per_datum, strict=True):
                 inputs = _loss_inputs(datum, hidden_MH.device)
                 shaped = logprobs.reshape(datum.loss_fn_inputs["target_tokens"].shape)
-                total = total + loss.compute(shaped, inputs, config)
+                total = total + loss(shaped, inputs, config)
                 owner.logprobs.append(shaped.detach().cpu().numpy())
             start = stop
         owner.loss += float(total.detach())

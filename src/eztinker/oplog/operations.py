@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from eztinker.oplog import queries
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
@@ -49,11 +49,6 @@ def lose(db: Connection, op_id: str, now: datetime) -> None:
 
 def pending(db: Connection) -> list[Operation]:
     return queries.many(db, select(operations).where(operations.c.status == OperationStatus.PENDING), Operation)
-
-
-def last_seq_id(db: Connection, lane: str) -> int:
-    """The highest number the lane has taken, or 0."""
-    return db.execute(select(func.max(operations.c.seq_id)).where(operations.c.lane == lane)).scalar() or 0
 
 
 def expire_results(db: Connection, finished_before: datetime) -> None:

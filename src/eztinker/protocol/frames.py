@@ -9,7 +9,7 @@ and are checked on arrival.
 from __future__ import annotations
 
 import struct
-from typing import Any, Union, dataclass_transform
+from typing import Any, dataclass_transform
 
 import msgspec
 import numpy as np
@@ -126,20 +126,20 @@ class Shutdown(Command):
     """Finish nothing more and exit 0."""
 
 
-AnyCommand = Union[
-    Configure,
-    CreateModel,
-    LoadModel,
-    ForwardBackward,
-    OptimStep,
-    SaveCheckpoint,
-    UnloadModel,
-    Sample,
-    Cancel,
-    Shutdown,
-]
+AnyCommand = (
+    Configure
+    | CreateModel
+    | LoadModel
+    | ForwardBackward
+    | OptimStep
+    | SaveCheckpoint
+    | UnloadModel
+    | Sample
+    | Cancel
+    | Shutdown
+)
 
-TrainingCommand = Union[CreateModel, LoadModel, ForwardBackward, OptimStep, SaveCheckpoint, UnloadModel]
+TrainingCommand = CreateModel | LoadModel | ForwardBackward | OptimStep | SaveCheckpoint | UnloadModel
 """Run strictly one after another per `model_id`, in the order of arrival."""
 
 
@@ -199,17 +199,9 @@ class Status(Event):
     status: EngineStatus
 
 
-AnyEvent = Union[
-    Ready,
-    Created,
-    ForwardBackwardDone,
-    OptimStepDone,
-    CheckpointDone,
-    Unloaded,
-    SampleDone,
-    Failed,
-    Status,
-]
+AnyEvent = (
+    Ready | Created | ForwardBackwardDone | OptimStepDone | CheckpointDone | Unloaded | SampleDone | Failed | Status
+)
 
 
 def _encode_array(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, 
 
 if TYPE_CHECKING:
     import tinker
+
+_FINISH_SECONDS = 2.0
 
 
 def service_client() -> tinker.ServiceClient:
@@ -44,7 +47,15 @@ def served_models() -> list[str]:
 def _service_client(settings: ClientSettings) -> tinker.ServiceClient:
     import tinker
 
-    return tinker.ServiceClient(base_url=settings.base_url, api_key=settings.api_key)
+    client = tinker.ServiceClient(base_url=settings.base_url, api_key=settings.api_key)
+    atexit.register(_finish, client)
+    return client
+
+
+def _finish(client: tinker.ServiceClient) -> None:
+    """Let the server free what the session holds, if it still answers."""
+    with suppress(Exception):  # the process ends either way
+        client.close("success").result(timeout=_FINISH_SECONDS)
 
 
 @contextmanager

@@ -60,10 +60,9 @@ class Display:
 
     def rounds(self, rounds: Sequence[RoundReport], evaluations: Sequence[Evaluation]) -> None:
         """The per-round table; `evaluations[i]` is of the adapter after i rounds."""
-        table = Table(
-            "Round", "Sampled", "Right", "Solved", "Kept", "Tokens", "Loss", "Seconds", "Held-out accuracy",
-            box=SIMPLE_HEAD,
-        )  # fmt: skip
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for name in ("Round", "Sampled", "Right", "Solved", "Kept", "Tokens", "Loss", "Seconds", "Held-out, 95 %"):
+            table.add_column(name, justify="right", no_wrap=True)
         for number, evaluation in enumerate(evaluations):
             cells = _round_cells(rounds[number - 1]) if number else ["before"] + [""] * 7
             table.add_row(*cells, accuracy_text(evaluation))

@@ -130,7 +130,8 @@ class Training:
         self, op_id: str, model: Model, request: ForwardBackwardRequest
     ) -> ForwardBackward | UserError:
         try:
-            batch = check_batch(_granted(request.batch), self._runs.base_model(model))
+            batch = _granted(request.batch)
+            check_batch(batch, self._runs.base_model(model))
         except UserError as error:
             return error
         return ForwardBackward(

@@ -101,7 +101,7 @@ def test_a_wrong_flag_is_wrong_usage(cli: Callable[..., Outcome]):
         ["checkpoints"],
         ["delete", "run_1", "--yes"],
         ["create", "org/model"],
-        ["sample", "org/model", "Hello"],
+        ["sample", "run_1", "Hello"],
         ["save", "run_1", "name"],
     ],
     ids=lambda command: command[0],

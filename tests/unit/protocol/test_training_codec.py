@@ -69,7 +69,7 @@ def test_a_request_of_the_sdk_is_read_field_by_field():
 
 
 def test_text_chunks_are_one_sequence():
-    chunks = [types.EncodedTextChunk(tokens=[1, 2]), types.EncodedTextChunk(tokens=[3])]
+    chunks: list[types.ModelInputChunk] = [types.EncodedTextChunk(tokens=[1, 2]), types.EncodedTextChunk(tokens=[3])]
     datum = types.Datum(model_input=types.ModelInput(chunks=chunks), loss_fn_inputs={})
     assert batch_of(sdk_message(datum)).data[0].tokens.tolist() == [1, 2, 3]
 
@@ -120,12 +120,14 @@ def test_sparse_columns_outside_the_shape_are_refused(column: int):
 
 
 def test_images_are_refused_by_name():
-    chunk = types.ImageChunk(data=b"x", format="png", expected_tokens=1)
+    chunk: types.ModelInputChunk = types.ImageChunk(data=b"x", format="png", expected_tokens=1)
     datum = types.Datum(model_input=types.ModelInput(chunks=[chunk]), loss_fn_inputs={})
     assert "image chunks are not supported" in failure_of(sdk_message(datum)).message
 
 
-@pytest.mark.parametrize("body", [b"\xff\xff\xff", b"", sdk_pb.ForwardBackwardRequest(model_id="m").SerializeToString()])
+@pytest.mark.parametrize(
+    "body", [b"\xff\xff\xff", b"", sdk_pb.ForwardBackwardRequest(model_id="m").SerializeToString()]
+)
 def test_a_body_that_does_not_say_where_it_belongs_is_malformed(body: bytes):
     with pytest.raises(MalformedBody):
         decode_protobuf(body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from eztinker.errors import CheckpointNotFound, InvalidInput, Unsupported
@@ -59,7 +60,7 @@ def test_no_checkpoint_is_at_any_other_path(path: str):
 )
 def test_impossible_adapters_are_refused(fields: dict[str, Any], sentence: str):
     with pytest.raises(InvalidInput, match=sentence):
-        check_lora(LoraSpec(**({"rank": 8, "seed": 0} | fields)))
+        check_lora(msgspec.structs.replace(LoraSpec(rank=8, seed=0), **fields))
 
 
 def test_any_rank_up_to_the_limit_is_possible():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from eztinker.engine.losses import LOSSES
+from eztinker.loss_specs import LOSS_SPECS
 
 # One position each: ratio below, inside and above the clip range, with advantages of both signs, and one that is 0.
 L = np.array([-2.0, -1.0, -0.5, -2.0, -1.0, -0.5, -1.5])
@@ -22,7 +23,7 @@ def run(name: str, config: dict[str, float] | None = None, **inputs: np.ndarray)
     """Value and gradient with respect to the logprobs, in float64."""
     logprobs = torch.tensor(L, requires_grad=True)
     tensors = {key: torch.tensor(value) for key, value in inputs.items()}
-    value = LOSSES[name].compute(logprobs, tensors, {**LOSSES[name].defaults, **(config or {})})
+    value = LOSSES[name](logprobs, tensors, {**LOSS_SPECS[name].defaults, **(config or {})})
     value.backward()
     assert logprobs.grad is not None
     return value.item(), logprobs.grad.numpy()

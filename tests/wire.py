@@ -1,43 +1,18 @@
-"""The Tinker API over real HTTP, by hand: what no client library would send, and what every one relies on."""
+"""The Tinker protocol spoken by hand, for tests that send what no client library would."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-import zstandard
-from fastapi.routing import APIRoute
-from tests.scripted_engine import STALL
-from tests.servers import API_KEY, RunningServer, serving_scripted
 
 from eztinker.protocol import wire_pb2
 
 PROTOBUF = "application/x-protobuf"
-KEYLESS = {"/healthz", "/readyz", "/api/v1/healthz", "/api/v1/exports/{checkpoint_id}/{file_name}"}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    directory = tmp_path_factory.mktemp("server")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(directory))
-        with serving_scripted(directory, poll_hold_seconds=0.5) as running:
-            yield running
-
-
-@pytest.fixture
-def http(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
-def post(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
-    response = http.post(path, json=body)
+def post(http: httpx.Client, endpoint: str, **body: Any) -> dict[str, Any]:
+    response = http.post(endpoint, json=body)
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -84,33 +59,19 @@ def loss_of(response: httpx.Response) -> float:
     return wire_pb2.ForwardBackwardOutput.FromString(response.content).metrics["loss:sum"]
 
 
-# --- who may ask ---
+def save(http: httpx.Client, endpoint: str, model_id: str, seq_id: int, **fields: Any) -> dict[str, Any]:
+    return outcome(http, post(http, endpoint, model_id=model_id, seq_id=seq_id, **fields)["request_id"]).json()
 
 
-def policies(routes: list[Any]) -> Iterator[tuple[str, str]]:
-    for route in routes:
-        if isinstance(route, APIRoute):
-            for method in route.methods:
-                yield method, route.path
+def new_sampler(http: httpx.Client, **source: str) -> str:
+    body = {"session_id": new_session(http), "sampling_session_seq_id": 0} | (source or {"base_model": "tiny"})
+    return post(http, "/create_sampling_session", **body)["sampling_session_id"]
 
 
-def test_every_route_but_the_listed_ones_refuses_a_stranger(server: RunningServer):
-    seen = set()
-    with httpx.Client(base_url=server.url) as stranger:
-        for method, path in policies(all_routes(server)):
-            seen.add(path)
-            response = stranger.request(method, path.replace("{", "").replace("}", ""))
-            assert (response.status_code == 401) == (path not in KEYLESS), (method, path, response.status_code)
-    assert KEYLESS <= seen
-    assert len(seen) > 25
-
-
-def all_routes(server: RunningServer) -> list[Any]:
-    found: list[Any] = []
-
-    def walk(routes: list[Any], prefix: str) -> None:
-        for route in routes:
-            found.append(route)
-
-    walk(server.app.routes, "")
-    return found
+def sample_body(sampler_id: str, seq_id: int = 0, token: int = 10, **fields: Any) -> dict[str, Any]:
+    return {
+        "sampling_session_id": sampler_id,
+        "seq_id": seq_id,
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [token]}]},
+        "sampling_params": {"max_tokens": 2},
+    } | fields

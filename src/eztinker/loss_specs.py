@@ -1,0 +1,40 @@
+"""What each loss of the Tinker protocol reads. Requests are checked by this table; the formulas are the engine's.
+
+Defaults: ppo 0.8 and 1.2, cispo 0 and 4 as the hosted service documents them; gspo as ppo, whose clipping it applies to
+a sequence's ratio; dro's beta 0.05 as in the published examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from eztinker.types import Record
+
+
+class LossSpec(Record):
+    tensors: tuple[str, ...]
+    """Names every datum must bring in its `loss_fn_inputs`."""
+    optional_tensors: tuple[str, ...] = ()
+    defaults: dict[str, float] = msgspec.field(default_factory=dict)
+    """The entries of `loss_fn_config` it knows, with the values they have when they are not given."""
+    allows_many_targets: bool = False
+    """Whether `target_tokens` may be (N, K)."""
+
+
+def _policy(*, tensors: tuple[str, ...] = (), **defaults: float) -> LossSpec:
+    """A policy loss. `weights`, which published examples send along, multiply its terms."""
+    return LossSpec(
+        tensors=("target_tokens", "logprobs", "advantages", *tensors), optional_tensors=("weights",), defaults=defaults
+    )
+
+
+LOSS_SPECS: Mapping[str, LossSpec] = {
+    "cross_entropy": LossSpec(tensors=("target_tokens", "weights"), allows_many_targets=True),
+    "importance_sampling": _policy(),
+    "ppo": _policy(clip_low_threshold=0.8, clip_high_threshold=1.2),
+    "cispo": _policy(clip_low_threshold=0.0, clip_high_threshold=4.0),
+    "dro": _policy(beta=0.05),
+    "gspo": _policy(tensors=("sequence_ratio_mask",), clip_low_threshold=0.8, clip_high_threshold=1.2),
+}

@@ -1,0 +1,172 @@
+"""The unmodified official SDK against the real server, the real engine and a tiny model."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import tinker
+import torch
+from tinker import types
+
+from eztinker.base_models.base_model import read_base_model
+from eztinker.base_models.catalog import Catalog
+from tests.servers import API_KEY, RunningServer, serving
+
+TOKENS = list(range(10, 18))
+GREEDY = types.SamplingParams(max_tokens=4, temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    catalog = Catalog([read_base_model("tiny", tiny_model("qwen2"))])
+    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
+        yield running
+
+
+@pytest.fixture
+def service(server: RunningServer) -> Iterator[tinker.ServiceClient]:
+    with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as client:
+        yield client
+
+
+@pytest.fixture
+def trainer(service: tinker.ServiceClient) -> tinker.TrainingClient:
+    return service.create_lora_training_client(base_model="tiny", rank=4, seed=1).result()
+
+
+def datum(tokens: list[int] = TOKENS, weight: float = 1.0) -> types.Datum:
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={"target_tokens": tokens[1:], "weights": [weight] * (len(tokens) - 1)},  # pyright: ignore
+    )
+
+
+def step(trainer: tinker.TrainingClient, learning_rate: float = 1e-2) -> float:
+    """One step on the one datum; the loss before it."""
+    loss = trainer.forward_backward([datum()], "cross_entropy")
+    trainer.optim_step(types.AdamParams(learning_rate=learning_rate)).result()
+    return loss.result().metrics["loss:sum"]
+
+
+def test_the_first_program_of_the_sdk_runs_and_learns(trainer: tinker.TrainingClient):
+    losses = [step(trainer) for _ in range(8)]
+    assert losses[-1] < losses[0] / 2
+    sampler = trainer.save_weights_and_get_sampling_client().result()
+    response = sampler.sample(types.ModelInput.from_ints(TOKENS[:4]), num_samples=2, sampling_params=GREEDY).result()
+    first, second = response.sequences
+    assert list(first.tokens) == list(second.tokens) == TOKENS[4:]
+    assert first.logprobs is not None
+    assert len(first.logprobs) == 4
+
+
+def test_the_sampler_scores_tokens_as_the_trainer_does(trainer: tinker.TrainingClient):
+    step(trainer)
+    trained = trainer.forward([datum()], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].data
+    sampler = trainer.save_weights_and_get_sampling_client().result()
+    sampled = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
+    assert sampled[0] is None
+    assert sampled[1:] == pytest.approx(trained, abs=1e-5)
+
+
+def test_forward_leaves_no_gradient_behind(trainer: tinker.TrainingClient):
+    trainer.forward([datum(weight=100.0)], "cross_entropy").result()
+    first = trainer.forward([datum()], "cross_entropy").result().metrics["loss:sum"]
+    trainer.optim_step(types.AdamParams(learning_rate=1.0)).result()
+    assert trainer.forward([datum()], "cross_entropy").result().metrics["loss:sum"] == first
+
+
+def test_a_custom_loss_trains_like_the_same_loss_by_name(service: tinker.ServiceClient):
+    def negative_sum(data: list[types.Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        return -torch.stack([values.sum() for values in logprobs]).sum(), {"mine": 1.0}
+
+    by_name, by_hand = (
+        service.create_lora_training_client(base_model="tiny", rank=4, seed=5).result() for _ in range(2)
+    )
+    named = by_name.forward_backward([datum()], "cross_entropy").result().metrics
+    custom = by_hand.forward_backward_custom([datum()], negative_sum).result().metrics
+    assert custom["loss:sum"] == pytest.approx(named["loss:sum"], rel=1e-6)
+    assert custom["mine"] == 1.0
+    for client in (by_name, by_hand):
+        client.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+    after = [client.forward([datum()], "cross_entropy").result().metrics["loss:sum"] for client in (by_name, by_hand)]
+    assert after[0] == pytest.approx(after[1], rel=1e-5)
+
+
+def test_a_run_resumed_with_its_optimizer_goes_on_as_if_it_had_not_stopped(
+    service: tinker.ServiceClient, trainer: tinker.TrainingClient
+):
+    step(trainer)
+    path = trainer.save_state("half").result().path
+    resumed = service.create_training_client_from_state_with_optimizer(path).result()
+    fresh = service.create_training_client_from_state(path).result()
+    for client in (trainer, resumed, fresh):
+        step(client)  # the same loss in all three: the weights are the same
+    going_on, again, without = (step(client) for client in (trainer, resumed, fresh))
+    assert again == going_on
+    assert without != going_on  # Adam's moments made the step between differ
+
+
+def test_an_older_snapshot_does_not_see_later_steps(trainer: tinker.TrainingClient):
+    sampler = trainer.save_weights_and_get_sampling_client().result()
+    before = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
+    for _ in range(3):
+        step(trainer, learning_rate=1e-1)
+    assert sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result() == before
+
+
+def test_a_call_that_goes_out_in_chunks_gives_the_gradient_of_its_sum(service: tinker.ServiceClient):
+    chunked, weighted = (
+        service.create_lora_training_client(base_model="tiny", rank=4, seed=3).result() for _ in range(2)
+    )
+    short = TOKENS[:3]
+    result = chunked.forward_backward([datum(short)] * 1030, "cross_entropy").result()  # the client sends 1024 at once
+    assert len(result.loss_fn_outputs) == 1030
+    weighted.forward_backward([datum(short, weight=1030.0)], "cross_entropy").result()
+    norms = [client.optim_step(types.AdamParams(learning_rate=1e-2)).result().metrics for client in (chunked, weighted)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_the_tokenizer_loads_without_a_hub(trainer: tinker.TrainingClient):
+    tokenizer = trainer.get_tokenizer()
+    assert tokenizer.decode(tokenizer.encode("A word.")) == "A word."
+
+
+def test_a_killed_engine_ends_training_in_a_sentence_and_leaves_samplers_alive(
+    server: RunningServer, service: tinker.ServiceClient, trainer: tinker.TrainingClient
+):
+    step(trainer)
+    path = trainer.save_state("last").result().path
+    sampler = trainer.save_weights_and_get_sampling_client().result()
+    scores = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
+    os.kill(server.app.state.service.engine.ready.pid, signal.SIGKILL)
+    with pytest.raises(tinker.RequestFailedError, match="go on from its newest checkpoint"):
+        trainer.forward_backward([datum()], "cross_entropy").result()
+    assert sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result() == scores
+    assert step(service.create_training_client_from_state_with_optimizer(path).result()) > 0
+
+
+def test_exported_weights_are_downloaded_by_link(server: RunningServer, trainer: tinker.TrainingClient):
+    path = trainer.save_weights_external("export").result().path
+    rest = tinker.RestClient(base_url=server.url, api_key=API_KEY)
+    urls = rest.get_external_weights_urls(path).result().urls
+    assert set(urls) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert httpx.get(urls["adapter_config.json"]).json()["r"] == 4
+
+
+def test_listings_show_runs_checkpoints_and_models(server: RunningServer, trainer: tinker.TrainingClient):
+    path = trainer.save_state("listed", ttl_seconds=7200).result().path
+    rest = tinker.RestClient(base_url=server.url, api_key=API_KEY)
+    assert rest.get_training_run_by_tinker_path(path).result().base_model == "tiny"
+    assert path in [row.tinker_path for row in rest.list_user_checkpoints().result().checkpoints]
+    assert trainer.model_id in [run.training_run_id for run in rest.list_training_runs().result().training_runs]
+    assert rest.get_weights_info_by_tinker_path(path).result().lora_rank == 4
+    (model,) = rest.get_server_capabilities().result().supported_models
+    assert (model.model_name, model.max_context_length) == ("tiny", 2048)
+    rest.delete_checkpoint_from_tinker_path(path).result()
+    with pytest.raises(tinker.NotFoundError):
+        rest.delete_checkpoint_from_tinker_path(path).result()
