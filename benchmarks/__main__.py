@@ -22,6 +22,7 @@ from eztinker.model.device import choose_device, choose_dtype
 
 def main() -> None:
     arguments = _arguments()
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the peers' own bars would cut through ours
     console = Console(stderr=True)
     (model,) = load_catalog([arguments.base_model], console)
     dtype = arguments.dtype

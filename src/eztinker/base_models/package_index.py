@@ -34,7 +34,7 @@ def fetch_package(requirement: str, sha256: str, scratch: Path, *, on_bytes: Cal
     )
     output = _watch(process, arriving, on_bytes)
     if process.returncode != 0:
-        raise PackageIndexError(_last_line(output))
+        raise PackageIndexError(_reason(output))
     return target
 
 
@@ -73,6 +73,9 @@ def _size_of(folder: Path) -> int:
     return total
 
 
-def _last_line(output: str) -> str:
+def _reason(output: str) -> str:
+    """The last line that pip (ERROR: ...) or uv (error: ..., × ...) marks as an error, else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "the package client said nothing"
+    marked = [line for line in lines if line.lower().startswith(("error: ", "× "))]
+    chosen = (marked or lines or ["the package client gave no reason"])[-1]
+    return chosen.split(" ", 1)[1] if marked else chosen

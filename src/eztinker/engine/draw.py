@@ -25,41 +25,58 @@ def draw(
         Tokens and natural logs of their probability under the tempered distribution of the whole vocabulary, before
         top-k and top-p; untempered where the temperature is 0.
     """
+    tokens, logprobs = [0] * len(params), [0.0] * len(params)
+    for choose, rows in (
+        (_greedy, [row for row, each in enumerate(params) if each.temperature == 0]),
+        (_warm, [row for row, each in enumerate(params) if each.temperature > 0]),
+    ):
+        if rows:
+            logits = logits_BV if len(rows) == len(params) else logits_BV[rows]
+            chosen = choose(logits, [params[row] for row in rows], [uniforms[row] for row in rows], num_tokens)
+            for row, token, logprob in zip(rows, *(column.tolist() for column in chosen), strict=True):
+                tokens[row], logprobs[row] = token, logprob
+    return tokens, logprobs
+
+
+def _greedy(
+    logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
+) -> tuple[Tensor, Tensor]:
+    best, tokens = logits_BV[:, :num_tokens].max(dim=-1)
+    return tokens, best - torch.logsumexp(logits_BV, dim=-1)
+
+
+def _warm(
+    logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Inverse CDF over probabilities that are left without their common factor: every pass over V counts."""
     device = logits_BV.device
-    temperatures = torch.tensor([row.temperature or 1.0 for row in params], device=device)
-    logits_BV.div_(temperatures[:, None])
-    log_totals = torch.logsumexp(logits_BV, dim=-1)
-    tokens = logits_BV[:, :num_tokens].argmax(dim=-1)
-    warm = [row for row, each in enumerate(params) if each.temperature > 0]
-    if warm:
-        index = torch.tensor(warm, device=device)
-        everyone = len(warm) == len(params)
-        scores = (logits_BV if everyone else logits_BV[index])[:, :num_tokens]
-        probs = torch.softmax(scores, dim=-1)
-        for place, row in enumerate(warm):
-            if params[row].top_k > 0 or params[row].top_p < 1:
-                _truncate(probs[place], params[row])
-        numbers = torch.tensor([uniforms[row] for row in warm], dtype=torch.float32, device=device)
-        tokens[index] = _inverse_cdf(probs, numbers)
-    logprobs = logits_BV.gather(1, tokens[:, None])[:, 0] - log_totals
-    return tokens.tolist(), logprobs.tolist()
+    if any(row.temperature != 1 for row in params):
+        logits_BV.div_(torch.tensor([row.temperature for row in params], device=device)[:, None])
+    weights_BV = logits_BV.sub_(logits_BV.amax(dim=-1, keepdim=True)).exp_()
+    totals_B = weights_BV.sum(dim=-1)
+    drawable = weights_BV[:, :num_tokens]
+    for row, each in enumerate(params):
+        if each.top_k > 0 or each.top_p < 1:
+            _truncate(drawable[row], each)
+    tokens = _inverse_cdf(drawable, torch.tensor(uniforms, dtype=torch.float32, device=device))
+    return tokens, torch.log(weights_BV.gather(1, tokens[:, None])[:, 0] / totals_B)
 
 
-def _truncate(probs_V: Tensor, params: SamplingParams) -> None:
+def _truncate(weights_V: Tensor, params: SamplingParams) -> None:
     """Set to 0 all but the top-k tokens, then all but the fewest of those that reach top-p of what is left."""
-    num_kept = min(params.top_k, probs_V.shape[0]) if params.top_k > 0 else probs_V.shape[0]
-    kept, tokens = torch.topk(probs_V, num_kept)
+    num_kept = min(params.top_k, weights_V.shape[0]) if params.top_k > 0 else weights_V.shape[0]
+    kept, tokens = torch.topk(weights_V, num_kept)
     if params.top_p < 1:
         cumulative = torch.cumsum(kept, dim=0)
         before = cumulative - kept
         kept = kept.masked_fill(before >= params.top_p * cumulative[-1], 0.0)
-    probs_V.zero_()
-    probs_V[tokens] = kept
+    weights_V.zero_()
+    weights_V[tokens] = kept
 
 
-def _inverse_cdf(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
-    """The first token whose cumulative probability exceeds the uniform; much faster than `torch.multinomial`."""
-    cumulative = torch.cumsum(probs_BV, dim=-1)
+def _inverse_cdf(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """The first token whose cumulative weight passes the uniform's share of the total. Far faster than multinomial."""
+    cumulative = torch.cumsum(weights_BV, dim=-1)
     totals = cumulative[:, -1:].clone()
     drawn = torch.searchsorted(cumulative, uniforms_B[:, None] * totals, right=True)
     # Rounding can lift the product to the total itself, past the last token that has any probability.

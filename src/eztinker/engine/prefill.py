@@ -15,7 +15,7 @@ from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.head import chunks_of_positions, target_logprobs
 from eztinker.model.kv_cache import KVBlock
-from eztinker.model.lora import HEAD, Adapter, adapter_rows
+from eztinker.model.lora import HEAD, LowRankAdapter, adapter_rows
 from eztinker.types import SampleRequest, TopkLogprobs
 
 MIN_SAVED_TOKENS = 64
@@ -30,7 +30,7 @@ class Prompt:
     """What to read, and through which adapter."""
 
     request: SampleRequest
-    adapter: Adapter | None
+    adapter: LowRankAdapter | None
     adapter_key: Hashable
     """Equal for equal weights."""
 
@@ -131,7 +131,7 @@ class PromptReader:
         return reads
 
     def _hidden_states(
-        self, prompts: Sequence[np.ndarray], attention: PackedAttention, adapters: Sequence[Adapter | None]
+        self, prompts: Sequence[np.ndarray], attention: PackedAttention, adapters: Sequence[LowRankAdapter | None]
     ) -> Tensor:
         tokens_T = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(self._decoder.device)
         per_token = [adapter for adapter, tokens in zip(adapters, prompts, strict=True) for _ in range(len(tokens))]

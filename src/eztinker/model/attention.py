@@ -24,6 +24,10 @@ GROUP_WASTE = 1.25
 """Sequences share an attention call while padding them to the longest costs at most this factor."""
 
 
+MIN_PLAIN_ROWS = 4
+"""Rows of a decode step from which batched products beat the fused kernel."""
+
+
 class Attention(Protocol):
     """How the decoder's layers attend: packed sequences or one new token per cached sequence."""
 
@@ -139,13 +143,21 @@ class CachedAttention:
         num_rows, num_heads, head_dim = q_THD.shape
         self._cache.append(layer, self._rows, self.positions_T, k_TKD, v_TKD)
         keys_BKSD, values_BKSD = self._cache.view(layer, num_rows, self._num_keys)
-        q_BKGD = q_THD.view(num_rows, keys_BKSD.shape[1], -1, head_dim)
-        out = functional.scaled_dot_product_attention(
-            q_BKGD, keys_BKSD, values_BKSD, attn_mask=self._bias(window, q_THD.dtype)
-        )
+        num_kv_heads = keys_BKSD.shape[1]
+        q_BKGD = q_THD.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
+        bias_B11S = self._bias(window)
+        if num_rows >= MIN_PLAIN_ROWS and prefers_plain_attention(q_THD.device, self._num_keys):
+            bias_NGS = bias_B11S.expand(*q_BKGD.shape[:3], self._num_keys).flatten(0, 1)
+            out, _ = _softmax_attention(
+                q_BKGD.flatten(0, 1), keys_BKSD.flatten(0, 1), values_BKSD.flatten(0, 1), bias_NGS
+            )
+        else:
+            out = functional.scaled_dot_product_attention(
+                q_BKGD, keys_BKSD, values_BKSD, attn_mask=bias_B11S.to(q_THD.dtype)
+            )
         return out.reshape(num_rows, num_heads, head_dim)
 
-    def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+    def _bias(self, window: int | None) -> Tensor:
         """0 where a row may look, minus infinity elsewhere, (B, 1, 1, S); one for all layers with the same window."""
         if window not in self._biases:
             keys = torch.arange(self._num_keys, device=self._cache.device)
@@ -153,7 +165,7 @@ class CachedAttention:
             visible = keys <= newest_B1
             if window is not None:
                 visible &= keys > newest_B1 - window
-            bias = torch.zeros(visible.shape, dtype=dtype, device=keys.device).masked_fill_(~visible, -math.inf)
+            bias = torch.zeros(visible.shape, device=keys.device).masked_fill_(~visible, -math.inf)
             self._biases[window] = bias[:, None, None, :]
         return self._biases[window]
 
@@ -205,20 +217,17 @@ def _causal_bias(num_queries: int, num_keys: int, window: int | None, device: to
 
 
 class _PlainAttention(torch.autograd.Function):
-    """softmax(q k^T / sqrt(D) + bias) v by batched products.
+    """Attention by batched products, differentiable.
 
     On a CPU this is several times faster, forward and backward, than torch's fused kernel at the lengths of
-    fine-tuning; it keeps the probabilities, so its memory grows with the square of the length. Scores and softmax
-    are float32 whatever the inputs are.
+    fine-tuning; it keeps the probabilities, so its memory grows with the square of the length.
     """
 
     @staticmethod
     def forward(ctx: Any, q_NQD: Tensor, k_NSD: Tensor, v_NSD: Tensor, bias_QS: Tensor) -> Tensor:
-        scale = q_NQD.shape[-1] ** -0.5
-        scores = torch.baddbmm(bias_QS, q_NQD.float(), k_NSD.float().transpose(1, 2), alpha=scale)
-        probs = torch.softmax(scores, dim=-1).to(v_NSD.dtype)
+        out, probs = _softmax_attention(q_NQD, k_NSD, v_NSD, bias_QS)
         ctx.save_for_backward(q_NQD, k_NSD, v_NSD, probs)
-        return torch.bmm(probs, v_NSD)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -231,6 +240,14 @@ class _PlainAttention(torch.autograd.Function):
         grad_q = torch.bmm(grad_scores, k).mul_(scale)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale)
         return grad_q, grad_k, grad_v, None
+
+
+def _softmax_attention(q_NQD: Tensor, k_NSD: Tensor, v_NSD: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(D) + bias) v, and the probabilities. Scores and softmax are always float32."""
+    scale = q_NQD.shape[-1] ** -0.5
+    scores_NQS = torch.baddbmm(bias, q_NQD.float(), k_NSD.float().transpose(1, 2), alpha=scale)
+    probs_NQS = torch.softmax(scores_NQS, dim=-1).to(v_NSD.dtype)
+    return torch.bmm(probs_NQS, v_NSD), probs_NQS
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:

@@ -17,12 +17,12 @@ from eztinker.model.attention import Attention
 from eztinker.model.config import DecoderConfig, read_config
 from eztinker.model.kv_cache import KVCache
 from eztinker.model.linear import FrozenLinear, LowRankDelta
-from eztinker.model.lora import HEAD, Adapter
+from eztinker.model.lora import HEAD, LowRankAdapter
 from eztinker.model.pointwise import rms_norm, swiglu
 from eztinker.model.rope import cos_sin, rotate
 from eztinker.model.weights import WeightFiles
 
-AdapterRows = Sequence[tuple[Adapter, slice | Tensor | None]]
+AdapterRows = Sequence[tuple[LowRankAdapter, slice | Tensor | None]]
 """Which rows of a batch go through which adapter; rows that no adapter names see the base model."""
 
 
@@ -133,7 +133,7 @@ def _fused(weights: WeightFiles, modules: list[str], *, bias: bool) -> FrozenLin
     """Projections of the same input as one weight: one product reads the input once."""
     parts = [weights.get(f"{module}.weight") for module in modules]
     biases = torch.cat([weights.get(f"{module}.bias") for module in modules]) if bias else None
-    return FrozenLinear(torch.cat(parts), biases, widths=[part.shape[0] for part in parts])
+    return FrozenLinear(torch.cat(parts), biases)
 
 
 def _deltas(adapters: AdapterRows, key: str) -> list[LowRankDelta]:

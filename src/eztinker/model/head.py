@@ -75,7 +75,7 @@ class _TargetLogprobs(torch.autograd.Function):
             new = [
                 factor_grad
                 for delta, low in zip(deltas, lows, strict=True)
-                for factor_grad in delta.backward(grad_logits, hidden, low, grad_hidden, head.widths)
+                for factor_grad in delta.backward(grad_logits, hidden, low, grad_hidden)
             ]
             for total, part in zip(grad_factors, new, strict=True):
                 total.add_(part)
@@ -86,5 +86,5 @@ class _TargetLogprobs(torch.autograd.Function):
 def _logits(head: FrozenLinear, deltas: Sequence[LowRankDelta], hidden_MH: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits in float32, and each delta's x A^T for its backward pass."""
     logits = head.multiply(hidden_MH)
-    lows = [delta.add_to(logits, hidden_MH, head.widths) for delta in deltas]
+    lows = [delta.add_to(logits, hidden_MH) for delta in deltas]
     return logits.float(), lows

@@ -1,13 +1,13 @@
 """Products with frozen base weights, alone and with LoRA adapters on rows of the batch.
 
 M = rows (tokens of all sequences, packed), I = inputs, O = outputs of one fused weight, r = rank.
-A fused weight serves several projections of one input (q, k, v); its adapters share one stacked A (r per
-projection) and keep one B each.
+A fused weight serves several projections of one input (q, k, v). Their adapters share one stacked A, r rows for each,
+and keep one B each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,16 @@ from torch.autograd.function import once_differentiable
 
 from eztinker.model.device import fastest_matmul
 
+FEW_ROWS = 64
+"""Up to this many rows a low-rank product costs less in float32 than in bfloat16, whose kernels take long to start."""
+
 
 class FrozenLinear:
     """y = x W^T + b for a weight that never changes. Differentiable in x alone."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, widths: Sequence[int] | None = None) -> None:
-        """`widths`: outputs of each projection fused into the weight; they add up to O."""
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
         self.weight_OI = weight_OI
         self.multiply = fastest_matmul(weight_OI, bias_O)
-        self.widths = tuple(widths or (weight_OI.shape[0],))
 
     def __call__(self, x_MI: Tensor, deltas: Sequence[LowRankDelta] = ()) -> Tensor:
         if torch.is_grad_enabled() and (x_MI.requires_grad or any(delta.a.requires_grad for delta in deltas)):
@@ -33,7 +34,7 @@ class FrozenLinear:
             return _AdaptedLinear.apply(self, tuple(deltas), x_MI, *factors)  # type: ignore[no-any-return]
         y_MO = self.multiply(x_MI)
         for delta in deltas:
-            delta.add_to(y_MO, x_MI, self.widths)
+            delta.add_to(y_MO, x_MI)
         return y_MO
 
 
@@ -44,51 +45,51 @@ class LowRankDelta:
     a: Tensor
     """(projections * r, I), the A of every adapted projection stacked."""
     bs: tuple[Tensor, ...]
-    """One (width, r) per adapted projection."""
+    """One (outputs, r) per projection, in the order of the fused weight's outputs."""
     scale: float
     rows: slice | Tensor | None
     """Rows of the batch that belong to the adapter; None means all."""
 
-    def add_to(self, y_MO: Tensor, x_MI: Tensor, widths: tuple[int, ...]) -> Tensor:
-        """Add the delta into `y_MO`, in place, and return x A^T of its rows, which the backward pass needs."""
+    def add_to(self, y_MO: Tensor, x_MI: Tensor) -> Tensor:
+        """Add the delta into `y_MO`, in place; gives x A^T of its rows, which the backward pass needs."""
         x = x_MI if self.rows is None else x_MI[self.rows]
-        hidden = x @ self.a.to(x.dtype).T
+        dtype = torch.float32 if x.shape[0] <= FEW_ROWS else x.dtype
+        hidden = x.to(dtype) @ self.a.to(dtype).T
         if isinstance(self.rows, Tensor):
-            update = torch.cat([self._part(hidden, index, b) for index, b in enumerate(self.bs)], dim=1)
-            y_MO.index_add_(0, self.rows, update, alpha=self.scale)
+            update = torch.cat([part @ b.to(dtype).T for b, part, _ in self._projections(hidden)], dim=1)
+            y_MO.index_add_(0, self.rows, update.to(y_MO.dtype), alpha=self.scale)
             return hidden
         y = y_MO if self.rows is None else y_MO[self.rows]
-        for index, (b, columns) in enumerate(zip(self.bs, _columns(widths), strict=True)):
-            h = self._hidden_of(hidden, index)
-            y[:, columns].addmm_(h, b.to(x.dtype).T, alpha=self.scale)
+        for b, part, columns in self._projections(hidden):
+            if dtype == y.dtype:
+                y[:, columns].addmm_(part, b.to(dtype).T, alpha=self.scale)
+            else:
+                y[:, columns].add_(part @ b.to(dtype).T, alpha=self.scale)
         return hidden
 
-    def backward(
-        self, grad_MO: Tensor, x_MI: Tensor, hidden: Tensor, grad_x_MI: Tensor, widths: tuple[int, ...]
-    ) -> list[Tensor]:
+    def backward(self, grad_MO: Tensor, x_MI: Tensor, hidden: Tensor, grad_x_MI: Tensor) -> list[Tensor]:
         """Gradients of A and of each B; the input's gradient is added into `grad_x_MI`."""
         x, grad = (x_MI, grad_MO) if self.rows is None else (x_MI[self.rows], grad_MO[self.rows])
         grad_hidden, grad_bs = [], []
-        for index, (b, columns) in enumerate(zip(self.bs, _columns(widths), strict=True)):
-            part = grad[:, columns]
-            grad_hidden.append(part @ b.to(x.dtype))
-            grad_bs.append((part.T @ self._hidden_of(hidden, index)).float() * self.scale)
+        for b, part, columns in self._projections(hidden.to(x.dtype)):
+            grad_hidden.append(grad[:, columns] @ b.to(x.dtype))
+            grad_bs.append((grad[:, columns].T @ part).float() * self.scale)
         grad_h = torch.cat(grad_hidden, dim=1) if len(grad_hidden) > 1 else grad_hidden[0]
         grad_a = (grad_h.T @ x).float() * self.scale
-        if self.rows is None:
-            grad_x_MI.addmm_(grad_h, self.a.to(x.dtype), alpha=self.scale)
-        elif isinstance(self.rows, slice):
-            grad_x_MI[self.rows].addmm_(grad_h, self.a.to(x.dtype), alpha=self.scale)
-        else:
+        if isinstance(self.rows, Tensor):
             grad_x_MI.index_add_(0, self.rows, grad_h @ self.a.to(x.dtype), alpha=self.scale)
+        else:
+            grad_x = grad_x_MI if self.rows is None else grad_x_MI[self.rows]
+            grad_x.addmm_(grad_h, self.a.to(x.dtype), alpha=self.scale)
         return [grad_a, *grad_bs]
 
-    def _hidden_of(self, hidden: Tensor, index: int) -> Tensor:
-        rank = self.bs[index].shape[1]
-        return hidden[:, index * rank : (index + 1) * rank]
-
-    def _part(self, hidden: Tensor, index: int, b: Tensor) -> Tensor:
-        return self._hidden_of(hidden, index) @ b.to(hidden.dtype).T
+    def _projections(self, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """Each B with its part of x A^T and its columns of the fused output."""
+        start_h = start_o = 0
+        for b in self.bs:
+            num_outputs, rank = b.shape
+            yield b, hidden[:, start_h : start_h + rank], slice(start_o, start_o + num_outputs)
+            start_h, start_o = start_h + rank, start_o + num_outputs
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -99,7 +100,7 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, layer: FrozenLinear, deltas: tuple[LowRankDelta, ...], x_MI: Tensor, *factors: Tensor
     ) -> Tensor:
         y_MO = layer.multiply(x_MI)
-        hiddens = [delta.add_to(y_MO, x_MI, layer.widths) for delta in deltas]
+        hiddens = [delta.add_to(y_MO, x_MI) for delta in deltas]
         ctx.layer, ctx.deltas = layer, deltas
         ctx.save_for_backward(*([x_MI] if deltas else []), *hiddens)
         return y_MO
@@ -112,10 +113,5 @@ class _AdaptedLinear(torch.autograd.Function):
         if ctx.deltas:
             x_MI, *hiddens = ctx.saved_tensors
             for delta, hidden in zip(ctx.deltas, hiddens, strict=True):
-                grads += delta.backward(grad_MO, x_MI, hidden, grad_x, ctx.layer.widths)
+                grads += delta.backward(grad_MO, x_MI, hidden, grad_x)
         return None, None, grad_x, *grads
-
-
-def _columns(widths: tuple[int, ...]) -> list[slice]:
-    stops = [sum(widths[: index + 1]) for index in range(len(widths))]
-    return [slice(stop - width, stop) for stop, width in zip(stops, widths, strict=True)]

@@ -63,16 +63,28 @@ class Factors:
     bs: tuple[Tensor, ...]
 
 
-class Adapter:
-    """The weights of one LoRA adapter, as views of `flat`."""
+class LowRankAdapter:
+    """Factors for some of the decoder's fused weights: all that applying an adapter takes."""
+
+    def __init__(self, factors: Mapping[str, Factors], scale: float) -> None:
+        self.factors = factors
+        self.scale = scale
+
+    def delta(self, key: str, rows: slice | Tensor | None) -> LowRankDelta | None:
+        """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
+        factors = self.factors.get(key)
+        return LowRankDelta(factors.a, factors.bs, self.scale, rows) if factors else None
+
+
+class Adapter(LowRankAdapter):
+    """An adapter that can be trained, saved and loaded; its factors are views of `flat`."""
 
     def __init__(self, config: DecoderConfig, lora: LoraSpec, flat: Tensor) -> None:
         self.lora = lora
         self.flat = flat
-        self.scale = lora.alpha / lora.rank
-        self._config = config
         self._shapes = adapted_shapes(config, lora)
-        self.factors = {shape.key: factors for shape, factors in _views(flat, self._shapes, lora.rank)}
+        factors = {shape.key: factors for shape, factors in _views(flat, self._shapes, lora.rank)}
+        super().__init__(factors, lora.alpha / lora.rank)
 
     @classmethod
     def new(cls, config: DecoderConfig, lora: LoraSpec, device: torch.device) -> Adapter:
@@ -89,14 +101,14 @@ class Adapter:
     def num_params(self) -> int:
         return self.flat.numel()
 
-    def delta(self, key: str, rows: slice | Tensor | None) -> LowRankDelta | None:
-        """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
-        factors = self.factors.get(key)
-        return LowRankDelta(factors.a, factors.bs, self.scale, rows) if factors else None
-
-    def for_sampling(self, dtype: torch.dtype) -> Adapter:
-        """A copy that never changes, in the dtype of the decoder's arithmetic."""
-        return Adapter(self._config, self.lora, self.flat.detach().to(dtype, copy=True))
+    def for_sampling(self) -> LowRankAdapter:
+        """A copy that never changes, with one B per fused weight and the scale in it: the fewest, smallest products."""
+        with torch.no_grad():
+            fused = {
+                key: Factors(factors.a.clone(), (torch.block_diag(*factors.bs) * self.scale,))
+                for key, factors in self.factors.items()
+            }
+        return LowRankAdapter(fused, 1.0)
 
     def require_grad(self, grads: Tensor) -> None:
         """Make backward passes add this adapter's gradient into `grads`, a flat buffer like `flat`."""
@@ -172,7 +184,9 @@ def _leaves(factors: Factors, gradients: Factors) -> Factors:
     return Factors(leaf(factors.a, gradients.a), bs)
 
 
-def adapter_rows(adapters: Sequence[Adapter | None], device: torch.device) -> list[tuple[Adapter, Tensor | None]]:
+def adapter_rows(
+    adapters: Sequence[LowRankAdapter | None], device: torch.device
+) -> list[tuple[LowRankAdapter, Tensor | None]]:
     """Which rows of a batch go through which adapter, given the adapter of every row; None rows see the base model."""
     distinct = {id(adapter): adapter for adapter in adapters if adapter is not None}
     if len(distinct) == 1 and None not in adapters:

@@ -37,17 +37,17 @@ def rope_config(raw: dict[str, Any], head_dim: int) -> RopeConfig:
 
 
 def cos_sin(rope: RopeConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, float32 (T, head_dim / 2), attention scaling included."""
+    """Factors of every channel and of its partner, for `rotate`: float32 (T, head_dim), attention scaling included."""
     inverse_frequencies, amplitude = FREQUENCIES[rope.kind](rope)
     angles = positions_T.float()[:, None] * inverse_frequencies.to(positions_T.device)[None, :]
-    return angles.cos() * amplitude, angles.sin() * amplitude
+    cos, sin = angles.cos() * amplitude, angles.sin() * amplitude
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Turn channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
-    first, second = x_THD.chunk(2, dim=-1)
-    cos, sin = cos_TD[:, None, :], sin_TD[:, None, :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    partner_THD = x_THD.roll(x_THD.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x_THD * cos_TD[:, None, :], partner_THD, sin_TD[:, None, :])
 
 
 def _default(rope: RopeConfig) -> tuple[Tensor, float]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, 
 
 if TYPE_CHECKING:
     import tinker
-
-_FINISH_SECONDS = 2.0
 
 
 def service_client() -> tinker.ServiceClient:
@@ -47,15 +44,7 @@ def served_models() -> list[str]:
 def _service_client(settings: ClientSettings) -> tinker.ServiceClient:
     import tinker
 
-    client = tinker.ServiceClient(base_url=settings.base_url, api_key=settings.api_key)
-    atexit.register(_finish, client)
-    return client
-
-
-def _finish(client: tinker.ServiceClient) -> None:
-    """Let the server free what the session holds, if it still answers."""
-    with suppress(Exception):  # the process ends either way
-        client.close("success").result(timeout=_FINISH_SECONDS)
+    return tinker.ServiceClient(base_url=settings.base_url, api_key=settings.api_key)
 
 
 @contextmanager

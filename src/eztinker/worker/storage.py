@@ -19,7 +19,7 @@ from eztinker.checkpoints.store import (
 from eztinker.engine.trainer import TrainingRun
 from eztinker.errors import InvalidInput
 from eztinker.model.decoder import Decoder
-from eztinker.model.lora import Adapter
+from eztinker.model.lora import Adapter, LowRankAdapter
 from eztinker.types import CheckpointKind
 
 MAX_SAMPLER_ADAPTERS = 32
@@ -70,14 +70,14 @@ class SamplerAdapters:
     """Frozen adapters by checkpoint folder, the most recently used ones in memory."""
 
     def __init__(self) -> None:
-        self._adapters: OrderedDict[str, Adapter] = OrderedDict()
+        self._adapters: OrderedDict[str, LowRankAdapter] = OrderedDict()
 
-    def put(self, directory: str, adapter: Adapter) -> None:
+    def put(self, directory: str, adapter: LowRankAdapter) -> None:
         self._adapters[directory] = adapter
         if len(self._adapters) > MAX_SAMPLER_ADAPTERS:
             self._adapters.popitem(last=False)
 
-    def get(self, directory: str, decoder_of: Callable[[str], Decoder]) -> Adapter:
+    def get(self, directory: str, decoder_of: Callable[[str], Decoder]) -> LowRankAdapter:
         """The adapter saved in `directory`; `decoder_of` gives the decoder of a base model by name."""
         if directory not in self._adapters:
             self.put(directory, _read_adapter(Path(directory), decoder_of))
@@ -85,12 +85,12 @@ class SamplerAdapters:
         return self._adapters[directory]
 
 
-def _read_adapter(directory: Path, decoder_of: Callable[[str], Decoder]) -> Adapter:
+def _read_adapter(directory: Path, decoder_of: Callable[[str], Decoder]) -> LowRankAdapter:
     manifest = read_manifest(directory)
     decoder = decoder_of(manifest.base_model)
     adapter = Adapter.new(decoder.config, manifest.lora, decoder.device)
     adapter.fill(read_tensors(directory, manifest, ADAPTER_PART))
-    return adapter.for_sampling(decoder.dtype)
+    return adapter.for_sampling()
 
 
 def _parts(run: TrainingRun, kind: CheckpointKind) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from benchmarks.process import Side, race
 from benchmarks.report import COLUMNS, write_csv, write_plot
 from benchmarks.roofline import Limits, Machine
 from benchmarks.workload import draw_prompts, draw_training_batch
+from tests.unit.benchmarks.short_lived_memory import ShortLivedMemory
 
 
 @pytest.fixture
@@ -71,19 +72,8 @@ def torch_parameters(model_dir: Path) -> dict[str, torch.Tensor]:
     return dict(TransformersInference(model_dir, "float32", 1)._model.named_parameters())
 
 
-class Memory:
-    """Holds nothing, takes 64 MB for a moment, and knows its process."""
-
-    def take(self) -> int:
-        bytearray(b"x") * (64 << 20)
-        return os.getpid()
-
-    def rest(self) -> int:
-        return os.getpid()
-
-
 def test_each_side_has_a_process_and_a_peak_of_its_own():
-    with Side(Memory) as ours, Side(Memory) as peer:
+    with Side(ShortLivedMemory) as ours, Side(ShortLivedMemory) as peer:
         took, peer_took = race(ours, peer, "take", num_rounds=1)
         rested = ours.call("rest")
     assert len({took.value, peer_took.value, os.getpid()}) == 3
@@ -92,7 +82,7 @@ def test_each_side_has_a_process_and_a_peak_of_its_own():
 
 
 def test_a_failure_in_a_side_comes_back_with_its_cause():
-    with Side(Memory) as side, pytest.raises(RuntimeError, match="no attribute 'absent'"):
+    with Side(ShortLivedMemory) as side, pytest.raises(RuntimeError, match="no attribute 'absent'"):
         side.call("absent")
 
 

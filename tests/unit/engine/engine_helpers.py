@@ -12,7 +12,7 @@ from eztinker.engine.prefill import Prompt
 from eztinker.engine.sampler import SampleJob, Sampler
 from eztinker.engine.trainer import PackedBatch, Pass, TrainingRun
 from eztinker.model.decoder import Decoder
-from eztinker.model.lora import Adapter
+from eztinker.model.lora import Adapter, LowRankAdapter
 from eztinker.types import Datum, ForwardBackwardResult, LoraSpec, SampleRequest, SampleResult, SamplingParams
 from tests.oracles import CPU, draw_tokens
 
@@ -70,7 +70,7 @@ def job(
     params: SamplingParams,
     *,
     num_samples: int = 1,
-    adapter: Adapter | None = None,
+    adapter: LowRankAdapter | None = None,
     prompt_logprobs: bool = False,
     topk: int = 0,
 ) -> SampleJob:

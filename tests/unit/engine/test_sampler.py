@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from eztinker.engine.sampler import SampleJob
 from eztinker.model.decoder import Decoder
-from eztinker.model.lora import Adapter
+from eztinker.model.lora import LowRankAdapter
 from eztinker.types import Datum, SampledSequence, SamplingParams
 from tests.oracles import draw_tokens, load_decoder
 from tests.tiny_models import EOS_TOKEN_ID
@@ -27,8 +27,8 @@ def decoder(tiny_model_dir: Path) -> Decoder:
     return load_decoder(tiny_model_dir)
 
 
-def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> Adapter:
-    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling(torch.float32)
+def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> LowRankAdapter:
+    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling()
 
 
 def tokens_of(sequences: list[SampledSequence]) -> list[list[int]]:
@@ -55,7 +55,7 @@ def test_greedy_completions_are_those_of_transformers(tiny_model: TinyModel, fam
 @pytest.mark.parametrize("is_adapted", [False, True])
 def test_sampled_logprobs_are_the_trainers(decoder: Decoder, tiny_model_dir: Path, is_adapted: bool):
     run = new_run(decoder, is_fresh=not is_adapted)
-    adapter = run.adapter.for_sampling(torch.float32)
+    adapter = run.adapter.for_sampling()
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=1)
     results = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, params, num_samples=4, adapter=adapter))
     for sequence in results["a"].sequences:
