@@ -51,9 +51,12 @@ def _has_bf16_instructions() -> bool:
 
 
 def use_threads(num_threads: int | None) -> int:
-    """Cap torch's threads at the processors this process may use: more of them make every kernel collapse."""
+    """Set torch's threads, by default the physical cores, and never more than the processors this process may use.
+
+    More threads than processors make every kernel collapse: each waits for one that is not running.
+    """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(min(num_threads or available, available))
+    torch.set_num_threads(min(num_threads or torch.get_num_threads(), available))
     return torch.get_num_threads()
 
 
