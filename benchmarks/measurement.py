@@ -37,7 +37,8 @@ class Measurement:
         return f"<= {self.wanted:g} {self.unit}" if self.wanted is not None else ""
 
     @property
-    def is_met(self) -> bool:
+    def is_met(self) -> bool | None:
+        """None where there is no goal."""
         if self.wanted_ratio is not None and self.ratio is not None:
             return self.ratio < self.wanted_ratio if self.less_is_better else self.ratio >= self.wanted_ratio
-        return self.wanted is None or self.ours <= self.wanted
+        return None if self.wanted is None else self.ours <= self.wanted

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measurement import Measurement
 
 COLUMNS = ("work", "setting", "unit", "ours", "peer", "ratio", "limit", "share_of_limit", "goal", "is_met")
+_FILE_WIDTH = 110
+"""Characters of the table's lines where no terminal says otherwise."""
 
 
 def print_table(measurements: Sequence[Measurement], title: str) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("work", "setting"):
-        table.add_column(name)
-    for name in ("ours", "peer", "ours / peer", "limit", "of limit"):
+        table.add_column(name, no_wrap=True)
+    for name in ("ours", "peer", "limit"):
         table.add_column(name, justify="right")
-    table.add_column("goal")
+    table.add_column("unit")
+    for name in ("ours / peer", "of limit"):
+        table.add_column(name, justify="right")
+    table.add_column("goal", no_wrap=True)
     for each in measurements:
         table.add_row(
             each.work,
             each.setting,
-            f"{each.ours:.0f} {each.unit}",
+            f"{each.ours:.0f}",
             _number(each.peer, "{:.0f}"),
-            _number(each.ratio, "{:.2f}x"),
             _number(each.limit, "{:.0f}"),
+            each.unit,
+            _number(each.ratio, "{:.2f}x"),
             _number(each.share_of_limit, "{:.0%}"),
             f"{each.goal} {'met' if each.is_met else 'missed'}" if each.goal else "",
         )
-    Console().print(table)
+    is_watched = sys.stdout.isatty()
+    Console(width=None if is_watched else _FILE_WIDTH).print(table)
 
 
 def write_csv(measurements: Sequence[Measurement], path: Path) -> None:
@@ -54,7 +63,7 @@ def write_plot(measurements: Sequence[Measurement], path: Path, title: str) -> N
     ratios = [each.ratio or 0.0 for each in compared]
     colors = ["tab:blue" if each.is_met else "tab:orange" for each in compared]
     bars = axes.barh([f"{each.work}, {each.setting}" for each in compared], ratios, color=colors)
-    axes.bar_label(bars, [f"{ratio:.2f}x" for ratio in ratios], padding=3)
+    axes.bar_label(bars, [f"{ratio:.2f}x" for ratio in ratios], label_type="center", color="white")
     for row, each in enumerate(compared):
         if each.wanted_ratio is not None:
             axes.plot([each.wanted_ratio] * 2, [row - 0.4, row + 0.4], color="black")
@@ -71,4 +80,4 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _cell(value: object) -> object:
-    return f"{value:.4g}" if isinstance(value, float) else value
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from queue import Empty, SimpleQueue
 
 from eztinker.protocol.frames import HEADER, MAX_FRAME_BYTES, AnyCommand, Event, decode_command, encode_frame
+
+log = logging.getLogger(__name__)
 
 
 class LinkClosed(Exception):
@@ -51,10 +54,20 @@ class Link:
 
     def _read_forever(self) -> None:
         try:
-            while header := self._stream.read(HEADER.size):
-                (size,) = HEADER.unpack(header)
-                if size > MAX_FRAME_BYTES:
-                    break
-                self._commands.put(decode_command(self._stream.read(size)))
+            while (body := self._read_frame()) is not None:
+                self._commands.put(decode_command(body))
+        except Exception:
+            log.exception("A command cannot be read, so those behind it cannot either; the engine stops")
         finally:
             self._commands.put(None)
+
+    def _read_frame(self) -> bytes | None:
+        """The next frame's body, or None where the connection ends, be it in the middle of one."""
+        header = self._stream.read(HEADER.size)
+        if len(header) < HEADER.size:
+            return None
+        (size,) = HEADER.unpack(header)
+        if size > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {size} bytes was announced, at most {MAX_FRAME_BYTES} are allowed")
+        body = self._stream.read(size)
+        return body if len(body) == size else None

@@ -100,9 +100,10 @@ def measurement(**changes: object) -> Measurement:
         ({"wanted_ratio": 0.5, "less_is_better": True, "ours": 40.0}, "< 0.5x", True),
         ({"wanted": 120.0, "peer": None, "unit": "s"}, "<= 120 s", False),
         ({"wanted": 120.0, "peer": None, "unit": "s", "ours": 99.0}, "<= 120 s", True),
+        ({}, "", None),
     ],
 )
-def test_goals_are_met_or_missed(changes: dict[str, object], goal: str, is_met: bool):
+def test_goals_are_met_or_missed(changes: dict[str, object], goal: str, is_met: bool | None):
     each = measurement(**changes)
     assert (each.goal, each.is_met) == (goal, is_met)
 
