@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeVar
 
 from fastapi import Request
@@ -12,7 +13,10 @@ from eztinker.protocol.compression import decompress_zstd
 from eztinker.protocol.json_bodies import Body, decode_json
 
 BodyT = TypeVar("BodyT", bound=Body)
+DecodedT = TypeVar("DecodedT")
 
+SMALL_BYTES = 1 << 16
+"""Bodies up to this size are decoded in less time than it takes to hand them to a thread."""
 MAX_JSON_BYTES = 1 << 20
 MAX_SAMPLE_BYTES = 16 << 20
 MAX_TRAINING_BYTES = 128 << 20
@@ -47,6 +51,11 @@ async def read_training_body(request: Request) -> bytes:
     if encoding != "zstd":
         raise InvalidInput(f"Content-Encoding must be zstd or absent, got {encoding!r}")
     return await asyncio.to_thread(decompress_zstd, body, max_bytes=MAX_TRAINING_BYTES)
+
+
+async def decoded(decode: Callable[[bytes], DecodedT], body: bytes) -> DecodedT:
+    """What `decode` makes of `body`: at once if it is small, else on a thread, so that no one waits for it."""
+    return decode(body) if len(body) <= SMALL_BYTES else await asyncio.to_thread(decode, body)
 
 
 async def read_json(request: Request, body_type: type[BodyT]) -> BodyT:

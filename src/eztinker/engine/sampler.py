@@ -164,7 +164,7 @@ class Sampler:
     def _new_rows(self, job: SampleJob) -> Iterator[_Row]:
         stop_rule = StopRule(job.request.params, self._tokenizer)
         seed = job.request.params.seed
-        root = seed if seed is not None else secrets.randbits(64)
+        root = secrets.randbits(64) if seed is None else seed % 2**64
         for index in range(job.request.num_samples):
             yield _Row(job, index, np.random.default_rng([root, index]), stop_rule)
 

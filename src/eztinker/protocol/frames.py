@@ -53,7 +53,7 @@ class Configure(Command):
     num_threads: int | None = None
     max_batch_size: int = 64
     """Completions decoded together."""
-    max_train_tokens: int = 2048
+    max_train_tokens: int = 1024
     """Tokens in one training micro-batch."""
 
 

@@ -45,6 +45,14 @@ class Finished:
         return cls(body=orjson.dumps(value), also=also)
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """An operation of this process that has no outcome yet. Polls wait for it here, without asking the log."""
+
+    owner: str
+    outcome: asyncio.Future[Done | Failure]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewOperation:
     """A request on its way into the log."""
@@ -83,7 +91,7 @@ class Operations:
         self._store = store
         self._engine = engine
         self._clock = clock
-        self._unsettled: dict[str, asyncio.Future[None]] = {}
+        self._unsettled: dict[str, _Unsettled] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, new: NewOperation) -> str:
@@ -105,7 +113,7 @@ class Operations:
 
         stored = await self._store.write(append)
         if stored.op_id == new.op_id:
-            self._unsettled[new.op_id] = asyncio.get_running_loop().create_future()
+            self._unsettled[new.op_id] = _Unsettled(new.owner, asyncio.get_running_loop().create_future())
         return stored.op_id
 
     def start(self, new: NewOperation) -> None:
@@ -130,11 +138,11 @@ class Operations:
             NotFound: the owner has no such operation.
             ResultGone: its result was lost or has expired.
         """
-        row = await self._get(owner, op_id)
-        if row.status is OperationStatus.PENDING and (unsettled := self._unsettled.get(op_id)) is not None:
-            await asyncio.wait({unsettled}, timeout=hold_seconds)
-            row = await self._get(owner, op_id)
-        return _outcome(row)
+        unsettled = self._unsettled.get(op_id)
+        if unsettled is None or unsettled.owner != owner:
+            return _outcome(await self._get(owner, op_id))
+        done, _ = await asyncio.wait({unsettled.outcome}, timeout=hold_seconds)
+        return unsettled.outcome.result() if done else None
 
     async def expire_results(self, retention: timedelta) -> None:
         """Drop the results that have been there for longer than `retention`."""
@@ -175,7 +183,7 @@ class Operations:
             operations.finish(db, new.op_id, media_type=finished.media_type, result=finished.body, now=now)
 
         await self._store.write(finish)
-        self._wake(new.op_id)
+        self._wake(new.op_id, Done(kind=new.kind, media_type=finished.media_type, body=finished.body))
 
     async def _fail_lost(self, new: NewOperation) -> None:
         await self._fail(new, Failure.of(await recover_run(self._store, new.lane)))
@@ -189,10 +197,10 @@ class Operations:
                 new.also_if_failed(db)
 
         await self._store.write(fail)
-        self._wake(new.op_id)
+        self._wake(new.op_id, failure)
 
-    def _wake(self, op_id: str) -> None:
-        self._unsettled.pop(op_id).set_result(None)
+    def _wake(self, op_id: str, outcome: Done | Failure) -> None:
+        self._unsettled.pop(op_id).outcome.set_result(outcome)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from datetime import datetime
 
@@ -96,7 +95,7 @@ class Sampling:
         if sampler.checkpoint_id is not None and checkpoint is None:
             raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
         base_model = self._catalog.get(sampler.base_model)
-        request = await asyncio.to_thread(engine_request, wire, base_model)
+        request = engine_request(wire, base_model)
         if self._engine.pending_samples >= MAX_PENDING_SAMPLES:
             raise QueueFull(f"{MAX_PENDING_SAMPLES} samples are waiting already; try again in a moment")
         op_id = new_op_id()
