@@ -51,7 +51,7 @@ class Configure(Command):
     """One of auto, bfloat16, float32."""
     device: str = "auto"
     num_threads: int | None = None
-    max_batch_size: int = 64
+    max_batch_size: int = 128
     """Completions decoded together."""
     max_train_tokens: int = 1024
     """Tokens in one training micro-batch."""

@@ -27,11 +27,10 @@ class EngineLink:
         self._writer = writer
 
     @classmethod
-    async def spawn(cls, argv: Sequence[str] = ENGINE_ARGV, *, owns_processors: bool = False) -> EngineLink:
+    async def spawn(cls, argv: Sequence[str] = ENGINE_ARGV) -> EngineLink:
         """Start the engine; the number of its socket goes after `argv`.
 
         It gets a process group of its own, so that Ctrl-C in a terminal reaches only the server, and no keys.
-        `owns_processors`: it computes on all of them, so each of its threads may have one to itself.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -40,7 +39,7 @@ class EngineLink:
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(owns_processors=owns_processors),
+                env={name: value for name, value in os.environ.items() if name not in _SECRETS},
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_connection(sock=ours)
@@ -78,12 +77,3 @@ class EngineLink:
             self._process.kill()
         self._writer.close()
         return await self._process.wait()
-
-
-def _environment(*, owns_processors: bool) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    if owns_processors and not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in environment):
-        # Threads that wait for each other a thousand times a second must not share a processor while another is idle,
-        # and schedulers do place them so: single products were then seen to take 8 ms in place of 0.06.
-        environment["OMP_PROC_BIND"] = "true"
-    return environment

@@ -99,7 +99,7 @@ class EngineProcess:
 
     async def _live_once(self) -> bool:
         """One life of an engine, from start to death; whether it ever took commands."""
-        link = await EngineLink.spawn(self._argv, owns_processors=self._configure.num_threads is None)
+        link = await EngineLink.spawn(self._argv)
         self._link = link
         was_ready = False
         try:
