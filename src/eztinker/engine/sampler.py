@@ -67,6 +67,11 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
+    @property
+    def max_length(self) -> int:
+        """Tokens it may come to, its prompt included."""
+        return len(self.job.request.prompt) + self.job.request.params.max_tokens
+
     def take(self, token: int, logprob: float) -> StopReason | None:
         self.tokens.append(token)
         self.logprobs.append(logprob)
@@ -84,13 +89,23 @@ class Sampler:
     """Draws completions from one base model and any number of its adapters, `max_batch_size` at a time."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: Tokenizer, *, max_batch_size: int, prefix_cache_bytes: int = 256 << 20
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        *,
+        max_batch_size: int,
+        kv_cache_bytes: int = 4 << 30,
+        prefix_cache_bytes: int = 256 << 20,
     ) -> None:
+        """`kv_cache_bytes` bounds the running batch: every place in it is as long as its longest sample may get."""
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._num_tokens = min(tokenizer.get_vocab_size(with_added_tokens=True), decoder.config.vocab_size)
         self._max_batch_size = max_batch_size
+        self._max_batch_tokens = kv_cache_bytes // decoder.kv_bytes_per_token
         self._reader = PromptReader(decoder, prefix_cache_bytes)
+        self._jobs: dict[str, SampleJob] = {}
+        """Every job that is not done, wherever it is."""
         self._waiting: deque[SampleJob] = deque()
         self._starting: deque[_Row] = deque()
         """Samples of prompts that have been read, waiting for a place in the batch."""
@@ -99,7 +114,7 @@ class Sampler:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._waiting or self._starting or self._rows)
+        return not self._jobs
 
     @property
     def num_running(self) -> int:
@@ -110,26 +125,29 @@ class Sampler:
         return len(self._waiting) + len({id(row.job) for row in self._starting})
 
     def submit(self, job: SampleJob) -> None:
+        self._jobs[job.op_id] = job
         self._waiting.append(job)
 
     @torch.inference_mode()
     def cancel(self, op_id: str) -> bool:
         """Drop a job, wherever it is; False if it is not here."""
-        before = self.num_waiting + self.num_running
+        if self._jobs.pop(op_id, None) is None:
+            return False
         self._waiting = deque(job for job in self._waiting if job.op_id != op_id)
         self._starting = deque(row for row in self._starting if row.job.op_id != op_id)
         for place in reversed([place for place, row in enumerate(self._rows) if row.job.op_id == op_id]):
             self._remove(place)
-        return self.num_waiting + self.num_running < before
+        return True
 
     def drop_all(self) -> list[str]:
         """Forget every job; gives their ids."""
-        op_ids = {job.op_id for job in self._waiting} | {row.job.op_id for row in (*self._starting, *self._rows)}
+        op_ids = list(self._jobs)
+        self._jobs.clear()
         self._waiting.clear()
         self._starting.clear()
         self._rows.clear()
         self._cache = self._decoder.new_cache()
-        return sorted(op_ids)
+        return op_ids
 
     @torch.inference_mode()
     def step(self) -> list[SampleJob]:
@@ -137,18 +155,34 @@ class Sampler:
         finished = self._admit()
         if self._rows:
             finished += self._decode()
-        return [job for job in finished if job.is_done]
+        done = [job for job in dict.fromkeys(finished) if job.is_done]
+        for job in done:
+            del self._jobs[job.op_id]
+        return done
 
     def _admit(self) -> list[SampleJob]:
         """Fill free places; prompts are read only when the samples of earlier ones have all found a place."""
         finished: list[SampleJob] = []
-        while len(self._rows) < self._max_batch_size and (self._starting or self._waiting):
+        while self._starting or self._waiting:
             if not self._starting:
                 self._read_prompts()
-            free = self._max_batch_size - len(self._rows)
-            joining = [self._starting.popleft() for _ in range(min(free, len(self._starting)))]
+            joining = self._take_fitting()
+            if not joining:
+                break
             finished += self._join(joining)
         return finished
+
+    def _take_fitting(self) -> list[_Row]:
+        """As many of the next samples as there are places and memory for; a sample alone always fits."""
+        joining: list[_Row] = []
+        longest = max((row.max_length for row in self._rows), default=0)
+        while self._starting and len(self._rows) + len(joining) < self._max_batch_size:
+            longest = max(longest, self._starting[0].max_length)
+            num_rows = len(self._rows) + len(joining) + 1
+            if num_rows > 1 and num_rows * longest > self._max_batch_tokens:
+                break
+            joining.append(self._starting.popleft())
+        return joining
 
     def _read_prompts(self) -> None:
         """Read the next prompts, within the token budget. More than there are places: one large pass costs less."""

@@ -60,6 +60,12 @@ class Decoder:
         """Next-token logits, float32 (M, V)."""
         return self.head(hidden_MH, _deltas(adapters, HEAD)).float()
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """What one cached token takes, keys and values of all layers."""
+        config = self.config
+        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
+
     def new_cache(self) -> KVCache:
         """An empty KV cache of this model's shape."""
         config = self.config

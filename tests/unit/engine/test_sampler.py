@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from eztinker.engine.sampler import SampleJob
+from eztinker.engine.sampler import SampleJob, Sampler
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import LowRankAdapter
 from eztinker.types import Datum, SampledSequence, SamplingParams
@@ -106,6 +107,37 @@ def test_more_samples_than_places_all_come(decoder: Decoder, tiny_model_dir: Pat
     small = finish(new_sampler(decoder, tiny_model_dir, max_batch_size=3), job("a", PROMPT, WARM, num_samples=10))
     large = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, WARM, num_samples=10))
     assert tokens_of(small["a"].sequences) == tokens_of(large["a"].sequences)
+
+
+def test_a_batch_that_outgrows_its_memory_is_drawn_in_turns(decoder: Decoder, tiny_model_dir: Path):
+    tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+    three_samples = 3 * (len(PROMPT) + WARM.max_tokens) * decoder.kv_bytes_per_token
+    sampler = Sampler(decoder, tokenizer, max_batch_size=64, kv_cache_bytes=three_samples)
+    sampler.submit(job("a", PROMPT, WARM, num_samples=8))
+    sampler.step()
+    assert sampler.num_running == 3
+    tight = finish(sampler)["a"].sequences
+    ample = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, WARM, num_samples=8))["a"].sequences
+    assert tokens_of(tight) == tokens_of(ample)
+
+
+def test_a_job_whose_last_samples_end_together_is_reported_once(decoder: Decoder, tiny_model_dir: Path):
+    sampler = new_sampler(decoder, tiny_model_dir)
+    sampler.submit(job("a", PROMPT, SamplingParams(max_tokens=3, seed=1), num_samples=4))
+    reported = [done.op_id for _ in range(5) for done in sampler.step()]
+    assert reported == ["a"]
+
+
+def test_a_prompt_that_cannot_be_read_takes_nobody_with_it_unreported(decoder: Decoder, tiny_model_dir: Path):
+    """Jobs taken from the queue when the pass broke were once never heard of again."""
+    sampler = new_sampler(decoder, tiny_model_dir)
+    sampler.submit(job("good", PROMPT, GREEDY))
+    sampler.submit(job("bad", [10_000], GREEDY))
+    with pytest.raises(IndexError):
+        sampler.step()
+    assert set(sampler.drop_all()) == {"good", "bad"}
+    assert sampler.is_idle
+    assert finish(sampler, job("next", PROMPT, GREEDY))["next"].sequences
 
 
 def test_adapters_of_mixed_rank_decode_together_as_alone(decoder: Decoder, tiny_model_dir: Path):
