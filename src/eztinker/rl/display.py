@@ -75,6 +75,12 @@ def accuracy_text(evaluation: Evaluation) -> str:
     return f"{100 * evaluation.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def interval_text(evaluation: Evaluation) -> str:
+    """Its interval in words: `95 % interval 7.0 to 15.5 %`."""
+    low, high = evaluation.interval
+    return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+
+
 def _round_cells(report: RoundReport) -> list[str]:
     return [
         str(report.round),

@@ -90,7 +90,7 @@ def _reference(name: str, value: float, top: float) -> Markup:
     y = _y(value, top)
     return Markup(
         '<line class="reference" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="note" x="{}" y="{}">{}</text>'
-    ).format(_LEFT, _WIDTH - _RIGHT, y, y, _WIDTH - _RIGHT, y - 5, name)
+    ).format(_LEFT, _WIDTH - _RIGHT, y, y, _LEFT + 4, y - 5, name)
 
 
 def _line(series: Series, index: int, count: int, top: float) -> Markup:

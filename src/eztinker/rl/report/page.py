@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from eztinker.rl.config import Recipe
-from eztinker.rl.display import accuracy_text
+from eztinker.rl.display import accuracy_text, interval_text
 from eztinker.rl.evaluate import Answer, Evaluation
 from eztinker.rl.report.curves import curves
 from eztinker.rl.rollouts import Rollout
@@ -58,7 +58,8 @@ def render_page(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], summ
         summary=summary,
         charts=list(curves(state).values()),
         accuracies=[accuracy_text(evaluation) for evaluation in state.evaluations],
-        few_shot=accuracy_text(state.few_shot) if state.few_shot else None,
+        intervals=[interval_text(evaluation) for evaluation in state.evaluations],
+        few_shot_interval=interval_text(state.few_shot) if state.few_shot else None,
         kinds=KINDS,
         counts={kind: sum(each.kind == kind for each in comparisons) for kind in KINDS},
         comparisons=[each for kind in KINDS for each in _first(each for each in comparisons if each.kind == kind)],
