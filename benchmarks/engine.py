@@ -16,7 +16,7 @@ from eztinker.model.device import DTYPES, choose_device, use_threads
 from eztinker.model.lora import Adapter
 from eztinker.types import AdamParams, Datum, LoraSpec, SampleRequest, SamplingParams
 
-MAX_TRAIN_TOKENS = 2048
+MAX_TRAIN_TOKENS = 512
 """Tokens in one micro-batch, the server's default."""
 
 

@@ -49,7 +49,7 @@ class ServerConfig(BaseSettings):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine (default: the physical cores).")
     max_batch_size: int = Field(128, ge=1, description="Sequences the sampler decodes at once.")
-    max_train_tokens: int = Field(1024, ge=1, description="Tokens in one training micro-batch; more need more memory.")
+    max_train_tokens: int = Field(512, ge=1, description="Tokens in one training micro-batch; more need more memory.")
     root_path: str = Field("", description="Path under which a reverse proxy publishes the server.")
     allow_remote: bool = Field(
         False, description="Allow an address that other machines reach; EZTINKER_API_KEY must then be set."

@@ -56,10 +56,10 @@ def server(
         int | None, typer.Option(help="CPU threads of the engine.", show_default="the physical cores")
     ] = None,
     max_batch_size: Annotated[
-        int | None, typer.Option(help="Sequences the sampler decodes at once.", show_default="64")
+        int | None, typer.Option(help="Sequences the sampler decodes at once.", show_default="128")
     ] = None,
     max_train_tokens: Annotated[
-        int | None, typer.Option(help="Tokens in one training micro-batch.", show_default="2048")
+        int | None, typer.Option(help="Tokens in one training micro-batch.", show_default="512")
     ] = None,
     root_path: Annotated[
         str | None, typer.Option(help="Path under which a reverse proxy publishes the server.")

@@ -24,10 +24,6 @@ GROUP_WASTE = 1.25
 """Sequences share an attention call while padding them to the longest costs at most this factor."""
 
 
-MIN_PLAIN_ROWS = 4
-"""Rows of a decode step from which batched products beat the fused kernel."""
-
-
 class Attention(Protocol):
     """How the decoder's layers attend: packed sequences or one new token per cached sequence."""
 
@@ -146,7 +142,7 @@ class CachedAttention:
         num_kv_heads = keys_BKSD.shape[1]
         q_BKGD = q_THD.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
         bias_B11S = self._bias(window)
-        if num_rows >= MIN_PLAIN_ROWS and prefers_plain_attention(q_THD.device, self._num_keys):
+        if prefers_plain_attention(q_THD.device, self._num_keys):
             bias_NGS = bias_B11S.expand(*q_BKGD.shape[:3], self._num_keys).flatten(0, 1)
             out, _ = _softmax_attention(
                 q_BKGD.flatten(0, 1), keys_BKSD.flatten(0, 1), values_BKSD.flatten(0, 1), bias_NGS

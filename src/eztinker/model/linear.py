@@ -17,9 +17,6 @@ from torch.autograd.function import once_differentiable
 
 from eztinker.model.device import fastest_matmul
 
-FEW_ROWS = 64
-"""Up to this many rows a low-rank product costs less in float32 than in bfloat16, whose kernels take long to start."""
-
 
 class FrozenLinear:
     """y = x W^T + b for a weight that never changes. Differentiable in x alone."""
@@ -49,11 +46,13 @@ class LowRankDelta:
     scale: float
     rows: slice | Tensor | None
     """Rows of the batch that belong to the adapter; None means all."""
+    in_float32: bool = False
+    """Compute in float32, not in the input's dtype: cheaper for few rows, as bfloat16 kernels take long to start."""
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor) -> Tensor:
         """Add the delta into `y_MO`, in place; gives x A^T of its rows, which the backward pass needs."""
         x = x_MI if self.rows is None else x_MI[self.rows]
-        dtype = torch.float32 if x.shape[0] <= FEW_ROWS else x.dtype
+        dtype = torch.float32 if self.in_float32 else x.dtype
         hidden = x.to(dtype) @ self.a.to(dtype).T
         if isinstance(self.rows, Tensor):
             update = torch.cat([part @ b.to(dtype).T for b, part, _ in self._projections(hidden)], dim=1)
@@ -71,7 +70,7 @@ class LowRankDelta:
         """Gradients of A and of each B; the input's gradient is added into `grad_x_MI`."""
         x, grad = (x_MI, grad_MO) if self.rows is None else (x_MI[self.rows], grad_MO[self.rows])
         grad_hidden, grad_bs = [], []
-        for b, part, columns in self._projections(hidden.to(x.dtype)):
+        for b, part, columns in self._projections(hidden):
             grad_hidden.append(grad[:, columns] @ b.to(x.dtype))
             grad_bs.append((grad[:, columns].T @ part).float() * self.scale)
         grad_h = torch.cat(grad_hidden, dim=1) if len(grad_hidden) > 1 else grad_hidden[0]

@@ -66,14 +66,15 @@ class Factors:
 class LowRankAdapter:
     """Factors for some of the decoder's fused weights: all that applying an adapter takes."""
 
-    def __init__(self, factors: Mapping[str, Factors], scale: float) -> None:
+    def __init__(self, factors: Mapping[str, Factors], scale: float, *, in_float32: bool = False) -> None:
         self.factors = factors
         self.scale = scale
+        self._in_float32 = in_float32
 
     def delta(self, key: str, rows: slice | Tensor | None) -> LowRankDelta | None:
         """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
         factors = self.factors.get(key)
-        return LowRankDelta(factors.a, factors.bs, self.scale, rows) if factors else None
+        return LowRankDelta(factors.a, factors.bs, self.scale, rows, self._in_float32) if factors else None
 
 
 class Adapter(LowRankAdapter):
@@ -108,7 +109,7 @@ class Adapter(LowRankAdapter):
                 key: Factors(factors.a.clone(), (torch.block_diag(*factors.bs) * self.scale,))
                 for key, factors in self.factors.items()
             }
-        return LowRankAdapter(fused, 1.0)
+        return LowRankAdapter(fused, 1.0, in_float32=True)
 
     def require_grad(self, grads: Tensor) -> None:
         """Make backward passes add this adapter's gradient into `grads`, a flat buffer like `flat`."""

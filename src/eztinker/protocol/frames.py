@@ -53,7 +53,7 @@ class Configure(Command):
     num_threads: int | None = None
     max_batch_size: int = 128
     """Completions decoded together."""
-    max_train_tokens: int = 1024
+    max_train_tokens: int = 512
     """Tokens in one training micro-batch."""
 
 

@@ -44,7 +44,7 @@ def test_greedy_completions_are_those_of_transformers(tiny_model: TinyModel, fam
     results = finish(sampler, *(job(name, prompt, GREEDY) for name, prompt in prompts.items()))
     model = AutoModelForCausalLM.from_pretrained(directory)
     for name, prompt in prompts.items():
-        expected = model.generate(
+        expected = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
             torch.tensor([prompt]), max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=EOS_TOKEN_ID
         )
         # transformers bans the end-of-sequence token to reach min_new_tokens; ours has no stop token here.
