@@ -9,7 +9,7 @@ from benchmarks.process import Side, race
 from benchmarks.roofline import Limits
 from benchmarks.workload import draw_prompts
 
-NUM_PROMPT_TOKENS = 32
+NUM_PROMPT_TOKENS = 8
 NUM_NEW_TOKENS = 64
 WANTED_RATIOS = {1: 1.5, 8: 2.5, 32: 2.5}
 

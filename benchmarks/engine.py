@@ -12,7 +12,7 @@ from eztinker.engine.prefill import Prompt, PromptReader
 from eztinker.engine.sampler import SampleJob, Sampler
 from eztinker.engine.trainer import PackedBatch, Pass, TrainingRun
 from eztinker.model.decoder import Decoder
-from eztinker.model.device import DTYPES, choose_device, use_threads
+from eztinker.model.device import DTYPES, choose_device, set_up_cpu
 from eztinker.model.lora import Adapter
 from eztinker.types import AdamParams, Datum, LoraSpec, SampleRequest, SamplingParams
 
@@ -24,7 +24,7 @@ class EngineInference:
     """Decode and prefill of the base model. Prompts are not kept between calls, for the peer keeps none."""
 
     def __init__(self, directory: Path, dtype: str, num_threads: int) -> None:
-        use_threads(num_threads)
+        set_up_cpu(num_threads)
         decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._sampler = Sampler(decoder, tokenizer, max_batch_size=64, prefix_cache_bytes=0)
@@ -50,7 +50,7 @@ class EngineTraining:
     """LoRA training of one adapter on all linear layers but the head."""
 
     def __init__(self, directory: Path, dtype: str, num_threads: int) -> None:
-        use_threads(num_threads)
+        set_up_cpu(num_threads)
         decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
         lora = LoraSpec(rank=LORA_RANK, seed=0, alpha=LORA_ALPHA, train_unembed=False)
         self._run = TrainingRun("benchmark", decoder, Adapter.new(decoder.config, lora, decoder.device))

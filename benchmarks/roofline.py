@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from eztinker.model.config import read_config
-from eztinker.model.device import DTYPES, fastest_matmul, use_threads
+from eztinker.model.device import DTYPES, fastest_matmul, set_up_cpu
 
 _READ_BYTES = 512 << 20
 """Many times the largest processor cache."""
@@ -35,7 +35,7 @@ class MachineProbe:
     """Runs in a process of its own like any other side."""
 
     def __init__(self, num_threads: int) -> None:
-        use_threads(num_threads)
+        set_up_cpu(num_threads)
 
     def measure(self) -> Machine:
         return Machine(read_bytes_per_second=_read_rate(), flops={name: _gemm_rate(DTYPES[name]) for name in DTYPES})

@@ -149,7 +149,7 @@ class CachedAttention:
             )
         else:
             out = functional.scaled_dot_product_attention(
-                q_BKGD, keys_BKSD, values_BKSD, attn_mask=bias_B11S.to(q_THD.dtype)
+                q_BKGD, keys_BKSD.to(q_THD.dtype), values_BKSD, attn_mask=bias_B11S.to(q_THD.dtype)
             )
         return out.reshape(num_rows, num_heads, head_dim)
 

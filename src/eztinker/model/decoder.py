@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from eztinker.model.attention import Attention
 from eztinker.model.config import DecoderConfig, read_config
+from eztinker.model.device import prefers_plain_attention
 from eztinker.model.kv_cache import KVCache
 from eztinker.model.linear import FrozenLinear, LowRankDelta
 from eztinker.model.lora import HEAD, LowRankAdapter
@@ -64,7 +65,13 @@ class Decoder:
     def kv_bytes_per_token(self) -> int:
         """What one cached token takes, keys and values of all layers."""
         config = self.config
-        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
+        num_numbers = config.num_layers * config.num_kv_heads * config.head_dim
+        return num_numbers * (self._key_dtype.itemsize + self.dtype.itemsize)
+
+    @property
+    def _key_dtype(self) -> torch.dtype:
+        """float32 where attention computes its scores in it anyway: keys are then converted once, not at every step."""
+        return torch.float32 if prefers_plain_attention(self.device, num_keys=1) else self.dtype
 
     def new_cache(self) -> KVCache:
         """An empty KV cache of this model's shape."""
@@ -73,7 +80,8 @@ class Decoder:
             num_layers=config.num_layers,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            dtype=self.dtype,
+            key_dtype=self._key_dtype,
+            value_dtype=self.dtype,
             device=self.device,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Protocol
 
@@ -50,14 +51,27 @@ def _has_bf16_instructions() -> bool:
     return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def use_threads(num_threads: int | None) -> int:
-    """Set torch's threads, by default the physical cores, and never more than the processors this process may use.
+def set_up_cpu(num_threads: int | None) -> int:
+    """Ready this process for computing; gives torch's threads, by default the physical cores.
 
-    More threads than processors make every kernel collapse: each waits for one that is not running.
+    They are never more than the processors this process may use: each kernel would wait for a thread that cannot run.
     """
+    _keep_freed_memory()
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(min(num_threads or torch.get_num_threads(), available))
     return torch.get_num_threads()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to hand freed memory back: fetching it anew, page by page, costs more than most kernels on it."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return  # another C library, which has no such switch
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    mallopt(trim_threshold, 1 << 30)
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(top_pad, 64 << 20)
 
 
 class Matmul(Protocol):
@@ -75,7 +89,7 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None) -> Matmul:
     if weight.device.type == "cpu":
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-            multiply = torch.ops.mkldnn._linear_pointwise
+            multiply = torch.ops.mkldnn._linear_pointwise.default
             multiply(weight.new_zeros(1, weight.shape[1]), packed, bias, "none", [], "")
         except (AttributeError, RuntimeError):
             pass

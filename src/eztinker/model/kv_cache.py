@@ -44,13 +44,20 @@ class KVCache:
     """One growing row per running sequence. Rows in use are always the first ones."""
 
     def __init__(
-        self, *, num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        *,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        key_dtype: torch.dtype,
+        value_dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.device = device
         self.lengths = torch.zeros(0, dtype=torch.long, device=device)
         """Tokens held by each row."""
-        self._keys_NBKSD = torch.zeros(num_layers, 0, num_kv_heads, 0, head_dim, dtype=dtype, device=device)
-        self._values_NBKSD = self._keys_NBKSD.clone()
+        self._keys_NBKSD = torch.zeros(num_layers, 0, num_kv_heads, 0, head_dim, dtype=key_dtype, device=device)
+        self._values_NBKSD = self._keys_NBKSD.to(value_dtype)
 
     @property
     def num_rows(self) -> int:
@@ -87,7 +94,7 @@ class KVCache:
 
     def append(self, layer: int, rows: Tensor, positions: Tensor, k_BKD: Tensor, v_BKD: Tensor) -> None:
         """Write one token's keys and values into each row, at its position."""
-        self._keys_NBKSD[layer][rows, :, positions] = k_BKD
+        self._keys_NBKSD[layer][rows, :, positions] = k_BKD.to(self._keys_NBKSD.dtype)
         self._values_NBKSD[layer][rows, :, positions] = v_BKD
 
     def advance(self, num_rows: int) -> None:

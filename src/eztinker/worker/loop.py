@@ -7,7 +7,7 @@ import os
 import time
 
 from eztinker.engine.scheduler import Outcome, Scheduler
-from eztinker.model.device import choose_device, choose_dtype, use_threads
+from eztinker.model.device import choose_device, choose_dtype, set_up_cpu
 from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Failed, Ready, Sample, Shutdown, Status
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
@@ -33,7 +33,7 @@ def serve(link: Link) -> None:
 
 
 def _start(link: Link, configure: Configure) -> Loop:
-    num_threads = use_threads(configure.num_threads)
+    num_threads = set_up_cpu(configure.num_threads)
     device = choose_device(configure.device)
     dtype = choose_dtype(configure.dtype, device)
     scheduler = Scheduler(configure.max_train_tokens)
