@@ -33,7 +33,7 @@ class Task:
 
 TASKS: dict[DatasetName, Task] = {
     "arithmetic": Task(
-        prompt_style="question_answer", max_new_tokens=24, stop=("\n",), learning_rate=1.6e-3, eval_size=300
+        prompt_style="question_answer", max_new_tokens=24, stop=("\n",), learning_rate=1e-3, eval_size=300
     ),
     "gsm8k": Task(prompt_style="chat", max_new_tokens=320, stop=("\nQuestion:",), learning_rate=2e-4, eval_size=200),
 }

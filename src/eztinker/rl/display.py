@@ -59,12 +59,12 @@ class Display:
             yield Bars(progress)
 
     def rounds(self, rounds: Sequence[RoundReport], evaluations: Sequence[Evaluation]) -> None:
-        """The per-round table; `evaluations[i]` is of the adapter after i rounds."""
+        """The per-round table, narrow enough for 80 columns; `evaluations[i]` is of the adapter after i rounds."""
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for name in ("Round", "Sampled", "Right", "Solved", "Kept", "Tokens", "Loss", "Seconds", "Held-out, 95 %"):
+        for name in ("Round", "Right", "Solved", "Kept", "Loss", "Seconds", "Held-out, 95 %"):
             table.add_column(name, justify="right", no_wrap=True)
         for number, evaluation in enumerate(evaluations):
-            cells = _round_cells(rounds[number - 1]) if number else ["before"] + [""] * 7
+            cells = _round_cells(rounds[number - 1]) if number else ["before"] + [""] * 5
             table.add_row(*cells, accuracy_text(evaluation))
         self.console.print(table)
 
@@ -84,11 +84,9 @@ def interval_text(evaluation: Evaluation) -> str:
 def _round_cells(report: RoundReport) -> list[str]:
     return [
         str(report.round),
-        str(report.num_sampled),
         f"{100 * report.share_right:.1f} %",
         f"{report.num_solved}/{report.num_problems}",
         str(report.num_kept),
-        f"{report.mean_tokens:.1f}",
         "-" if report.mean_loss is None else f"{report.mean_loss:.3f}",
         f"{report.seconds:.1f}",
     ]
