@@ -98,10 +98,6 @@ class Adapter(LowRankAdapter):
             factors.a.uniform_(-bound, bound, generator=generator)
         return cls(config, lora, flat.to(device))
 
-    @property
-    def num_params(self) -> int:
-        return self.flat.numel()
-
     def for_sampling(self) -> LowRankAdapter:
         """A copy that never changes, with one B per fused weight and the scale in it: the fewest, smallest products."""
         with torch.no_grad():

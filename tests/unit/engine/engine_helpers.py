@@ -23,7 +23,7 @@ def new_run(decoder: Decoder, *, rank: int = 4, seed: int = 1, is_fresh: bool = 
     """A training run; unless `is_fresh`, with a B that is not zero, which would hide A."""
     adapter = Adapter.new(decoder.config, LoraSpec(rank=rank, seed=seed, **targets), CPU)
     if not is_fresh:
-        noise = np.random.default_rng(seed).normal(0, 0.05, adapter.num_params).astype(np.float32)
+        noise = np.random.default_rng(seed).normal(0, 0.05, adapter.flat.numel()).astype(np.float32)
         adapter.fill(adapter.named_arrays(adapter.flat + adapter.flat.new_tensor(noise)))
     return TrainingRun("tiny", decoder, adapter)
 

@@ -31,7 +31,7 @@ def decoder(tiny_model: Callable[..., Path]) -> Decoder:
 
 def new_run(decoder: Decoder, spec: LoraSpec) -> TrainingRun:
     run = TrainingRun("tiny", decoder, Adapter.new(decoder.config, spec, CPU))
-    noise = torch.randn(run.adapter.num_params, generator=torch.Generator().manual_seed(spec.seed))
+    noise = torch.randn(run.adapter.flat.numel(), generator=torch.Generator().manual_seed(spec.seed))
     run.adapter.flat.add_(0.05 * noise)  # B is zero at birth, and so would be A's gradient
     return run
 
