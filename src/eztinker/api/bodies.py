@@ -154,6 +154,31 @@ class CreateSamplingSessionBody(Body):
     type: str | None = None
 
 
+class JoinSamplingSessionBody(Body):
+    sampling_session_id: str
+    type: str | None = None
+
+
+class SamplingClientBody(Body):
+    """One sampling client: the original, or a copy of it in another process."""
+
+    sampling_session_id: str
+    cloned_sampler_id: int = 0
+    type: Literal["sampling_session"] = "sampling_session"
+
+
+class RetrieveFuturesBody(Body):
+    target: SamplingClientBody
+    prev_cursor: int = 0
+    timeout: float | None = None
+    """Seconds to hold the poll; None leaves it to the server."""
+    retrieved_request_ids: tuple[str, ...] = ()
+
+
+class CancelFutureBody(Body):
+    request_id: str
+
+
 class RetrieveFutureBody(Body):
     request_id: str
     allow_metadata_only: bool = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from eztinker.oplog import queries
-from eztinker.oplog.rows import Failure, Operation, OperationStatus
+from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus
 from eztinker.oplog.schema import operations
 
 
@@ -51,6 +52,36 @@ def pending(db: Connection) -> list[Operation]:
     return queries.many(db, select(operations).where(operations.c.status == OperationStatus.PENDING), Operation)
 
 
+def completions(db: Connection, lane: str, *, after: int, seq_ids: range, limit: int) -> list[Completion]:
+    """The first outcomes behind place `after` in a lane, of the operations with these numbers, in order."""
+    query = (
+        select(
+            operations.c.op_id,
+            operations.c.completion,
+            operations.c.status,
+            func.length(operations.c.result).label("num_bytes"),
+        )
+        .where(
+            operations.c.lane == lane,
+            operations.c.completion > after,
+            operations.c.seq_id.between(seq_ids.start, seq_ids.stop - 1),
+        )
+        .order_by(operations.c.completion)
+        .limit(limit)
+    )
+    return queries.many(db, query, Completion)
+
+
+def drop_fetched(db: Connection, lane: str, op_ids: Collection[str]) -> None:
+    """Drop the results of these operations of a lane, which their client has."""
+    named = update(operations).where(
+        operations.c.op_id == bindparam("fetched"),
+        operations.c.lane == lane,
+        operations.c.status == OperationStatus.DONE,
+    )
+    db.execute(named.values(status=OperationStatus.EXPIRED, result=None), [{"fetched": op_id} for op_id in op_ids])
+
+
 def expire_results(db: Connection, finished_before: datetime) -> None:
     """Drop the results of operations that were done before that time."""
     db.execute(
@@ -61,5 +92,8 @@ def expire_results(db: Connection, finished_before: datetime) -> None:
 
 
 def _pending(op_id: str):
-    """An outcome is written once."""
-    return update(operations).where(operations.c.op_id == op_id, operations.c.status == OperationStatus.PENDING)
+    """An outcome is written once, and takes the next place in its lane."""
+    others = operations.alias()
+    place = select(func.coalesce(func.max(others.c.completion), 0) + 1).where(others.c.lane == operations.c.lane)
+    pending = update(operations).where(operations.c.op_id == op_id, operations.c.status == OperationStatus.PENDING)
+    return pending.values(completion=place.scalar_subquery())

@@ -193,6 +193,11 @@ class Failed(Event):
     message: str
 
 
+def cancelled(op_id: str) -> Failed:
+    """How a sample ends that its client gave up."""
+    return Failed(op_id=op_id, category="user", code="cancelled", message="The request was cancelled")
+
+
 class Status(Event):
     """Sent about once a second while there is work."""
 

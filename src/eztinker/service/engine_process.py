@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eztinker.errors import EngineLost
-from eztinker.protocol.frames import AnyEvent, Configure, Ready, Sample, Status, TrainingCommand
+from eztinker.protocol.frames import AnyEvent, Cancel, Configure, Ready, Sample, Status, TrainingCommand, cancelled
 from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.types import EngineStatus
 
@@ -81,6 +81,16 @@ class EngineProcess:
         if self._ready is not None:
             self._send(pending)
         return pending.outcome
+
+    def cancel(self, op_id: str) -> None:
+        """Give up a sample, waiting or running; it then ends in `Failed`. Anything else is left alone."""
+        pending = self._pending.get(op_id)
+        if pending is None or not isinstance(pending.command, Sample):
+            return
+        if pending.is_sent and self._link is not None:
+            self._link.send(Cancel(op_id=op_id))
+        else:
+            self._take(cancelled(op_id))
 
     def _send(self, pending: _Pending) -> None:
         assert self._link is not None

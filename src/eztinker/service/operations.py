@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 import orjson
 from sqlalchemy import Connection
@@ -92,6 +93,8 @@ class Operations:
         self._engine = engine
         self._clock = clock
         self._unsettled: dict[str, _Unsettled] = {}
+        self._next_outcomes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        """By lane; an event lives as long as somebody waits for it."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, new: NewOperation) -> str:
@@ -144,6 +147,16 @@ class Operations:
         done, _ = await asyncio.wait({unsettled.outcome}, timeout=hold_seconds)
         return unsettled.outcome.result() if done else None
 
+    def cancel(self, owner: str, op_id: str) -> None:
+        """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
+        unsettled = self._unsettled.get(op_id)
+        if unsettled is not None and unsettled.owner == owner:
+            self._engine.cancel(op_id)
+
+    def next_outcome(self, lane: str) -> asyncio.Event:
+        """Set as soon as one more operation of the lane has its outcome in the log."""
+        return self._next_outcomes.setdefault(lane, asyncio.Event())
+
     async def expire_results(self, retention: timedelta) -> None:
         """Drop the results that have been there for longer than `retention`."""
         oldest = self._clock.now() - retention
@@ -183,7 +196,7 @@ class Operations:
             operations.finish(db, new.op_id, media_type=finished.media_type, result=finished.body, now=now)
 
         await self._store.write(finish)
-        self._wake(new.op_id, Done(kind=new.kind, media_type=finished.media_type, body=finished.body))
+        self._wake(new, Done(kind=new.kind, media_type=finished.media_type, body=finished.body))
 
     async def _fail_lost(self, new: NewOperation) -> None:
         await self._fail(new, Failure.of(await recover_run(self._store, new.lane)))
@@ -197,10 +210,12 @@ class Operations:
                 new.also_if_failed(db)
 
         await self._store.write(fail)
-        self._wake(new.op_id, failure)
+        self._wake(new, failure)
 
-    def _wake(self, op_id: str, outcome: Done | Failure) -> None:
-        self._unsettled.pop(op_id).outcome.set_result(outcome)
+    def _wake(self, new: NewOperation, outcome: Done | Failure) -> None:
+        self._unsettled.pop(new.op_id).outcome.set_result(outcome)
+        if (event := self._next_outcomes.pop(new.lane, None)) is not None:
+            event.set()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -224,4 +239,4 @@ def _outcome(row: Operation) -> Done | Failure | None:
         case OperationStatus.LOST:
             raise ResultGone("The server stopped before this sample was done; ask for it again")
         case OperationStatus.EXPIRED:
-            raise ResultGone("The result of this request was kept for a day and is gone")
+            raise ResultGone("The result of this request is gone: its client had fetched it, or it was a day old")

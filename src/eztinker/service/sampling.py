@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -13,6 +14,7 @@ from eztinker.oplog import checkpoints, sessions
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import AnyEvent, Sample, SampleDone
+from eztinker.protocol.prompt_targets import TargetTensor
 from eztinker.protocol.sampling_codec import WireSampleRequest, encode_result
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
@@ -78,6 +80,12 @@ class Sampling:
         )
         return await self._store.write(lambda db: sessions.add_sampling_session(db, sampler))
 
+    async def join(self, owner: str, sampling_session_id: str) -> int:
+        """A number, unique in the sampling session, for a copy of its client in another process; the original is 0."""
+        sampler, _ = await self._find(owner, sampling_session_id)
+        await self._sessions.require_active(owner, sampler.session_id)
+        return await self._store.write(lambda db: sessions.count_clone(db, sampling_session_id))
+
     async def sampler(self, owner: str, sampling_session_id: str) -> Sampler:
         row, checkpoint = await self._find(owner, sampling_session_id)
         if checkpoint is None or checkpoint.name is None:
@@ -107,7 +115,7 @@ class Sampling:
             seq_id=wire.seq_id,
             kind=SAMPLE,
             work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
-            finish=_finish,
+            finish=partial(_finish, wire.target_prompt_logprobs),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
@@ -134,9 +142,8 @@ class Sampling:
     async def _find(self, owner: str, sampling_session_id: str) -> tuple[SamplingSession, Checkpoint | None]:
         def query(db: Connection) -> tuple[SamplingSession | None, Checkpoint | None]:
             row = sessions.sampling_session(db, sampling_session_id)
-            if row is None or row.checkpoint_id is None:
-                return row, None
-            return row, checkpoints.get(db, row.checkpoint_id)
+            checkpoint_id = None if row is None else sessions.current_checkpoint_id(db, row)
+            return row, None if checkpoint_id is None else checkpoints.get(db, checkpoint_id)
 
         row, checkpoint = await self._store.read(query)
         return owned(row, owner, f"sampling session {sampling_session_id!r}"), checkpoint
@@ -149,6 +156,8 @@ def new_sampling_session(
     seq_id: int | None,
     base_model: str,
     checkpoint_id: str | None,
+    inflight_model_id: str | None = None,
+    save_seq_id: int | None = None,
     now: datetime,
 ) -> SamplingSession:
     return SamplingSession(
@@ -158,10 +167,12 @@ def new_sampling_session(
         seq_id=seq_id,
         base_model=base_model,
         checkpoint_id=checkpoint_id,
+        inflight_model_id=inflight_model_id,
+        save_seq_id=save_seq_id,
         created_at=now,
     )
 
 
-def _finish(event: AnyEvent) -> Finished:
+def _finish(targets: TargetTensor | None, event: AnyEvent) -> Finished:
     assert isinstance(event, SampleDone)
-    return Finished(body=encode_result(event.result), media_type=PROTOBUF)
+    return Finished(body=encode_result(event.result, targets), media_type=PROTOBUF)

@@ -15,6 +15,7 @@ from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
+from eztinker.service.completions import Completions
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.engine_process import EngineProcess
 from eztinker.service.operations import Operations
@@ -56,6 +57,7 @@ class Service:
             self._store, catalog, self.sessions, self.operations, self._lanes, self.checkpoints, self.clock
         )
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
+        self.completions = Completions(self._store, self.operations, self.clock)
         self.sampling = Sampling(
             self._store, catalog, self.sessions, self.operations, self.engine, self.checkpoints, self.clock
         )

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from eztinker.errors import EZTinkerError, UserError
+from eztinker.errors import EZTinkerError, InvalidInput, UserError
 from eztinker.oplog import checkpoints, models, sessions
 from eztinker.oplog.rows import Checkpoint, Model, SamplingSession
 from eztinker.protocol.frames import (
@@ -49,6 +49,8 @@ class SaveRequest(Record):
     """None for a snapshot behind one sampling client."""
     ttl_seconds: int | None = None
     overwrite: bool = False
+    is_inflight: bool = False
+    """Of an unnamed one: it also moves the sampling clients of earlier inflight saves forward."""
     user_metadata: dict[str, str] | None = None
 
 
@@ -102,7 +104,7 @@ class Training:
             assert isinstance(event, CheckpointDone)
             written = _written(checkpoint, event, self._clock)
             if written.name is None:
-                return _finish_snapshot(model, written)
+                return _finish_unnamed(model, written, inflight_seq_id=seq_id if request.is_inflight else None)
             return _finish_checkpoint(kind, written, overwrite=request.overwrite)
 
         return await self._submit(model, op_id, seq_id, kind, work, finish)
@@ -151,6 +153,8 @@ class Training:
             AlreadyExists: its name is taken.
         """
         check_metadata(request.user_metadata)
+        if request.is_inflight and request.name is not None:
+            raise InvalidInput("A save of kind 'inflight' has no path; leave one of the two out", field="kind")
         now = self._clock.now()
         expires_at = expiry(request.ttl_seconds, now)
         if request.name is not None:
@@ -234,18 +238,22 @@ def _finish_checkpoint(kind: str, checkpoint: Checkpoint, *, overwrite: bool) ->
     return Finished.json(answer, also=lambda db: checkpoints.add(db, checkpoint, overwrite=overwrite))
 
 
-def _finish_snapshot(model: Model, checkpoint: Checkpoint) -> Finished:
+def _finish_unnamed(model: Model, checkpoint: Checkpoint, *, inflight_seq_id: int | None) -> Finished:
     sampler: SamplingSession = new_sampling_session(
         owner=model.owner,
         session_id=model.session_id,
         seq_id=None,
         base_model=model.base_model,
         checkpoint_id=checkpoint.checkpoint_id,
+        inflight_model_id=None if inflight_seq_id is None else model.model_id,
+        save_seq_id=inflight_seq_id,
         now=checkpoint.created_at,
     )
 
     def store(db: Connection) -> None:
         checkpoints.add(db, checkpoint, overwrite=False)
         sessions.add_sampling_session(db, sampler)
+        if inflight_seq_id is not None:
+            checkpoints.remove_superseded(db, model.model_id, checkpoint.created_at)
 
     return Finished.json({"sampling_session_id": sampler.sampling_session_id}, also=store)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from eztinker.engine.prefill import Prompt
-from eztinker.engine.sampler import SampleJob, Sampler
+from eztinker.engine.sample_job import SampleJob
+from eztinker.engine.sampler import Sampler
 from eztinker.engine.trainer import PackedBatch, Pass, TrainingRun
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter
@@ -71,16 +73,10 @@ def job(
     *,
     num_samples: int = 1,
     adapter: LowRankAdapter | None = None,
-    prompt_logprobs: bool = False,
-    topk: int = 0,
+    **fields: Any,
 ) -> SampleJob:
-    request = SampleRequest(
-        prompt=np.array(prompt, dtype=np.int64),
-        num_samples=num_samples,
-        params=params,
-        prompt_logprobs=prompt_logprobs,
-        topk_prompt_logprobs=topk,
-    )
+    """A job; `fields` are further ones of SampleRequest."""
+    request = SampleRequest(prompt=np.array(prompt, dtype=np.int64), num_samples=num_samples, params=params, **fields)
     return SampleJob(name, Prompt(request, adapter, id(adapter)))
 
 

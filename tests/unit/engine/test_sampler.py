@@ -10,11 +10,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from eztinker.engine.sampler import SampleJob, Sampler
+from eztinker.engine.sample_job import SampleJob
+from eztinker.engine.sampler import Sampler
 from eztinker.model.decoder import Decoder
-from eztinker.model.lora import LowRankAdapter
+from eztinker.model.lora import Factors, LowRankAdapter
 from eztinker.types import Datum, SampledSequence, SamplingParams
-from tests.oracles import draw_tokens, load_decoder
+from tests.oracles import draw_tokens, load_decoder, transformers_logits
 from tests.tiny_models import EOS_TOKEN_ID
 from tests.unit.engine.engine_helpers import TinyModel, finish, job, new_run, new_sampler, run_pass
 
@@ -128,16 +129,63 @@ def test_a_job_whose_last_samples_end_together_is_reported_once(decoder: Decoder
     assert reported == ["a"]
 
 
-def test_a_prompt_that_cannot_be_read_takes_nobody_with_it_unreported(decoder: Decoder, tiny_model_dir: Path):
-    """Jobs taken from the queue when the pass broke were once never heard of again."""
+BROKEN = [10_000]
+"""No embedding has this token, so reading it raises."""
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_prompt_that_cannot_be_read_fails_alone(decoder: Decoder, tiny_model_dir: Path, place: int):
+    good = [job(f"good-{n}", draw_tokens(5 + n), WARM, num_samples=2) for n in range(6)]
+    jobs = [*good[:place], job("bad", BROKEN, WARM), *good[place:]]
+    done = run_to_the_end(new_sampler(decoder, tiny_model_dir), jobs)
+    assert isinstance(done.pop("bad").error, IndexError)
+    assert_as_alone(done, good, decoder, tiny_model_dir)
+
+
+def test_a_sample_that_breaks_while_it_is_drawn_fails_alone(decoder: Decoder, tiny_model_dir: Path):
+    """Its adapter does not fit the base model any more, which only the next decode step meets."""
+    adapter = frozen_adapter(decoder, seed=1)
     sampler = new_sampler(decoder, tiny_model_dir)
-    sampler.submit(job("good", PROMPT, GREEDY))
-    sampler.submit(job("bad", [10_000], GREEDY))
-    with pytest.raises(IndexError):
-        sampler.step()
-    assert set(sampler.drop_all()) == {"good", "bad"}
-    assert sampler.is_idle
-    assert finish(sampler, job("next", PROMPT, GREEDY))["next"].sequences
+    good = [job(f"good-{n}", draw_tokens(5 + n), WARM, num_samples=2) for n in range(5)]
+    bad = job("bad", PROMPT, WARM, adapter=adapter)
+    for each in (*good[:3], bad):
+        sampler.submit(each)
+    assert sampler.step() == []
+    adapter.factors = {key: Factors(factors.a[:, 1:], factors.bs) for key, factors in adapter.factors.items()}
+    done = run_to_the_end(sampler, good[3:])  # they come while the fault is being looked for
+    assert isinstance(done.pop("bad").error, RuntimeError)
+    assert_as_alone(done, good, decoder, tiny_model_dir)
+
+
+def test_a_request_can_be_cancelled_while_a_fault_is_looked_for(decoder: Decoder, tiny_model_dir: Path):
+    sampler = new_sampler(decoder, tiny_model_dir)
+    for each in (job("bad", BROKEN, WARM), job("gone", PROMPT, WARM), job("stays", PROMPT, WARM)):
+        sampler.submit(each)
+    assert sampler.step() == []
+    assert sampler.num_waiting == 3
+    assert sampler.cancel("gone")
+    done = run_to_the_end(sampler, [])
+    assert done.keys() == {"bad", "stays"}
+
+
+def run_to_the_end(sampler: Sampler, jobs: list[SampleJob]) -> dict[str, SampleJob]:
+    """Submit jobs and step until the sampler is idle; what it gave back, each job once."""
+    for each in jobs:
+        sampler.submit(each)
+    done: dict[str, SampleJob] = {}
+    while not sampler.is_idle:
+        for over in sampler.step():
+            assert over.op_id not in done
+            done[over.op_id] = over
+    return done
+
+
+def assert_as_alone(done: dict[str, SampleJob], jobs: list[SampleJob], decoder: Decoder, directory: Path) -> None:
+    assert done.keys() == {each.op_id for each in jobs}
+    for each in jobs:
+        again = SampleJob(each.op_id, each.prompt)
+        alone = finish(new_sampler(decoder, directory), again)[each.op_id]
+        assert tokens_of(done[each.op_id].result().sequences) == tokens_of(alone.sequences)
 
 
 def test_adapters_of_mixed_rank_decode_together_as_alone(decoder: Decoder, tiny_model_dir: Path):
@@ -178,24 +226,27 @@ def test_adapters_do_not_share_what_they_read(decoder: Decoder, tiny_model_dir: 
     assert tokens_of(adapted.sequences) == tokens_of(alone.sequences)
 
 
-def test_prompt_logprobs_are_those_of_transformers(decoder: Decoder, tiny_model_dir: Path):
-    prompt = draw_tokens(25, seed=6)
-    params = SamplingParams(max_tokens=1, temperature=0.5)  # prompt logprobs are untempered all the same
-    result = finish(new_sampler(decoder, tiny_model_dir), job("a", prompt, params, prompt_logprobs=True, topk=3))["a"]
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    with torch.inference_mode():
-        expected = torch.log_softmax(model(torch.tensor([prompt])).logits[0], dim=-1)
-    assert result.prompt_logprobs is not None
-    assert np.isnan(result.prompt_logprobs[0])
-    targets = torch.tensor(prompt[1:])[:, None]
-    np.testing.assert_allclose(result.prompt_logprobs[1:], expected[:-1].gather(1, targets)[:, 0], atol=1e-5)
-    table = result.topk_prompt_logprobs
-    assert table is not None
-    assert table.token_ids[0].tolist() == [0, 0, 0]
-    assert table.logprobs[0].tolist() == [-99999.0] * 3
-    best = torch.topk(expected[:-1], 3)
-    np.testing.assert_array_equal(table.token_ids[1:], best.indices)
-    np.testing.assert_allclose(table.logprobs[1:], best.values, atol=1e-5)
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+def test_the_likeliest_tokens_beside_each_sampled_one_are_those_of_transformers(
+    decoder: Decoder, tiny_model_dir: Path, temperature: float
+):
+    params = SamplingParams(max_tokens=5, temperature=temperature, top_k=3, seed=2)
+    wide = job("wide", PROMPT, params, num_samples=2, topk_sample_logprobs=4)
+    narrow = job("narrow", draw_tokens(4), params, topk_sample_logprobs=1)
+    results = finish(new_sampler(decoder, tiny_model_dir), wide, narrow, job("none", PROMPT, params))
+    assert results["none"].sequences[0].topk_logprobs is None
+    assert results["narrow"].sequences[0].topk_logprobs is not None
+    assert results["narrow"].sequences[0].topk_logprobs.token_ids.shape == (5, 1)
+    for sequence in results["wide"].sequences:
+        whole = [*PROMPT, *sequence.tokens.tolist()]
+        logits = transformers_logits(tiny_model_dir, whole)[len(PROMPT) - 1 : -1]
+        expected = torch.topk(torch.log_softmax(logits / (temperature or 1.0), dim=-1), 4)
+        table = sequence.topk_logprobs
+        assert table is not None
+        np.testing.assert_array_equal(table.token_ids, expected.indices)
+        np.testing.assert_allclose(table.logprobs, expected.values, atol=1e-5)
+        in_table = table.logprobs[table.token_ids == sequence.tokens[:, None]]  # top_k = 3 draws from the table only
+        np.testing.assert_allclose(in_table, sequence.logprobs, atol=1e-5)
 
 
 def test_a_stop_token_ends_the_completion_and_stays_in_it(decoder: Decoder, tiny_model_dir: Path):

@@ -117,12 +117,11 @@ async def save_weights(request: Request, service: ServiceDep, owner: Owner) -> d
 @router.post("/save_weights_for_sampler")
 async def save_weights_for_sampler(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     async def save(body: SaveForSamplerBody) -> str:
-        if body.kind == "inflight":
-            raise Unsupported("kind 'inflight' is not supported by this server; use 'snapshot'")
         save_as = SaveRequest(
             kind=CheckpointKind.SAMPLER,
             name=body.path,
             ttl_seconds=body.ttl_seconds,
+            is_inflight=body.kind == "inflight",
             user_metadata=body.user_metadata,
         )
         return await service.training.save(owner, body.model_id, body.seq_id, save_as)
