@@ -6,7 +6,7 @@
     saves             a directory with a manifest
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
-only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is never answered. The first token of the first
+only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is answered only when it is cancelled. The first token of the first
 datum of a forward_backward works the same way.
 """
 
@@ -24,6 +24,7 @@ from eztinker.protocol.frames import (
     HEADER,
     AnyCommand,
     AnyEvent,
+    Cancel,
     CheckpointDone,
     Configure,
     Created,
@@ -40,6 +41,7 @@ from eztinker.protocol.frames import (
     Shutdown,
     Unloaded,
     UnloadModel,
+    cancelled,
     decode_command,
     encode_frame,
 )
@@ -84,6 +86,8 @@ def answer(command: AnyCommand) -> AnyEvent | None:
             return Unloaded(op_id=command.op_id)
         case Sample():
             return sample(command)
+        case Cancel():
+            return cancelled(command.op_id)
     return None
 
 
