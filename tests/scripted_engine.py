@@ -6,8 +6,8 @@
     saves             a directory with a manifest
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
-only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is answered only when it is cancelled. The first token of the first
-datum of a forward_backward works the same way.
+only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is answered only when it is cancelled. The first
+token of the first datum of a forward_backward works the same way.
 """
 
 from __future__ import annotations

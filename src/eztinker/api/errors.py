@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -92,5 +93,8 @@ async def _answer_unknown(request: Request, error: Exception) -> JSONResponse:
 
 def _response(status: HTTPStatus, code: str, message: str, *, field: str | None = None) -> JSONResponse:
     error = {"code": code, "message": message} | ({"field": field} if field else {})
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in _TRANSIENT else {"x-should-retry": "false"}
-    return JSONResponse({"detail": message, "error": error}, status_code=status, headers=headers)
+    body: dict[str, Any] = {"detail": message, "error": error}
+    if status in _TRANSIENT:
+        body |= {"queue_state": "paused_capacity", "queue_state_reason": message}
+        return JSONResponse(body, status_code=status, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return JSONResponse(body, status_code=status, headers={"x-should-retry": "false"})
