@@ -136,11 +136,16 @@ def test_a_prompt_of_one_token_has_no_alternatives(sampler: tinker.SamplingClien
 # --- what is drawn, and when it ends ---
 
 
-def test_the_likeliest_tokens_beside_each_sampled_one(sampler: tinker.SamplingClient, tiny_model_dir: Path):
+def test_sampled_logprobs_and_the_likeliest_tokens_beside_them_are_those_of_transformers(
+    sampler: tinker.SamplingClient, tiny_model_dir: Path
+):
     params = types.SamplingParams(max_tokens=6, seed=1)
     for sequence in sampler.sample(PROMPT, 2, params, topk_sample_logprobs=4).result().sequences:
         logits = transformers_logits(tiny_model_dir, TOKENS + list(sequence.tokens))[len(TOKENS) - 1 : -1]
-        best = torch.log_softmax(logits, dim=-1).topk(4)
+        expected = torch.log_softmax(logits, dim=-1)
+        own = expected.gather(1, torch.tensor(sequence.tokens)[:, None])[:, 0]
+        assert sequence.logprobs == pytest.approx(own.tolist(), abs=1e-5)
+        best = expected.topk(4)
         assert sequence.topk_logprobs_np is not None
         np.testing.assert_array_equal(sequence.topk_logprobs_np.token_ids, best.indices)
         np.testing.assert_allclose(sequence.topk_logprobs_np.logprobs, best.values, atol=1e-5)
@@ -156,6 +161,33 @@ def test_temperature_0_takes_the_likeliest_token_each_time(sampler: tinker.Sampl
     tokens = list(greedy(sampler, stop=[]).tokens)
     logits = transformers_logits(tiny_model_dir, TOKENS + tokens)[len(TOKENS) - 1 : -1, :259]
     assert tokens == logits.argmax(dim=-1).tolist()
+
+
+def test_samples_differ_and_a_seed_repeats_them(sampler: tinker.SamplingClient):
+    def drawn(**params: object) -> list[list[int]]:
+        given = types.SamplingParams(**({"max_tokens": 12, "stop": []} | params))  # pyright: ignore
+        return [list(sequence.tokens) for sequence in sampler.sample(PROMPT, 4, given).result().sequences]
+
+    free = drawn(seed=1)
+    assert len({tuple(tokens) for tokens in free}) == 4
+    assert drawn(seed=1) == free
+    assert drawn(seed=2) != free
+    likeliest = [list(greedy(sampler, stop=[]).tokens)] * 4
+    assert drawn(top_k=1) == drawn(top_p=1e-6) == likeliest != free
+
+
+def test_every_sequence_has_an_id_of_its_own(sampler: tinker.SamplingClient):
+    results = [sampler.sample(PROMPT, 3, ONE) for _ in range(2)]
+    ids = [sequence.sequence_id for result in results for sequence in result.result().sequences]
+    assert len(set(ids)) == 6
+
+
+def test_numbers_of_64_bits_survive(sampler: tinker.SamplingClient):
+    """As a copy of a client has them that chose its own number."""
+    sampler._cloned_sampler_id = 576_082_545
+    sampler._request_id_counter = 576_082_545 * 10**9
+    scores = [sampler.compute_logprobs(PROMPT) for _ in range(3)]
+    assert len({tuple(score.result()[1:]) for score in scores}) == 1
 
 
 def test_every_form_of_stop_ends_a_sample_behind_the_stop(sampler: tinker.SamplingClient):

@@ -13,7 +13,16 @@ from sqlalchemy import Connection
 
 from eztinker.errors import AlreadyExists, ConfigError
 from eztinker.oplog import checkpoints, models, operations, sessions
-from eztinker.oplog.rows import Checkpoint, Failure, Model, ModelStatus, Operation, OperationStatus, Session
+from eztinker.oplog.rows import (
+    Checkpoint,
+    Failure,
+    Model,
+    ModelStatus,
+    Operation,
+    OperationStatus,
+    SamplingSession,
+    Session,
+)
 from eztinker.oplog.schema import SCHEMA_VERSION
 from eztinker.oplog.store import Store
 from eztinker.types import CheckpointKind, Page
@@ -124,6 +133,56 @@ def test_a_repeat_is_the_same_operation_whatever_its_body(store: Store):
     assert append("first") == "first"
     assert append("second") == "first"
     assert append("third", lane="other") == "third"
+
+
+def test_outcomes_are_numbered_in_their_lane_in_the_order_in_which_they_come(store: Store):
+    def settle(db: Connection) -> None:
+        for lane, seq_id in (("a", 0), ("a", 1), ("a", 2), ("a", 10**18), ("b", 0)):
+            operations.append(db, operation(f"{lane}{seq_id}", lane=lane, seq_id=seq_id))
+        operations.finish(db, "a1", media_type="x", result=b"12345", now=NOW)
+        operations.finish(db, "b0", media_type="x", result=b"1", now=NOW)
+        operations.lose(db, "a0", NOW)
+        operations.finish(db, f"a{10**18}", media_type="x", result=b"1", now=NOW)
+
+    def completions(after: int, seq_ids: range = range(10**9)) -> list[tuple[str, int, str, int | None]]:
+        found = asyncio.run(
+            store.read(lambda db: operations.completions(db, "a", after=after, seq_ids=seq_ids, limit=9))
+        )
+        return [(row.op_id, row.completion, row.status, row.num_bytes) for row in found]
+
+    asyncio.run(store.write(settle))
+    assert completions(0) == [("a1", 1, "done", 5), ("a0", 2, "lost", None)]
+    assert completions(1) == [("a0", 2, "lost", None)]
+    assert completions(2) == []
+    assert completions(0, range(10**18, 10**18 + 10**9)) == [(f"a{10**18}", 3, "done", 1)]
+
+
+def test_the_newest_inflight_save_counts_in_whatever_order_they_were_stored(store: Store):
+    def sampler(name: str, save_seq_id: int | None) -> SamplingSession:
+        inflight = {"inflight_model_id": "run", "save_seq_id": save_seq_id} if save_seq_id else {}
+        return SamplingSession(
+            sampling_session_id=name,
+            owner="local",
+            session_id="s",
+            seq_id=None,
+            base_model="tiny",
+            checkpoint_id=f"of-{name}",
+            created_at=NOW,
+            **inflight,  # pyright: ignore[reportArgumentType]
+        )
+
+    def save_out_of_order(db: Connection) -> tuple[list[str | None], list[str]]:
+        with_run(db)
+        samplers = [sampler("snapshot", None), sampler("first", 3), sampler("third", 9), sampler("second", 5)]
+        for each in samplers:
+            checkpoints.add(db, checkpoint(f"of-{each.sampling_session_id}", None), overwrite=False)
+            sessions.add_sampling_session(db, each)
+            checkpoints.remove_superseded(db, "run", NOW)
+        return [sessions.current_checkpoint_id(db, each) for each in samplers], checkpoints.removed(db, NOW)
+
+    current, removed = asyncio.run(store.write(save_out_of_order))
+    assert current == ["of-snapshot", "of-third", "of-third", "of-third"]
+    assert sorted(removed) == ["of-first", "of-second"]
 
 
 def test_an_outcome_is_written_once(store: Store):

@@ -182,7 +182,7 @@ class CancelFutureBody(Body):
 class RetrieveFutureBody(Body):
     request_id: str
     allow_metadata_only: bool = False
-    """The client may then be told the size first; it always accepts the result itself."""
+    """The client may then be told the size first."""
 
 
 class TtlBody(Body):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection
+from functools import partial
 
 from eztinker.errors import InvalidInput
 from eztinker.oplog import operations, sessions
@@ -31,6 +33,8 @@ class Completions:
         self._store = store
         self._operations = operations_
         self._clock = clock
+        self._fetched: defaultdict[str, set[str]] = defaultdict(set)
+        """Samples by sampling session whose results can be dropped."""
 
     async def announced(
         self,
@@ -46,7 +50,7 @@ class Completions:
 
         Args:
             clone: which copy of the client asks; its original is 0.
-            fetched: ids of samples whose results the client has; they are dropped.
+            fetched: ids of samples whose results the client has; the next `drop_fetched` drops them.
 
         Raises:
             NotFound: the owner has no such sampling session.
@@ -56,7 +60,7 @@ class Completions:
         row = await self._store.read(lambda db: sessions.sampling_session(db, sampling_session_id))
         owned(row, owner, f"sampling session {sampling_session_id!r}")
         if fetched:
-            await self._store.write(lambda db: operations.drop_fetched(db, sampling_session_id, fetched))
+            self._fetched[sampling_session_id].update(fetched)
         deadline = self._clock.monotonic() + hold_seconds
         while True:
             # Taken before the log is read, so that an outcome stored in between is not missed.
@@ -69,6 +73,12 @@ class Completions:
                 await asyncio.wait_for(next_outcome.wait(), seconds_left)
             except TimeoutError:
                 return Announcement(completions=[], cursor=cursor)
+
+    async def drop_fetched(self) -> None:
+        """Drop the results that clients have. Done now and then: nobody waits for it, and polls wait for no commit."""
+        fetched, self._fetched = self._fetched, defaultdict(set)
+        for lane, op_ids in fetched.items():
+            await self._store.write(partial(operations.drop_fetched, lane=lane, op_ids=op_ids))
 
     async def _after(self, lane: str, clone: int, cursor: int) -> list[Completion]:
         seq_ids = range(clone * SEQ_IDS_PER_CLONE, (clone + 1) * SEQ_IDS_PER_CLONE)

@@ -91,6 +91,7 @@ class Service:
                 for session_id in await self.sessions.expire_silent():
                     await self.end_session(session_id)
                 await self.checkpoints.sweep()
+                await self.completions.drop_fetched()
                 await self.operations.expire_results(RESULT_RETENTION)
             except Exception:
                 log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})

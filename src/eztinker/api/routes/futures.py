@@ -20,13 +20,21 @@ from eztinker.service.service import Service
 
 router = APIRouter()
 
+MAX_UNANNOUNCED_BYTES = 1 << 20
+"""A larger result is announced to clients that make room for it."""
+
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -> Response:
-    """The outcome, as soon as it is there; 408 if it is not within the hold time, and the client asks again."""
+    """The outcome, as soon as it is there; 408 if it is not within the hold time, and the client asks again.
+
+    Of a large result only the size, to a client that wants to make room first; it then asks for the result itself.
+    """
     body = await read_json(request, RetrieveFutureBody)
     hold_seconds = service.config.poll_hold_seconds
     match await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds):
+        case Done() as done if body.allow_metadata_only and len(done.body) > MAX_UNANNOUNCED_BYTES:
+            return JSONResponse({"status": "complete_metadata", "response_payload_size": len(done.body)})
         case Done() as done:
             return await _result(done, accepts=request.headers.get("accept", ""))
         case Failure() as failure:
