@@ -73,6 +73,7 @@ def test_a_table_wider_than_the_vocabulary_ends_in_absent_cells(decoder: Decoder
 def test_targets_are_scored_cell_by_cell(decoder: Decoder, tiny_model_dir: Path, logprobs: Tensor):
     positions, tokens = np.array([59, 1, 17, 17, 1]), np.array([263, 0, 5, 5, 7])
     result = scored(decoder, tiny_model_dir, target_prompt_logprobs=PromptTargets(positions=positions, tokens=tokens))
+    assert result.target_prompt_logprobs is not None
     np.testing.assert_allclose(result.target_prompt_logprobs, logprobs[positions - 1, tokens], atol=1e-5)
     assert result.prompt_logprobs is None
 
@@ -99,7 +100,8 @@ def test_scores_of_an_ending_come_from_behind_the_cached_beginning(
     assert result.prompt_cache_hit_tokens == 50
     assert result.prompt_logprobs is not None
     np.testing.assert_allclose(result.prompt_logprobs[55:], own_logprobs(logprobs)[54:], atol=1e-5)
-    np.testing.assert_allclose(result.target_prompt_logprobs, logprobs[52, 9], atol=1e-5)
+    assert result.target_prompt_logprobs is not None
+    np.testing.assert_allclose(result.target_prompt_logprobs, [logprobs[52, 9]], atol=1e-5)
     whole = finish(sampler, job("c", PROMPT, PARAMS, prompt_logprobs=True))["c"]
     assert whole.prompt_cache_hit_tokens == 0, "scores of all positions need all hidden states"
 

@@ -22,7 +22,7 @@ BASE = BaseModel(
 
 
 def targets(tokens: list[list[int]]) -> TargetTensor:
-    flat = [token for row in tokens for token in row]
+    flat: list[int | float] = [token for row in tokens for token in row]
     return targets_from_json(TensorBody(data=flat, dtype="int64", shape=[len(tokens), len(tokens[0])]))
 
 
