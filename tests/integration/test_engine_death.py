@@ -6,8 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from eztinker.service import engine_process
 from eztinker.service.engine_process import EngineProcess
 from eztinker.types import LoraSpec, SampleRequest, SamplingParams
 from tests.scripted_engine import DIE, DIE_ONCE, STALL
-from tests.servers import SCRIPTED_ENGINE_ARGV, RunningServer, serving_scripted
+from tests.servers import SCRIPTED_ENGINE_ARGV, RunningServer, serving_scripted, wait_until
 from tests.wire import (
     PROTOBUF,
     chunk,
@@ -58,13 +57,6 @@ def kill_engine(server: RunningServer) -> None:
     ready = server.app.state.service.engine.ready
     os.kill(ready.pid, signal.SIGKILL)
     wait_until(lambda: server.app.state.service.engine.ready is not ready)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_training_operation_in_a_dying_engine_fails_and_names_the_checkpoint_to_go_on_from(http: httpx.Client):

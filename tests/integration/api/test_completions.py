@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tinker import types
 
 from eztinker.base_models.catalog import Catalog
 from tests.scripted_engine import STALL
-from tests.servers import API_KEY, SCRIPTED_BASE_MODEL, RunningServer, serving, serving_scripted
+from tests.servers import API_KEY, SCRIPTED_BASE_MODEL, RunningServer, serving, serving_scripted, wait_until
 from tests.wire import PROTOBUF, chunk, loss_of, new_run, new_sampler, outcome, post, sample_body, send_chunk
 
 CLONE = 1_000_000_000
@@ -33,13 +33,6 @@ def announced(http: httpx.Client, sampler_id: str, clone: int = 0, **fields: Any
 
 def ids_in(announcement: dict[str, Any]) -> list[str]:
     return [completion["request_id"] for completion in announcement["completions"]]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --- one poll for all ---
