@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from eztinker.model.device import prefers_plain_attention
+from eztinker.model.device import own_attention_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVBlock, KVCache
 
 GROUP_WASTE = 1.25
@@ -137,6 +137,9 @@ class CachedAttention:
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
         num_rows, num_heads, head_dim = q_THD.shape
+        kernels = own_attention_kernels(q_THD, head_dim)
+        if kernels is not None:
+            return kernels.append_and_attend(q_THD, k_TKD, v_TKD, *self._cache.layer(layer), self.positions_T, window)
         self._cache.append(layer, self._rows, self.positions_T, k_TKD, v_TKD)
         keys_BKSD, values_BKSD = self._cache.view(layer, num_rows, self._num_keys)
         num_kv_heads = keys_BKSD.shape[1]

@@ -1,0 +1,337 @@
+/* The steps of decoding that torch's CPU kernels do slowly for few rows, in bfloat16 for processors with AVX512-BF16.
+ *
+ * bfloat16 numbers are the upper halves of floats and are passed as uint16_t. Sums are kept in float32, and results
+ * are rounded where the same torch expression rounds them. A row's result never depends on the rows beside it: each
+ * sum runs over its inputs in one fixed order. Every function splits its work over `threads` of OpenMP, which is the
+ * pool that torch computes with.
+ */
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16        /* float32 numbers in a register */
+#define OUTPUTS 32      /* outputs of a linear layer that are computed together, two registers */
+#define PREFETCH 1024   /* weights ahead of the current ones that are asked for, in numbers */
+#define SMALL_WORK 8192 /* numbers below which a second thread costs more than it saves */
+
+typedef uint16_t bf16;
+
+static inline __m512 widen(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+static inline __m512 load(const bf16 *x) { return widen(_mm256_loadu_si256((const __m256i *)x)); }
+static inline __m512 load_some(const bf16 *x, __mmask16 which) { return widen(_mm256_maskz_loadu_epi16(which, x)); }
+static inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+static inline void store_some(bf16 *y, __mmask16 which, __m512 x) { _mm256_mask_storeu_epi16(y, which, narrow(x)); }
+static inline __mmask16 first(int count) { return count >= LANES ? 0xFFFF : (__mmask16)((1u << count) - 1); }
+
+/* e^x to about one unit in the last place: 2^n times a polynomial on [-ln2/2, ln2/2]. Beyond the limits it is 0 or
+ * infinity as it should be; they keep n finite. */
+static inline __m512 exp_of(__m512 x) {
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-110.0f)), _mm512_set1_ps(110.0f));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), r);
+    static const float terms[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    __m512 p = _mm512_set1_ps(1.0f / 5040);
+    for (int i = 0; i < 7; i++) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(terms[i]));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* ---- linear layer ---------------------------------------------------------------------------------------------- */
+
+static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUTPUTS; }
+
+/* Numbers that the packed form of a weight takes. */
+int64_t packed_size(int outputs, int inputs) { return (int64_t)num_blocks(outputs) * OUTPUTS * inputs; }
+
+/* Lay a weight (outputs, inputs) out as (blocks, inputs / 2, 32 outputs, 2): what one instruction multiplies lies
+ * together, in the order it is read. Outputs beyond the last are zeros. `inputs` is even. */
+void pack_weight(const bf16 *weight, bf16 *packed, int outputs, int inputs, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int block = 0; block < num_blocks(outputs); block++) {
+        bf16 *to = packed + (size_t)block * OUTPUTS * inputs;
+        for (int i = 0; i < inputs; i += 2, to += 2 * OUTPUTS)
+            for (int o = 0; o < OUTPUTS; o++) {
+                int output = block * OUTPUTS + o;
+                const bf16 *from = weight + (size_t)output * inputs + i;
+                to[2 * o] = output < outputs ? from[0] : 0;
+                to[2 * o + 1] = output < outputs ? from[1] : 0;
+            }
+    }
+}
+
+/* One block of outputs for `rows` rows, a constant in every use so that all sums stay in registers. */
+static inline __attribute__((always_inline)) void linear_tile(const int rows, const bf16 *packed, const bf16 *bias,
+                                                              const bf16 *x, bf16 *y, int block, int outputs,
+                                                              int inputs) {
+    __m512 low[12], high[12];
+    for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
+    const bf16 *weight = packed + (size_t)block * OUTPUTS * inputs;
+    for (int i = 0; i < inputs; i += 2, weight += 2 * OUTPUTS) {
+        _mm_prefetch((const char *)(weight + PREFETCH), _MM_HINT_T0);
+        _mm_prefetch((const char *)(weight + PREFETCH + OUTPUTS), _MM_HINT_T0);
+        __m512bh first_half = (__m512bh)_mm512_loadu_si512(weight);
+        __m512bh second_half = (__m512bh)_mm512_loadu_si512(weight + OUTPUTS);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            int pair;
+            memcpy(&pair, x + (size_t)r * inputs + i, sizeof pair);
+            __m512bh input = (__m512bh)_mm512_set1_epi32(pair);
+            low[r] = _mm512_dpbf16_ps(low[r], first_half, input);
+            high[r] = _mm512_dpbf16_ps(high[r], second_half, input);
+        }
+    }
+    int start = block * OUTPUTS;
+    __mmask16 in_low = first(outputs - start), in_high = first(outputs - start > LANES ? outputs - start - LANES : 0);
+    for (int r = 0; r < rows; r++) {
+        bf16 *out = y + (size_t)r * outputs + start;
+        if (bias) {
+            low[r] = _mm512_add_ps(low[r], load_some(bias + start, in_low));
+            high[r] = _mm512_add_ps(high[r], load_some(bias + start + LANES, in_high));
+        }
+        store_some(out, in_low, low[r]);
+        store_some(out + LANES, in_high, high[r]);
+    }
+}
+
+/* y (rows, outputs) = x (rows, inputs) times the weight transposed, plus the bias (outputs,) unless it is null. */
+void linear(const bf16 *packed, const bf16 *bias, const bf16 *x, bf16 *y, int rows, int outputs, int inputs,
+            int threads) {
+    int num_tiles = (rows + 11) / 12, tile = (rows + num_tiles - 1) / num_tiles;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int block = 0; block < num_blocks(outputs); block++)
+        for (int row = 0; row < rows; row += tile) {
+            const bf16 *in = x + (size_t)row * inputs;
+            bf16 *out = y + (size_t)row * outputs;
+            switch (rows - row < tile ? rows - row : tile) {
+#define TILE(count) \
+    case count: linear_tile(count, packed, bias, in, out, block, outputs, inputs); break;
+                TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+                TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+            }
+        }
+}
+
+/* ---- pointwise ------------------------------------------------------------------------------------------------- */
+
+/* y = x / sqrt(mean(x^2) + eps) * weight, row by row of `width` numbers. */
+void rms_norm(const bf16 *x, const bf16 *weight, bf16 *y, int rows, int width, float eps, int threads) {
+#pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
+    for (int row = 0; row < rows; row++) {
+        const bf16 *in = x + (size_t)row * width;
+        __m512 squares = _mm512_setzero_ps();
+        for (int i = 0; i < width; i += LANES) {
+            __m512 v = load_some(in + i, first(width - i));
+            squares = _mm512_fmadd_ps(v, v, squares);
+        }
+        __m512 scale = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)width + eps));
+        for (int i = 0; i < width; i += LANES) {
+            __mmask16 here = first(width - i);
+            __m512 v = _mm512_mul_ps(load_some(in + i, here), scale);
+            store_some(y + (size_t)row * width + i, here, _mm512_mul_ps(v, load_some(weight + i, here)));
+        }
+    }
+}
+
+/* y (rows, width) = silu(gate) * up of gate_up (rows, 2 * width). silu is rounded before the product, as in torch. */
+void swiglu(const bf16 *gate_up, bf16 *y, int rows, int width, int threads) {
+#pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
+    for (int row = 0; row < rows; row++) {
+        const bf16 *gates = gate_up + (size_t)row * 2 * width, *ups = gates + width;
+        for (int i = 0; i < width; i += LANES) {
+            __mmask16 here = first(width - i);
+            __m512 gate = load_some(gates + i, here);
+            __m512 below = _mm512_add_ps(_mm512_set1_ps(1.0f), exp_of(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
+            __m512 silu = widen(narrow(_mm512_div_ps(gate, below)));
+            store_some(y + (size_t)row * width + i, here, _mm512_mul_ps(silu, load_some(ups + i, here)));
+        }
+    }
+}
+
+/* Turn channel i against channel i + dim / 2 of `heads` heads of every token; `dim` is a multiple of 32.
+ * x has `stride` numbers from token to token; cos and sin, (tokens, dim), hold a channel's own factor and its
+ * partner's. The product with cos is rounded first, as in torch. */
+void rotate(const bf16 *x, int64_t stride, const bf16 *cos, const bf16 *sin, bf16 *y, int tokens, int heads, int dim,
+            int threads) {
+#pragma omp parallel for num_threads(threads) if ((int64_t)tokens * heads * dim > SMALL_WORK)
+    for (int token = 0; token < tokens; token++)
+        for (int head = 0; head < heads; head++) {
+            const bf16 *in = x + token * stride + head * dim;
+            bf16 *out = y + ((size_t)token * heads + head) * dim;
+            for (int i = 0; i < dim; i += LANES) {
+                const bf16 *own = in + i, *partner = in + (i < dim / 2 ? i + dim / 2 : i - dim / 2);
+                __m512 turned = widen(narrow(_mm512_mul_ps(load(own), load(cos + token * dim + i))));
+                turned = _mm512_fmadd_ps(load(partner), load(sin + token * dim + i), turned);
+                store_some(out + i, 0xFFFF, turned);
+            }
+        }
+}
+
+/* ---- attention of one new token per sequence -------------------------------------------------------------------- */
+
+/* The sum over the lanes of each of 16 registers, as one register. */
+static inline __m512 sums_of(const __m512 *x) {
+    __m512 pairs[8], quads[4], octets[2];
+    for (int i = 0; i < 8; i++)
+        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]), _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+    for (int i = 0; i < 4; i++) {
+        __m512d even = _mm512_castps_pd(pairs[2 * i]), odd = _mm512_castps_pd(pairs[2 * i + 1]);
+        quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(even, odd)),
+                                 _mm512_castpd_ps(_mm512_unpackhi_pd(even, odd)));
+    }
+    for (int i = 0; i < 2; i++)
+        octets[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0x88),
+                                  _mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0xDD));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(octets[0], octets[1], 0x88),
+                         _mm512_shuffle_f32x4(octets[0], octets[1], 0xDD));
+}
+
+/* softmax(q k^T / sqrt(dim)) v of one head over `count` keys. `probs` is room for `count` floats. */
+static void attend_head(const bf16 *q, const bf16 *keys, const bf16 *values, bf16 *out, int count, int dim,
+                        float *probs) {
+    __m512 scale = _mm512_set1_ps(1.0f / sqrtf((float)dim)), most = _mm512_set1_ps(-INFINITY);
+    for (int key = 0; key < count; key += LANES) {
+        __m512 products[LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            size_t offset = (size_t)(key + lane < count ? key + lane : count - 1) * dim;
+            products[lane] = _mm512_setzero_ps();
+            for (int i = 0; i < dim; i += 2 * LANES) {
+                _mm_prefetch((const char *)(values + offset + i), _MM_HINT_T0);
+                products[lane] = _mm512_dpbf16_ps(products[lane], (__m512bh)_mm512_loadu_si512(keys + offset + i),
+                                                  (__m512bh)_mm512_loadu_si512(q + i));
+            }
+        }
+        __m512 scores = _mm512_mul_ps(sums_of(products), scale);
+        _mm512_mask_storeu_ps(probs + key, first(count - key), scores);
+        most = _mm512_max_ps(most, scores);
+    }
+    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    __m512 totals = _mm512_setzero_ps();
+    for (int key = 0; key < count; key += LANES) {
+        __mmask16 here = first(count - key);
+        __m512 weight = exp_of(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, probs + key), most));
+        totals = _mm512_mask_add_ps(totals, here, totals, weight);
+        _mm512_mask_storeu_ps(probs + key, here, weight);
+    }
+    __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(totals));
+    for (int i = 0; i < dim; i += 2 * LANES) {
+        __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
+        for (int key = 0; key < count; key++) {
+            const bf16 *value = values + (size_t)key * dim + i;
+            __m512 prob = _mm512_set1_ps(probs[key]);
+            low = _mm512_fmadd_ps(prob, load(value), low);
+            high = _mm512_fmadd_ps(prob, load(value + LANES), high);
+        }
+        store_some(out + i, 0xFFFF, _mm512_mul_ps(low, share));
+        store_some(out + i + LANES, 0xFFFF, _mm512_mul_ps(high, share));
+    }
+}
+
+/* Append each row's new key and value, (rows, kv_heads, dim), to its cache at its position, then attend to the cache.
+ * Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim), `q_stride`, `k_stride` and `v_stride`
+ * numbers apart; `dim` is a multiple of 32. A row sees its newest `window` keys. `scratch` is room for
+ * threads * capacity floats. */
+void append_and_attend(const bf16 *q, int64_t q_stride, const bf16 *k, int64_t k_stride, const bf16 *v,
+                       int64_t v_stride, bf16 *keys, bf16 *values, const int64_t *positions, bf16 *out, float *scratch,
+                       int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
+    int group = heads / kv_heads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int task = 0; task < rows * kv_heads; task++) {
+        int row = task / kv_heads, kv_head = task % kv_heads, position = (int)positions[row];
+        int count = position + 1 < window ? position + 1 : window, start = position + 1 - count;
+        bf16 *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
+        memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(bf16));
+        memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(bf16));
+        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
+            attend_head(q + row * q_stride + head * dim, own_keys + (size_t)start * dim,
+                        own_values + (size_t)start * dim, out + ((size_t)row * heads + head) * dim, count, dim,
+                        scratch + (size_t)omp_get_thread_num() * capacity);
+    }
+}
+
+/* ---- drawing tokens --------------------------------------------------------------------------------------------- */
+
+#define STRETCH 512 /* logits whose weights are summed together, a multiple of LANES */
+
+/* e^((logit - most) / temperature) of up to 16 logits, 0 beyond `count`. */
+static inline __m512 weights_of(const float *logits, int count, __m512 most, __m512 sharpness) {
+    __m512 above = _mm512_sub_ps(_mm512_maskz_loadu_ps(first(count), logits), most);
+    return _mm512_maskz_mov_ps(first(count), exp_of(_mm512_mul_ps(above, sharpness)));
+}
+
+static float sum_of_weights(const float *logits, int count, __m512 most, __m512 sharpness) {
+    __m512 sums = _mm512_setzero_ps();
+    for (int i = 0; i < count; i += LANES)
+        sums = _mm512_add_ps(sums, weights_of(logits + i, count - i, most, sharpness));
+    return _mm512_reduce_add_ps(sums);
+}
+
+/* The first of `count` logits whose cumulative weight passes `wanted`; if rounding leaves none, the last with any. */
+static int pass_point(const float *logits, int count, __m512 most, __m512 sharpness, double wanted) {
+    double passed = 0;
+    int last = 0;
+    for (int i = 0; i < count; i += LANES) {
+        float weights[LANES];
+        _mm512_storeu_ps(weights, weights_of(logits + i, count - i, most, sharpness));
+        for (int lane = 0; lane < LANES && i + lane < count; lane++) {
+            passed += weights[lane];
+            if (weights[lane] > 0) last = i + lane;
+            if (passed > wanted) return i + lane;
+        }
+    }
+    return last;
+}
+
+static int likeliest(const float *logits, int count) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    __m512i best = _mm512_setzero_si512(), index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int i = 0; i < count; i += LANES) {
+        __m512 here = _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), first(count - i), logits + i);
+        __mmask16 greater = _mm512_cmp_ps_mask(here, most, _CMP_GT_OQ);
+        most = _mm512_mask_mov_ps(most, greater, here);
+        best = _mm512_mask_mov_epi32(best, greater, _mm512_add_epi32(index, _mm512_set1_epi32(i)));
+    }
+    __mmask16 ties = _mm512_cmp_ps_mask(most, _mm512_set1_ps(_mm512_reduce_max_ps(most)), _CMP_EQ_OQ);
+    return _mm512_mask_reduce_min_epi32(ties, best);
+}
+
+static float greatest(const float *logits, int count) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    for (int i = 0; i < count; i += LANES)
+        most = _mm512_max_ps(most, _mm512_mask_loadu_ps(most, first(count - i), logits + i));
+    return _mm512_reduce_max_ps(most);
+}
+
+/* One token per row of logits (rows, vocab), among the first `drawable`, and its log-probability among all: the
+ * likeliest where the temperature is 0, else where the cumulative probability of the tempered distribution passes
+ * the row's number in [0, 1). */
+void draw(const float *logits, const float *temperatures, const double *uniforms, int64_t *tokens, float *logprobs,
+          int rows, int vocab, int drawable, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int row = 0; row < rows; row++) {
+        const float *own = logits + (size_t)row * vocab;
+        float temperature = temperatures[row] > 0 ? temperatures[row] : 1.0f, top = greatest(own, vocab);
+        __m512 most = _mm512_set1_ps(top), sharpness = _mm512_set1_ps(1.0f / temperature);
+        int num_stretches = (drawable + STRETCH - 1) / STRETCH, token = likeliest(own, drawable);
+        float sums[num_stretches];
+        double total = 0;
+        for (int s = 0; s < num_stretches; s++) {
+            int start = s * STRETCH, count = drawable - start < STRETCH ? drawable - start : STRETCH;
+            total += sums[s] = sum_of_weights(own + start, count, most, sharpness);
+        }
+        if (temperatures[row] > 0) {
+            double wanted = uniforms[row] * total;
+            int s = 0;
+            while (s < num_stretches - 1 && wanted >= sums[s]) wanted -= sums[s++];
+            int start = s * STRETCH, count = drawable - start < STRETCH ? drawable - start : STRETCH;
+            token = start + pass_point(own + start, count, most, sharpness, wanted);
+        }
+        total += sum_of_weights(own + drawable, vocab - drawable, most, sharpness);
+        tokens[row] = token;
+        logprobs[row] = (own[token] - top) / temperature - (float)log(total);
+    }
+}
