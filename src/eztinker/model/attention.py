@@ -59,12 +59,16 @@ class PackedAttention:
         first = prefix.num_tokens if prefix else 0
         spans = [torch.arange(first, first + length, device=device) for length in lengths]
         self.positions_T = torch.cat(spans)
+        self._starts_T = torch.repeat_interleave(torch.tensor(starts), torch.tensor(lengths)).to(device)
         self._spans = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
         if self._kept is not None:
             self._kept.append((k_TKD, v_TKD))
         prefix = self._prefix.layer(layer) if self._prefix else None
+        kernels = own_attention_kernels(q_THD, q_THD.shape[-1])
+        if kernels is not None and not q_THD.requires_grad:
+            return kernels.attend_packed(q_THD, k_TKD, v_TKD, prefix, self._starts_T, window)
         if len(self._groups) == 1 and self._groups[0].is_whole:
             return self._groups[0].attend(q_THD, k_TKD, v_TKD, prefix, window)
         parts = [group.attend(q_THD, k_TKD, v_TKD, prefix, window) for group in self._groups]

@@ -171,7 +171,44 @@ void rotate(const bf16 *x, int64_t stride, const bf16 *cos, const bf16 *sin, bf1
         }
 }
 
-/* ---- attention of one new token per sequence -------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------------------------------------- */
+
+/* Keys and values of successive tokens, with the numbers from one to the next. */
+typedef struct {
+    const bf16 *keys, *values;
+    int64_t key_stride, value_stride;
+    int count;
+} Run;
+
+/* What one query sees: some tokens, and those after them. */
+typedef struct {
+    Run before, own;
+} Seen;
+
+static inline const bf16 *key_of(const Seen *seen, int token) {
+    int own = token - seen->before.count;
+    return own < 0 ? seen->before.keys + token * seen->before.key_stride : seen->own.keys + own * seen->own.key_stride;
+}
+
+static inline const bf16 *value_of(const Seen *seen, int token) {
+    int own = token - seen->before.count;
+    return own < 0 ? seen->before.values + token * seen->before.value_stride
+                   : seen->own.values + own * seen->own.value_stride;
+}
+
+/* Forget all but the newest `window` tokens. */
+static Seen newest(Seen seen, int window) {
+    int too_many = seen.before.count + seen.own.count - window;
+    Run *runs[] = {&seen.before, &seen.own};
+    for (int i = 0; i < 2 && too_many > 0; i++) {
+        int dropped = too_many < runs[i]->count ? too_many : runs[i]->count;
+        runs[i]->keys += dropped * runs[i]->key_stride;
+        runs[i]->values += dropped * runs[i]->value_stride;
+        runs[i]->count -= dropped;
+        too_many -= dropped;
+    }
+    return seen;
+}
 
 /* The sum over the lanes of each of 16 registers, as one register. */
 static inline __m512 sums_of(const __m512 *x) {
@@ -190,51 +227,74 @@ static inline __m512 sums_of(const __m512 *x) {
                          _mm512_shuffle_f32x4(octets[0], octets[1], 0xDD));
 }
 
-/* softmax(q k^T / sqrt(dim)) v of one head over `count` keys. `probs` is room for `count` floats. */
-static void attend_head(const bf16 *q, const bf16 *keys, const bf16 *values, bf16 *out, int count, int dim,
-                        float *probs) {
+/* q k^T / sqrt(dim) for every token seen; gives the greatest. */
+static float score(const bf16 *q, const Seen *seen, int count, int dim, float *scores) {
     __m512 scale = _mm512_set1_ps(1.0f / sqrtf((float)dim)), most = _mm512_set1_ps(-INFINITY);
-    for (int key = 0; key < count; key += LANES) {
+    for (int token = 0; token < count; token += LANES) {
         __m512 products[LANES];
         for (int lane = 0; lane < LANES; lane++) {
-            size_t offset = (size_t)(key + lane < count ? key + lane : count - 1) * dim;
+            int each = token + lane < count ? token + lane : count - 1;
+            const bf16 *key = key_of(seen, each), *value = value_of(seen, each);
             products[lane] = _mm512_setzero_ps();
             for (int i = 0; i < dim; i += 2 * LANES) {
-                _mm_prefetch((const char *)(values + offset + i), _MM_HINT_T0);
-                products[lane] = _mm512_dpbf16_ps(products[lane], (__m512bh)_mm512_loadu_si512(keys + offset + i),
+                _mm_prefetch((const char *)(value + i), _MM_HINT_T0);
+                products[lane] = _mm512_dpbf16_ps(products[lane], (__m512bh)_mm512_loadu_si512(key + i),
                                                   (__m512bh)_mm512_loadu_si512(q + i));
             }
         }
-        __m512 scores = _mm512_mul_ps(sums_of(products), scale);
-        _mm512_mask_storeu_ps(probs + key, first(count - key), scores);
-        most = _mm512_max_ps(most, scores);
+        __m512 row = _mm512_mul_ps(sums_of(products), scale);
+        _mm512_mask_storeu_ps(scores + token, first(count - token), row);
+        most = _mm512_max_ps(most, row);
     }
-    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-    __m512 totals = _mm512_setzero_ps();
-    for (int key = 0; key < count; key += LANES) {
-        __mmask16 here = first(count - key);
-        __m512 weight = exp_of(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, probs + key), most));
-        totals = _mm512_mask_add_ps(totals, here, totals, weight);
-        _mm512_mask_storeu_ps(probs + key, here, weight);
-    }
-    __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(totals));
-    for (int i = 0; i < dim; i += 2 * LANES) {
-        __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
-        for (int key = 0; key < count; key++) {
-            const bf16 *value = values + (size_t)key * dim + i;
-            __m512 prob = _mm512_set1_ps(probs[key]);
-            low = _mm512_fmadd_ps(prob, load(value), low);
-            high = _mm512_fmadd_ps(prob, load(value + LANES), high);
-        }
-        store_some(out + i, 0xFFFF, _mm512_mul_ps(low, share));
-        store_some(out + i + LANES, 0xFFFF, _mm512_mul_ps(high, share));
-    }
+    return _mm512_reduce_max_ps(most);
 }
 
-/* Append each row's new key and value, (rows, kv_heads, dim), to its cache at its position, then attend to the cache.
- * Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim), `q_stride`, `k_stride` and `v_stride`
- * numbers apart; `dim` is a multiple of 32. A row sees its newest `window` keys. `scratch` is room for
- * threads * capacity floats. */
+/* e^(score - most) in place of each score; gives their sum. */
+static float exponentiate(float *scores, int count, float most) {
+    __m512 total = _mm512_setzero_ps();
+    for (int token = 0; token < count; token += LANES) {
+        __mmask16 here = first(count - token);
+        __m512 weight = exp_of(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, scores + token), _mm512_set1_ps(most)));
+        total = _mm512_mask_add_ps(total, here, total, weight);
+        _mm512_mask_storeu_ps(scores + token, here, weight);
+    }
+    return _mm512_reduce_add_ps(total);
+}
+
+/* The values seen, weighted and added: 32 channels from `i` on. Even and odd channels are summed apart, since a
+ * register of pairs widens to them in one step each, and every fourth token, since a sum waits for its last term. */
+static void add_values(const float *weights, const Seen *seen, int count, int i, __m512 share, bf16 *out) {
+    __m512 even[4], odd[4];
+    for (int part = 0; part < 4; part++) even[part] = odd[part] = _mm512_setzero_ps();
+    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000);
+    for (int token = 0; token < count; token += 4)
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) {
+            int each = token + part < count ? token + part : count - 1;
+            __m512 weight = _mm512_set1_ps(token + part < count ? weights[each] : 0.0f);
+            __m512i pairs = _mm512_loadu_si512(value_of(seen, each) + i);
+            even[part] = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even[part]);
+            odd[part] = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_and_si512(pairs, upper)), odd[part]);
+        }
+    __m512 evens = _mm512_add_ps(_mm512_add_ps(even[0], even[1]), _mm512_add_ps(even[2], even[3]));
+    __m512 odds = _mm512_add_ps(_mm512_add_ps(odd[0], odd[1]), _mm512_add_ps(odd[2], odd[3]));
+    __m512i lower_halves = _mm512_cvtepu16_epi32(narrow(_mm512_mul_ps(evens, share)));
+    __m512i upper_halves = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(_mm512_mul_ps(odds, share))), 16);
+    _mm512_storeu_si512(out + i, _mm512_or_si512(lower_halves, upper_halves));
+}
+
+/* softmax(q k^T / sqrt(dim)) v of one head. `scores` is room for a float per token seen. */
+static void attend_head(const bf16 *q, const Seen *seen, bf16 *out, int dim, float *scores) {
+    int count = seen->before.count + seen->own.count;
+    float most = score(q, seen, count, dim, scores);
+    __m512 share = _mm512_set1_ps(1.0f / exponentiate(scores, count, most));
+    for (int i = 0; i < dim; i += 2 * LANES) add_values(scores, seen, count, i, share, out);
+}
+
+/* One new token per sequence: append its key and value, (rows, kv_heads, dim), to the row's cache at its position, and
+ * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
+ * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is room
+ * for threads * capacity floats. */
 void append_and_attend(const bf16 *q, int64_t q_stride, const bf16 *k, int64_t k_stride, const bf16 *v,
                        int64_t v_stride, bf16 *keys, bf16 *values, const int64_t *positions, bf16 *out, float *scratch,
                        int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
@@ -242,14 +302,36 @@ void append_and_attend(const bf16 *q, int64_t q_stride, const bf16 *k, int64_t k
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int task = 0; task < rows * kv_heads; task++) {
         int row = task / kv_heads, kv_head = task % kv_heads, position = (int)positions[row];
-        int count = position + 1 < window ? position + 1 : window, start = position + 1 - count;
         bf16 *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
         memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(bf16));
         memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(bf16));
+        Run cached = {own_keys, own_values, dim, dim, position + 1};
+        Seen seen = newest((Seen){.own = cached}, window);
         for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
-            attend_head(q + row * q_stride + head * dim, own_keys + (size_t)start * dim,
-                        own_values + (size_t)start * dim, out + ((size_t)row * heads + head) * dim, count, dim,
+            attend_head(q + row * q_stride + head * dim, &seen, out + ((size_t)row * heads + head) * dim, dim,
                         scratch + (size_t)omp_get_thread_num() * capacity);
+    }
+}
+
+/* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_before` shared ones whose
+ * keys and values are (num_before, kv_heads, dim). q, k and v have their strides from token to token; out is
+ * (tokens, heads, dim). `scratch` is room for threads * `most_seen` floats. */
+void attend_packed(const bf16 *q, int64_t q_stride, const bf16 *k, int64_t k_stride, const bf16 *v, int64_t v_stride,
+                   const bf16 *keys_before, const bf16 *values_before, const int64_t *starts, bf16 *out,
+                   float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
+                   int window, int threads) {
+    int group = heads / kv_heads;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
+    for (int task = 0; task < tokens * kv_heads; task++) {
+        int token = task / kv_heads, kv_head = task % kv_heads, start = (int)starts[token];
+        int64_t stride = (int64_t)kv_heads * dim;
+        Run before = {keys_before + kv_head * dim, values_before + kv_head * dim, stride, stride, num_before};
+        Run own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride, v_stride,
+                   token - start + 1};
+        Seen seen = newest((Seen){before, own}, window);
+        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
+            attend_head(q + token * q_stride + head * dim, &seen, out + ((size_t)token * heads + head) * dim, dim,
+                        scratch + (size_t)omp_get_thread_num() * most_seen);
     }
 }
 

@@ -39,6 +39,7 @@ _ARGUMENTS: dict[str, list[type]] = {
     "rms_norm": [Pointer, Pointer, Pointer, Int, Int, Float, Int],
     "swiglu": [Pointer, Pointer, Int, Int, Int],
     "rotate": [Pointer, Long, Pointer, Pointer, Pointer, Int, Int, Int, Int],
+    "attend_packed": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 8,
     "draw": [Pointer] * 5 + [Int] * 4,
     "append_and_attend": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 7,
 }
@@ -123,6 +124,32 @@ class CpuKernels:
         sizes = num_rows, num_heads, k_BKD.shape[1], head_dim, capacity, window or capacity, num_threads
         self._library.append_and_attend(*new, *pointers, *sizes)
         return out_BHD
+
+    def attend_packed(
+        self,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        before: tuple[Tensor, Tensor] | None,
+        starts_T: Tensor,
+        window: int | None,
+    ) -> Tensor:
+        """Causal attention of packed sequences, behind shared keys and values (P, K, D) if any. Gives (T, H, D).
+
+        Args:
+            starts_T: the first token of each token's sequence.
+        """
+        num_tokens, num_heads, head_dim = q_THD.shape
+        num_threads = torch.get_num_threads()
+        before = tuple(x.contiguous() for x in before) if before else (k_TKD[:0], v_TKD[:0])
+        most_seen = before[0].shape[0] + num_tokens
+        out_THD = q_THD.new_empty(q_THD.shape)
+        scratch = torch.empty(num_threads * most_seen)
+        new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]
+        pointers = [x.data_ptr() for x in (*before, starts_T, out_THD, scratch)]
+        sizes = num_tokens, num_heads, k_TKD.shape[1], head_dim, before[0].shape[0], most_seen
+        self._library.attend_packed(*new, *pointers, *sizes, window or most_seen, num_threads)
+        return out_THD
 
     def draw(
         self, logits_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], num_drawable: int
