@@ -64,13 +64,22 @@ void pack_weight(const bf16 *weight, bf16 *packed, int outputs, int inputs, int 
     }
 }
 
+/* One linear layer: where its inputs are, and what becomes of its sums. */
+typedef struct {
+    const bf16 *packed;
+    const bf16 *addend; /* added to the sums, if not null */
+    int64_t addend_stride; /* numbers from row to row; 0 for a bias */
+    float scale;
+    int outputs, inputs;
+} Layer;
+
 /* One block of outputs for `rows` rows, a constant in every use so that all sums stay in registers. */
-static inline __attribute__((always_inline)) void linear_tile(const int rows, const bf16 *packed, const bf16 *bias,
-                                                              const bf16 *x, bf16 *y, int block, int outputs,
-                                                              int inputs) {
+static inline __attribute__((always_inline)) void linear_tile(const int rows, const Layer *layer, int block,
+                                                              const bf16 *x, const bf16 *addend, bf16 *y) {
     __m512 low[12], high[12];
     for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
-    const bf16 *weight = packed + (size_t)block * OUTPUTS * inputs;
+    int inputs = layer->inputs, start = block * OUTPUTS, left = layer->outputs - start;
+    const bf16 *weight = layer->packed + (size_t)block * OUTPUTS * inputs;
     for (int i = 0; i < inputs; i += 2, weight += 2 * OUTPUTS) {
         _mm_prefetch((const char *)(weight + PREFETCH), _MM_HINT_T0);
         _mm_prefetch((const char *)(weight + PREFETCH + OUTPUTS), _MM_HINT_T0);
@@ -85,35 +94,48 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
             high[r] = _mm512_dpbf16_ps(high[r], second_half, input);
         }
     }
-    int start = block * OUTPUTS;
-    __mmask16 in_low = first(outputs - start), in_high = first(outputs - start > LANES ? outputs - start - LANES : 0);
+    __mmask16 in_low = first(left), in_high = first(left > LANES ? left - LANES : 0);
+    __m512 scale = _mm512_set1_ps(layer->scale);
     for (int r = 0; r < rows; r++) {
-        bf16 *out = y + (size_t)r * outputs + start;
-        if (bias) {
-            low[r] = _mm512_add_ps(low[r], load_some(bias + start, in_low));
-            high[r] = _mm512_add_ps(high[r], load_some(bias + start + LANES, in_high));
+        if (addend) {
+            const bf16 *more = addend + r * layer->addend_stride + start;
+            low[r] = _mm512_fmadd_ps(low[r], scale, load_some(more, in_low));
+            high[r] = _mm512_fmadd_ps(high[r], scale, load_some(more + LANES, in_high));
         }
-        store_some(out, in_low, low[r]);
-        store_some(out + LANES, in_high, high[r]);
+        store_some(y + (size_t)r * layer->outputs + start, in_low, low[r]);
+        store_some(y + (size_t)r * layer->outputs + start + LANES, in_high, high[r]);
     }
+}
+
+static void linear_layer(const Layer *layer, const bf16 *x, bf16 *y, int rows, int threads) {
+    int num_tiles = (rows + 11) / 12, tile = (rows + num_tiles - 1) / num_tiles;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int block = 0; block < num_blocks(layer->outputs); block++)
+        for (int row = 0; row < rows; row += tile) {
+            const bf16 *in = x + (size_t)row * layer->inputs;
+            const bf16 *addend = layer->addend ? layer->addend + row * layer->addend_stride : NULL;
+            bf16 *out = y + (size_t)row * layer->outputs;
+            switch (rows - row < tile ? rows - row : tile) {
+#define TILE(count) \
+    case count: linear_tile(count, layer, block, in, addend, out); break;
+                TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+                TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+            }
+        }
 }
 
 /* y (rows, outputs) = x (rows, inputs) times the weight transposed, plus the bias (outputs,) unless it is null. */
 void linear(const bf16 *packed, const bf16 *bias, const bf16 *x, bf16 *y, int rows, int outputs, int inputs,
             int threads) {
-    int num_tiles = (rows + 11) / 12, tile = (rows + num_tiles - 1) / num_tiles;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int block = 0; block < num_blocks(outputs); block++)
-        for (int row = 0; row < rows; row += tile) {
-            const bf16 *in = x + (size_t)row * inputs;
-            bf16 *out = y + (size_t)row * outputs;
-            switch (rows - row < tile ? rows - row : tile) {
-#define TILE(count) \
-    case count: linear_tile(count, packed, bias, in, out, block, outputs, inputs); break;
-                TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
-                TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
-            }
-        }
+    Layer layer = {packed, bias, 0, 1.0f, outputs, inputs};
+    linear_layer(&layer, x, y, rows, threads);
+}
+
+/* y += scale * x times the weight transposed. */
+void add_linear(const bf16 *packed, const bf16 *x, bf16 *y, int rows, int outputs, int inputs, float scale,
+                int threads) {
+    Layer layer = {packed, y, outputs, scale, outputs, inputs};
+    linear_layer(&layer, x, y, rows, threads);
 }
 
 /* ---- pointwise ------------------------------------------------------------------------------------------------- */

@@ -36,6 +36,7 @@ _ARGUMENTS: dict[str, list[type]] = {
     "packed_size": [Int, Int],
     "pack_weight": [Pointer, Pointer, Int, Int, Int],
     "linear": [Pointer, Pointer, Pointer, Pointer, Int, Int, Int, Int],
+    "add_linear": [Pointer, Pointer, Pointer, Int, Int, Int, Float, Int],
     "rms_norm": [Pointer, Pointer, Pointer, Int, Int, Float, Int],
     "swiglu": [Pointer, Pointer, Int, Int, Int],
     "rotate": [Pointer, Long, Pointer, Pointer, Pointer, Int, Int, Int, Int],
@@ -71,6 +72,12 @@ class CpuKernels:
         pointers = packed.data_ptr(), bias, x_MI.data_ptr(), y_MO.data_ptr()
         self._library.linear(*pointers, num_rows, num_outputs, num_inputs, torch.get_num_threads())
         return y_MO
+
+    def add_linear(self, y_MO: Tensor, x_MI: Tensor, packed: Tensor, scale: float) -> None:
+        """Add scale times the product into `y_MO`, in place."""
+        (num_rows, num_outputs), num_inputs = y_MO.shape, x_MI.shape[1]
+        pointers = packed.data_ptr(), x_MI.data_ptr(), y_MO.data_ptr()
+        self._library.add_linear(*pointers, num_rows, num_outputs, num_inputs, scale, torch.get_num_threads())
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension."""

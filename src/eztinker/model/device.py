@@ -86,9 +86,14 @@ def kernels_on(device: torch.device) -> CpuKernels | None:
     return cpu_kernels() if device.type == "cpu" else None
 
 
+def kernels_for(dtype: torch.dtype, device: torch.device) -> CpuKernels | None:
+    """EZTinker's own operators, where they work on tensors of this kind."""
+    return kernels_on(device) if dtype == torch.bfloat16 else None
+
+
 def own_kernels(x: Tensor) -> CpuKernels | None:
     """EZTinker's own operators, where they work on tensors like `x`."""
-    return kernels_on(x.device) if x.dtype == torch.bfloat16 else None
+    return kernels_for(x.dtype, x.device)
 
 
 def own_attention_kernels(x: Tensor, head_dim: int) -> CpuKernels | None:

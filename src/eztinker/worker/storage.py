@@ -90,7 +90,7 @@ def _read_adapter(directory: Path, decoder_of: Callable[[str], Decoder]) -> LowR
     decoder = decoder_of(manifest.base_model)
     adapter = Adapter.new(decoder.config, manifest.lora, decoder.device)
     adapter.fill(read_tensors(directory, manifest, ADAPTER_PART))
-    return adapter.for_sampling()
+    return adapter.for_sampling(decoder.dtype)
 
 
 def _parts(run: TrainingRun, kind: CheckpointKind) -> dict[str, bytes]:

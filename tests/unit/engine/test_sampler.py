@@ -29,7 +29,7 @@ def decoder(tiny_model_dir: Path) -> Decoder:
 
 
 def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> LowRankAdapter:
-    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling()
+    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling(decoder.dtype)
 
 
 def tokens_of(sequences: list[SampledSequence]) -> list[list[int]]:
@@ -56,7 +56,7 @@ def test_greedy_completions_are_those_of_transformers(tiny_model: TinyModel, fam
 @pytest.mark.parametrize("is_adapted", [False, True])
 def test_sampled_logprobs_are_the_trainers(decoder: Decoder, tiny_model_dir: Path, is_adapted: bool):
     run = new_run(decoder, is_fresh=not is_adapted)
-    adapter = run.adapter.for_sampling()
+    adapter = run.adapter.for_sampling(decoder.dtype)
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=1)
     results = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, params, num_samples=4, adapter=adapter))
     for sequence in results["a"].sequences:
