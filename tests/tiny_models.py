@@ -44,7 +44,7 @@ def make_tiny_model(
             "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": hidden // 4,
+            "head_dim": hidden // 2,
             "max_position_embeddings": 2048,
             "tie_word_embeddings": tie,
             "bos_token_id": None,

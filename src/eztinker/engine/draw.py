@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eztinker.model.cpu_kernels import CpuKernels
-from eztinker.model.device import kernels_on
+from eztinker.model.device import own_kernels
 from eztinker.types import SamplingParams
 
 Choose = Callable[[Tensor, Sequence[SamplingParams], Sequence[float], int], tuple[Tensor, Tensor]]
@@ -31,7 +31,7 @@ def draw(
         top-k and top-p; untempered where the temperature is 0.
     """
     tokens, logprobs = [0] * len(params), [0.0] * len(params)
-    for choose, rows in _by_kind(params, logits_BV.device):
+    for choose, rows in _by_kind(params, own_kernels(logits_BV)):
         if rows:
             logits = logits_BV if len(rows) == len(params) else logits_BV[rows]
             chosen = choose(logits, [params[row] for row in rows], [uniforms[row] for row in rows], num_tokens)
@@ -40,12 +40,11 @@ def draw(
     return tokens, logprobs
 
 
-def _by_kind(params: Sequence[SamplingParams], device: torch.device) -> list[tuple[Choose, list[int]]]:
+def _by_kind(params: Sequence[SamplingParams], kernels: CpuKernels | None) -> list[tuple[Choose, list[int]]]:
     """The rows that are drawn in the same way, and how."""
     greedy = [row for row, each in enumerate(params) if each.temperature == 0]
     truncated = [row for row, each in enumerate(params) if each.temperature > 0 and (each.top_k > 0 or each.top_p < 1)]
     plain = [row for row, each in enumerate(params) if each.temperature > 0 and not (each.top_k > 0 or each.top_p < 1)]
-    kernels = kernels_on(device)
     if kernels is None:
         return [(_greedy, greedy), (_warm, sorted(plain + truncated))]
     return [(_in_one_go(kernels), sorted(greedy + plain)), (_warm, truncated)]

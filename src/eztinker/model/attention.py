@@ -8,7 +8,7 @@ query positions, (B*K, G*L, D), so that no key or value is ever copied for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,8 +67,20 @@ class PackedAttention:
             self._kept.append((k_TKD, v_TKD))
         prefix = self._prefix.layer(layer) if self._prefix else None
         kernels = own_attention_kernels(q_THD, q_THD.shape[-1])
-        if kernels is not None and not q_THD.requires_grad:
-            return kernels.attend_packed(q_THD, k_TKD, v_TKD, prefix, self._starts_T, window)
+        if kernels is None:
+            return self._attend_by_groups(q_THD, k_TKD, v_TKD, prefix, window)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return kernels.attend_packed(q, k, v, prefix, self._starts_T, window)
+
+        def attend_differentiably(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return self._attend_by_groups(q, k, v, prefix, window)
+
+        return _Recomputed.apply(attend, attend_differentiably, q_THD, k_TKD, v_TKD)  # type: ignore[no-any-return]
+
+    def _attend_by_groups(
+        self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, prefix: tuple[Tensor, Tensor] | None, window: int | None
+    ) -> Tensor:
         if len(self._groups) == 1 and self._groups[0].is_whole:
             return self._groups[0].attend(q_THD, k_TKD, v_TKD, prefix, window)
         parts = [group.attend(q_THD, k_TKD, v_TKD, prefix, window) for group in self._groups]
@@ -243,6 +255,29 @@ class _PlainAttention(torch.autograd.Function):
         grad_q = torch.bmm(grad_scores, k).mul_(scale)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale)
         return grad_q, grad_k, grad_v, None
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function whose backward pass computes it again by operators that torch can differentiate.
+
+    Nothing but its inputs is kept in between.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], differentiable: Callable[..., Tensor], *inputs: Tensor
+    ) -> Tensor:
+        ctx.differentiable = differentiable
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs = [each.detach().requires_grad_() for each in ctx.saved_tensors]
+        with torch.enable_grad():
+            output = ctx.differentiable(*inputs)
+        return None, None, *torch.autograd.grad(output, inputs, grad)
 
 
 def _softmax_attention(q_NQD: Tensor, k_NSD: Tensor, v_NSD: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

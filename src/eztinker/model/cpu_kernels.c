@@ -1,9 +1,9 @@
-/* The steps of decoding that torch's CPU kernels do slowly for few rows, in bfloat16 for processors with AVX512-BF16.
+/* The steps of decoding that torch's CPU kernels do slowly for few rows, for processors with AVX512.
  *
- * bfloat16 numbers are the upper halves of floats and are passed as uint16_t. Sums are kept in float32, and results
- * are rounded where the same torch expression rounds them. A row's result never depends on the rows beside it: each
- * sum runs over its inputs in one fixed order. Every function splits its work over `threads` of OpenMP, which is the
- * pool that torch computes with.
+ * The file is compiled once per dtype: for float32, and with BFLOAT16 defined for bfloat16, whose numbers are the upper
+ * halves of floats and are passed as uint16_t. Sums are float32 in both, and results are rounded where the same torch
+ * expression rounds them. A row's result never depends on the rows beside it: each sum runs over its inputs in one
+ * fixed order. Every function splits its work over `threads` of OpenMP, which is the pool that torch computes with.
  */
 #include <immintrin.h>
 #include <math.h>
@@ -14,19 +14,74 @@
 
 #define LANES 16        /* float32 numbers in a register */
 #define OUTPUTS 32      /* outputs of a linear layer that are computed together, two registers */
-#define PREFETCH 1024   /* weights ahead of the current ones that are asked for, in numbers */
+#define PREFETCH 2048   /* bytes of weights that are asked for ahead of the current ones */
 #define SMALL_WORK 8192 /* numbers below which a second thread costs more than it saves */
 
-typedef uint16_t bf16;
+#define ALL 0xFFFF
+static inline __mmask16 first(int count) { return count >= LANES ? 0xFFFF : (__mmask16)((1u << count) - 1); }
+
+/* ---- numbers of either dtype ------------------------------------------------------------------------------------ */
+
+#ifdef BFLOAT16
+
+typedef uint16_t number;
+typedef __m512bh Factors; /* 32 numbers; products of neighbours are added */
+#define PAIRED 2          /* inputs that one instruction multiplies per output */
 
 static inline __m512 widen(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
-static inline __m512 load(const bf16 *x) { return widen(_mm256_loadu_si256((const __m256i *)x)); }
-static inline __m512 load_some(const bf16 *x, __mmask16 which) { return widen(_mm256_maskz_loadu_epi16(which, x)); }
 static inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
-static inline void store_some(bf16 *y, __mmask16 which, __m512 x) { _mm256_mask_storeu_epi16(y, which, narrow(x)); }
-static inline __mmask16 first(int count) { return count >= LANES ? 0xFFFF : (__mmask16)((1u << count) - 1); }
+static inline __m512 rounded(__m512 x) { return widen(narrow(x)); }
+static inline __m512 load(const number *x, __mmask16 which) { return widen(_mm256_maskz_loadu_epi16(which, x)); }
+static inline void store(number *y, __mmask16 which, __m512 x) { _mm256_mask_storeu_epi16(y, which, narrow(x)); }
+
+static inline Factors factors(const number *x) { return (Factors)_mm512_loadu_si512(x); }
+static inline Factors repeated(const number *x) {
+    int pair;
+    memcpy(&pair, x, sizeof pair);
+    return (Factors)_mm512_set1_epi32(pair);
+}
+static inline __m512 multiply_add(Factors a, Factors b, __m512 sum) { return _mm512_dpbf16_ps(sum, a, b); }
+
+/* 32 numbers as two registers, even and odd ones: a register of pairs widens to them in one step each. */
+static inline void load_halves(const number *x, __m512 *even, __m512 *odd) {
+    __m512i pairs = _mm512_loadu_si512(x);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xFFFF0000)));
+}
+static inline void store_halves(number *y, __m512 even, __m512 odd) {
+    __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(odd)), 16);
+    _mm512_storeu_si512(y, _mm512_or_si512(_mm512_cvtepu16_epi32(narrow(even)), upper));
+}
+
+#else
+
+typedef float number;
+typedef __m512 Factors;
+#define PAIRED 1
+
+static inline __m512 rounded(__m512 x) { return x; }
+static inline __m512 load(const number *x, __mmask16 which) { return _mm512_maskz_loadu_ps(which, x); }
+static inline void store(number *y, __mmask16 which, __m512 x) { _mm512_mask_storeu_ps(y, which, x); }
+
+static inline Factors factors(const number *x) { return _mm512_loadu_ps(x); }
+static inline Factors repeated(const number *x) { return _mm512_set1_ps(*x); }
+static inline __m512 multiply_add(Factors a, Factors b, __m512 sum) { return _mm512_fmadd_ps(a, b, sum); }
+
+static inline void load_halves(const number *x, __m512 *left, __m512 *right) {
+    *left = _mm512_loadu_ps(x);
+    *right = _mm512_loadu_ps(x + LANES);
+}
+static inline void store_halves(number *y, __m512 left, __m512 right) {
+    _mm512_storeu_ps(y, left);
+    _mm512_storeu_ps(y + LANES, right);
+}
+
+#endif
+
+#define WIDE (LANES * PAIRED) /* numbers in `Factors` */
+#define CHUNK (128 * PAIRED)  /* inputs that are summed apart: a sum of sums rounds less than one long sum */
 
 /* e^x to about one unit in the last place: 2^n times a polynomial on [-ln2/2, ln2/2]. Beyond the limits it is 0 or
  * infinity as it should be; they keep n finite. */
@@ -48,73 +103,77 @@ static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUT
 /* Numbers that the packed form of a weight takes. */
 int64_t packed_size(int outputs, int inputs) { return (int64_t)num_blocks(outputs) * OUTPUTS * inputs; }
 
-/* Lay a weight (outputs, inputs) out as (blocks, inputs / 2, 32 outputs, 2): what one instruction multiplies lies
- * together, in the order it is read. Outputs beyond the last are zeros. `inputs` is even. */
-void pack_weight(const bf16 *weight, bf16 *packed, int outputs, int inputs, int threads) {
+/* Lay a weight (outputs, inputs) out as (blocks, inputs / PAIRED, 32 outputs, PAIRED): what one instruction multiplies
+ * lies together, in the order it is read. Outputs beyond the last are zeros. PAIRED divides `inputs`. */
+void pack_weight(const number *weight, number *packed, int outputs, int inputs, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int block = 0; block < num_blocks(outputs); block++) {
-        bf16 *to = packed + (size_t)block * OUTPUTS * inputs;
-        for (int i = 0; i < inputs; i += 2, to += 2 * OUTPUTS)
-            for (int o = 0; o < OUTPUTS; o++) {
-                int output = block * OUTPUTS + o;
-                const bf16 *from = weight + (size_t)output * inputs + i;
-                to[2 * o] = output < outputs ? from[0] : 0;
-                to[2 * o + 1] = output < outputs ? from[1] : 0;
-            }
+        number *to = packed + (size_t)block * OUTPUTS * inputs;
+        for (int i = 0; i < inputs; i += PAIRED)
+            for (int output = block * OUTPUTS; output < (block + 1) * OUTPUTS; output++)
+                for (int pair = 0; pair < PAIRED; pair++)
+                    *to++ = output < outputs ? weight[(size_t)output * inputs + i + pair] : 0;
     }
 }
 
 /* One linear layer: where its inputs are, and what becomes of its sums. */
 typedef struct {
-    const bf16 *packed;
-    const bf16 *addend; /* added to the sums, if not null */
+    const number *packed;
+    const number *addend; /* added to the sums, if not null */
     int64_t addend_stride; /* numbers from row to row; 0 for a bias */
     float scale;
     int outputs, inputs;
 } Layer;
 
-/* One block of outputs for `rows` rows, a constant in every use so that all sums stay in registers. */
+/* One block of outputs for `rows` rows, a constant in every use so that the sums of a chunk stay in registers. */
 static inline __attribute__((always_inline)) void linear_tile(const int rows, const Layer *layer, int block,
-                                                              const bf16 *x, const bf16 *addend, bf16 *y) {
+                                                              const number *x, const number *addend, number *y) {
     __m512 low[12], high[12];
     for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
     int inputs = layer->inputs, start = block * OUTPUTS, left = layer->outputs - start;
-    const bf16 *weight = layer->packed + (size_t)block * OUTPUTS * inputs;
-    for (int i = 0; i < inputs; i += 2, weight += 2 * OUTPUTS) {
-        _mm_prefetch((const char *)(weight + PREFETCH), _MM_HINT_T0);
-        _mm_prefetch((const char *)(weight + PREFETCH + OUTPUTS), _MM_HINT_T0);
-        __m512bh first_half = (__m512bh)_mm512_loadu_si512(weight);
-        __m512bh second_half = (__m512bh)_mm512_loadu_si512(weight + OUTPUTS);
+    const number *weight = layer->packed + (size_t)block * OUTPUTS * inputs;
+    for (int chunk = 0; chunk < inputs; chunk += CHUNK) {
+        __m512 chunk_low[12], chunk_high[12];
+        for (int r = 0; r < rows; r++) chunk_low[r] = chunk_high[r] = _mm512_setzero_ps();
+        int end = chunk + CHUNK < inputs ? chunk + CHUNK : inputs;
+        for (int i = chunk; i < end; i += PAIRED, weight += 2 * WIDE) {
+            _mm_prefetch((const char *)weight + PREFETCH, _MM_HINT_T0);
+            _mm_prefetch((const char *)weight + PREFETCH + 64, _MM_HINT_T0);
+            Factors weights_low = factors(weight), weights_high = factors(weight + WIDE);
 #pragma GCC unroll 12
+            for (int r = 0; r < rows; r++) {
+                Factors input = repeated(x + (size_t)r * inputs + i);
+                chunk_low[r] = multiply_add(weights_low, input, chunk_low[r]);
+                chunk_high[r] = multiply_add(weights_high, input, chunk_high[r]);
+            }
+        }
         for (int r = 0; r < rows; r++) {
-            int pair;
-            memcpy(&pair, x + (size_t)r * inputs + i, sizeof pair);
-            __m512bh input = (__m512bh)_mm512_set1_epi32(pair);
-            low[r] = _mm512_dpbf16_ps(low[r], first_half, input);
-            high[r] = _mm512_dpbf16_ps(high[r], second_half, input);
+            low[r] = _mm512_add_ps(low[r], chunk_low[r]);
+            high[r] = _mm512_add_ps(high[r], chunk_high[r]);
         }
     }
     __mmask16 in_low = first(left), in_high = first(left > LANES ? left - LANES : 0);
     __m512 scale = _mm512_set1_ps(layer->scale);
     for (int r = 0; r < rows; r++) {
         if (addend) {
-            const bf16 *more = addend + r * layer->addend_stride + start;
-            low[r] = _mm512_fmadd_ps(low[r], scale, load_some(more, in_low));
-            high[r] = _mm512_fmadd_ps(high[r], scale, load_some(more + LANES, in_high));
+            const number *more = addend + r * layer->addend_stride + start;
+            low[r] = _mm512_fmadd_ps(low[r], scale, load(more, in_low));
+            high[r] = _mm512_fmadd_ps(high[r], scale, load(more + LANES, in_high));
         }
-        store_some(y + (size_t)r * layer->outputs + start, in_low, low[r]);
-        store_some(y + (size_t)r * layer->outputs + start + LANES, in_high, high[r]);
+        store(y + (size_t)r * layer->outputs + start, in_low, low[r]);
+        store(y + (size_t)r * layer->outputs + start + LANES, in_high, high[r]);
     }
 }
 
-static void linear_layer(const Layer *layer, const bf16 *x, bf16 *y, int rows, int threads) {
+static void linear_layer(const Layer *layer, const number *x, number *y, int rows, int threads) {
+    if (!rows) return;
     int num_tiles = (rows + 11) / 12, tile = (rows + num_tiles - 1) / num_tiles;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int block = 0; block < num_blocks(layer->outputs); block++)
         for (int row = 0; row < rows; row += tile) {
-            const bf16 *in = x + (size_t)row * layer->inputs;
-            const bf16 *addend = layer->addend ? layer->addend + row * layer->addend_stride : NULL;
-            bf16 *out = y + (size_t)row * layer->outputs;
+            const number *in = x + (size_t)row * layer->inputs;
+            const number *addend = layer->addend ? layer->addend + row * layer->addend_stride : NULL;
+            number *out = y + (size_t)row * layer->outputs;
             switch (rows - row < tile ? rows - row : tile) {
 #define TILE(count) \
     case count: linear_tile(count, layer, block, in, addend, out); break;
@@ -125,14 +184,14 @@ static void linear_layer(const Layer *layer, const bf16 *x, bf16 *y, int rows, i
 }
 
 /* y (rows, outputs) = x (rows, inputs) times the weight transposed, plus the bias (outputs,) unless it is null. */
-void linear(const bf16 *packed, const bf16 *bias, const bf16 *x, bf16 *y, int rows, int outputs, int inputs,
+void linear(const number *packed, const number *bias, const number *x, number *y, int rows, int outputs, int inputs,
             int threads) {
     Layer layer = {packed, bias, 0, 1.0f, outputs, inputs};
     linear_layer(&layer, x, y, rows, threads);
 }
 
 /* y += scale * x times the weight transposed. */
-void add_linear(const bf16 *packed, const bf16 *x, bf16 *y, int rows, int outputs, int inputs, float scale,
+void add_linear(const number *packed, const number *x, number *y, int rows, int outputs, int inputs, float scale,
                 int threads) {
     Layer layer = {packed, y, outputs, scale, outputs, inputs};
     linear_layer(&layer, x, y, rows, threads);
@@ -141,35 +200,35 @@ void add_linear(const bf16 *packed, const bf16 *x, bf16 *y, int rows, int output
 /* ---- pointwise ------------------------------------------------------------------------------------------------- */
 
 /* y = x / sqrt(mean(x^2) + eps) * weight, row by row of `width` numbers. */
-void rms_norm(const bf16 *x, const bf16 *weight, bf16 *y, int rows, int width, float eps, int threads) {
+void rms_norm(const number *x, const number *weight, number *y, int rows, int width, float eps, int threads) {
 #pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
     for (int row = 0; row < rows; row++) {
-        const bf16 *in = x + (size_t)row * width;
+        const number *in = x + (size_t)row * width;
         __m512 squares = _mm512_setzero_ps();
         for (int i = 0; i < width; i += LANES) {
-            __m512 v = load_some(in + i, first(width - i));
+            __m512 v = load(in + i, first(width - i));
             squares = _mm512_fmadd_ps(v, v, squares);
         }
         __m512 scale = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)width + eps));
         for (int i = 0; i < width; i += LANES) {
             __mmask16 here = first(width - i);
-            __m512 v = _mm512_mul_ps(load_some(in + i, here), scale);
-            store_some(y + (size_t)row * width + i, here, _mm512_mul_ps(v, load_some(weight + i, here)));
+            __m512 v = _mm512_mul_ps(load(in + i, here), scale);
+            store(y + (size_t)row * width + i, here, _mm512_mul_ps(v, load(weight + i, here)));
         }
     }
 }
 
 /* y (rows, width) = silu(gate) * up of gate_up (rows, 2 * width). silu is rounded before the product, as in torch. */
-void swiglu(const bf16 *gate_up, bf16 *y, int rows, int width, int threads) {
+void swiglu(const number *gate_up, number *y, int rows, int width, int threads) {
 #pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
     for (int row = 0; row < rows; row++) {
-        const bf16 *gates = gate_up + (size_t)row * 2 * width, *ups = gates + width;
+        const number *gates = gate_up + (size_t)row * 2 * width, *ups = gates + width;
         for (int i = 0; i < width; i += LANES) {
             __mmask16 here = first(width - i);
-            __m512 gate = load_some(gates + i, here);
+            __m512 gate = load(gates + i, here);
             __m512 below = _mm512_add_ps(_mm512_set1_ps(1.0f), exp_of(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
-            __m512 silu = widen(narrow(_mm512_div_ps(gate, below)));
-            store_some(y + (size_t)row * width + i, here, _mm512_mul_ps(silu, load_some(ups + i, here)));
+            __m512 silu = rounded(_mm512_div_ps(gate, below));
+            store(y + (size_t)row * width + i, here, _mm512_mul_ps(silu, load(ups + i, here)));
         }
     }
 }
@@ -177,18 +236,18 @@ void swiglu(const bf16 *gate_up, bf16 *y, int rows, int width, int threads) {
 /* Turn channel i against channel i + dim / 2 of `heads` heads of every token; `dim` is a multiple of 32.
  * x has `stride` numbers from token to token; cos and sin, (tokens, dim), hold a channel's own factor and its
  * partner's. The product with cos is rounded first, as in torch. */
-void rotate(const bf16 *x, int64_t stride, const bf16 *cos, const bf16 *sin, bf16 *y, int tokens, int heads, int dim,
+void rotate(const number *x, int64_t stride, const number *cos, const number *sin, number *y, int tokens, int heads, int dim,
             int threads) {
 #pragma omp parallel for num_threads(threads) if ((int64_t)tokens * heads * dim > SMALL_WORK)
     for (int token = 0; token < tokens; token++)
         for (int head = 0; head < heads; head++) {
-            const bf16 *in = x + token * stride + head * dim;
-            bf16 *out = y + ((size_t)token * heads + head) * dim;
+            const number *in = x + token * stride + head * dim;
+            number *out = y + ((size_t)token * heads + head) * dim;
             for (int i = 0; i < dim; i += LANES) {
-                const bf16 *own = in + i, *partner = in + (i < dim / 2 ? i + dim / 2 : i - dim / 2);
-                __m512 turned = widen(narrow(_mm512_mul_ps(load(own), load(cos + token * dim + i))));
-                turned = _mm512_fmadd_ps(load(partner), load(sin + token * dim + i), turned);
-                store_some(out + i, 0xFFFF, turned);
+                const number *own = in + i, *partner = in + (i < dim / 2 ? i + dim / 2 : i - dim / 2);
+                __m512 turned = rounded(_mm512_mul_ps(load(own, ALL), load(cos + token * dim + i, ALL)));
+                turned = _mm512_fmadd_ps(load(partner, ALL), load(sin + token * dim + i, ALL), turned);
+                store(out + i, ALL, turned);
             }
         }
 }
@@ -197,7 +256,7 @@ void rotate(const bf16 *x, int64_t stride, const bf16 *cos, const bf16 *sin, bf1
 
 /* Keys and values of successive tokens, with the numbers from one to the next. */
 typedef struct {
-    const bf16 *keys, *values;
+    const number *keys, *values;
     int64_t key_stride, value_stride;
     int count;
 } Run;
@@ -207,12 +266,12 @@ typedef struct {
     Run before, own;
 } Seen;
 
-static inline const bf16 *key_of(const Seen *seen, int token) {
+static inline const number *key_of(const Seen *seen, int token) {
     int own = token - seen->before.count;
     return own < 0 ? seen->before.keys + token * seen->before.key_stride : seen->own.keys + own * seen->own.key_stride;
 }
 
-static inline const bf16 *value_of(const Seen *seen, int token) {
+static inline const number *value_of(const Seen *seen, int token) {
     int own = token - seen->before.count;
     return own < 0 ? seen->before.values + token * seen->before.value_stride
                    : seen->own.values + own * seen->own.value_stride;
@@ -250,18 +309,17 @@ static inline __m512 sums_of(const __m512 *x) {
 }
 
 /* q k^T / sqrt(dim) for every token seen; gives the greatest. */
-static float score(const bf16 *q, const Seen *seen, int count, int dim, float *scores) {
+static float score(const number *q, const Seen *seen, int count, int dim, float *scores) {
     __m512 scale = _mm512_set1_ps(1.0f / sqrtf((float)dim)), most = _mm512_set1_ps(-INFINITY);
     for (int token = 0; token < count; token += LANES) {
         __m512 products[LANES];
         for (int lane = 0; lane < LANES; lane++) {
             int each = token + lane < count ? token + lane : count - 1;
-            const bf16 *key = key_of(seen, each), *value = value_of(seen, each);
+            const number *key = key_of(seen, each), *value = value_of(seen, each);
             products[lane] = _mm512_setzero_ps();
-            for (int i = 0; i < dim; i += 2 * LANES) {
+            for (int i = 0; i < dim; i += WIDE) {
                 _mm_prefetch((const char *)(value + i), _MM_HINT_T0);
-                products[lane] = _mm512_dpbf16_ps(products[lane], (__m512bh)_mm512_loadu_si512(key + i),
-                                                  (__m512bh)_mm512_loadu_si512(q + i));
+                products[lane] = multiply_add(factors(key + i), factors(q + i), products[lane]);
             }
         }
         __m512 row = _mm512_mul_ps(sums_of(products), scale);
@@ -283,30 +341,26 @@ static float exponentiate(float *scores, int count, float most) {
     return _mm512_reduce_add_ps(total);
 }
 
-/* The values seen, weighted and added: 32 channels from `i` on. Even and odd channels are summed apart, since a
- * register of pairs widens to them in one step each, and every fourth token, since a sum waits for its last term. */
-static void add_values(const float *weights, const Seen *seen, int count, int i, __m512 share, bf16 *out) {
-    __m512 even[4], odd[4];
-    for (int part = 0; part < 4; part++) even[part] = odd[part] = _mm512_setzero_ps();
-    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000);
+/* The values seen, weighted and added: 32 channels. Every fourth is summed apart, since a sum waits for its last term. */
+static void add_values(const float *weights, const Seen *seen, int count, int channel, __m512 share, number *out) {
+    __m512 one[4], other[4];
+    for (int part = 0; part < 4; part++) one[part] = other[part] = _mm512_setzero_ps();
     for (int token = 0; token < count; token += 4)
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
             int each = token + part < count ? token + part : count - 1;
-            __m512 weight = _mm512_set1_ps(token + part < count ? weights[each] : 0.0f);
-            __m512i pairs = _mm512_loadu_si512(value_of(seen, each) + i);
-            even[part] = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even[part]);
-            odd[part] = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_and_si512(pairs, upper)), odd[part]);
+            __m512 weight = _mm512_set1_ps(token + part < count ? weights[each] : 0.0f), values[2];
+            load_halves(value_of(seen, each) + channel, &values[0], &values[1]);
+            one[part] = _mm512_fmadd_ps(weight, values[0], one[part]);
+            other[part] = _mm512_fmadd_ps(weight, values[1], other[part]);
         }
-    __m512 evens = _mm512_add_ps(_mm512_add_ps(even[0], even[1]), _mm512_add_ps(even[2], even[3]));
-    __m512 odds = _mm512_add_ps(_mm512_add_ps(odd[0], odd[1]), _mm512_add_ps(odd[2], odd[3]));
-    __m512i lower_halves = _mm512_cvtepu16_epi32(narrow(_mm512_mul_ps(evens, share)));
-    __m512i upper_halves = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(_mm512_mul_ps(odds, share))), 16);
-    _mm512_storeu_si512(out + i, _mm512_or_si512(lower_halves, upper_halves));
+    __m512 ones = _mm512_add_ps(_mm512_add_ps(one[0], one[1]), _mm512_add_ps(one[2], one[3]));
+    __m512 others = _mm512_add_ps(_mm512_add_ps(other[0], other[1]), _mm512_add_ps(other[2], other[3]));
+    store_halves(out + channel, _mm512_mul_ps(ones, share), _mm512_mul_ps(others, share));
 }
 
 /* softmax(q k^T / sqrt(dim)) v of one head. `scores` is room for a float per token seen. */
-static void attend_head(const bf16 *q, const Seen *seen, bf16 *out, int dim, float *scores) {
+static void attend_head(const number *q, const Seen *seen, number *out, int dim, float *scores) {
     int count = seen->before.count + seen->own.count;
     float most = score(q, seen, count, dim, scores);
     __m512 share = _mm512_set1_ps(1.0f / exponentiate(scores, count, most));
@@ -317,16 +371,16 @@ static void attend_head(const bf16 *q, const Seen *seen, bf16 *out, int dim, flo
  * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
  * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is room
  * for threads * capacity floats. */
-void append_and_attend(const bf16 *q, int64_t q_stride, const bf16 *k, int64_t k_stride, const bf16 *v,
-                       int64_t v_stride, bf16 *keys, bf16 *values, const int64_t *positions, bf16 *out, float *scratch,
+void append_and_attend(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v,
+                       int64_t v_stride, number *keys, number *values, const int64_t *positions, number *out, float *scratch,
                        int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
     int group = heads / kv_heads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int task = 0; task < rows * kv_heads; task++) {
         int row = task / kv_heads, kv_head = task % kv_heads, position = (int)positions[row];
-        bf16 *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
-        memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(bf16));
-        memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(bf16));
+        number *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
+        memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(number));
+        memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(number));
         Run cached = {own_keys, own_values, dim, dim, position + 1};
         Seen seen = newest((Seen){.own = cached}, window);
         for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
@@ -338,8 +392,8 @@ void append_and_attend(const bf16 *q, int64_t q_stride, const bf16 *k, int64_t k
 /* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_before` shared ones whose
  * keys and values are (num_before, kv_heads, dim). q, k and v have their strides from token to token; out is
  * (tokens, heads, dim). `scratch` is room for threads * `most_seen` floats. */
-void attend_packed(const bf16 *q, int64_t q_stride, const bf16 *k, int64_t k_stride, const bf16 *v, int64_t v_stride,
-                   const bf16 *keys_before, const bf16 *values_before, const int64_t *starts, bf16 *out,
+void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v, int64_t v_stride,
+                   const number *keys_before, const number *values_before, const int64_t *starts, number *out,
                    float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
                    int window, int threads) {
     int group = heads / kv_heads;

@@ -1,6 +1,6 @@
 """The kernels of `cpu_kernels.c`, compiled for this machine on first use and kept.
 
-They are an extra: without a C compiler, or on a processor without AVX512-BF16, `cpu_kernels` is None and torch's own
+They are an extra: without a C compiler, or on a processor without AVX512, `cpu_kernels` is None and torch's own
 operators do the same work, more slowly.
 """
 
@@ -23,12 +23,14 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".c")
-NEEDED_FLAGS = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"}
-"""As the kernel's /proc/cpuinfo names them."""
 _COMPILE = [
     *("-O3", "-fopenmp", "-shared", "-fPIC", "-mprefer-vector-width=512", "-mfma"),
-    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16"),
+    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
 ]
+_COMPILE_FOR = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16", "-mavx512bf16"]}
+_NEEDED_FLAGS = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+"""As /proc/cpuinfo names them."""
+_NEEDED_FLAGS_FOR = {torch.float32: _NEEDED_FLAGS, torch.bfloat16: _NEEDED_FLAGS | {"avx512_bf16"}}
 _HEAD_DIM_STEP = 32
 
 Pointer, Int, Long, Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
@@ -47,17 +49,19 @@ _ARGUMENTS: dict[str, list[type]] = {
 
 
 class CpuKernels:
-    """Operators on bfloat16 tensors in the processor's memory; none is differentiable."""
+    """Operators on tensors of one dtype in the processor's memory; none is differentiable."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(library, name)
             function.argtypes = arguments
             function.restype = Long if name == "packed_size" else None
         self._library = library
+        self.inputs_step = 2 if dtype == torch.bfloat16 else 1
+        """`linear` takes numbers of inputs that this divides."""
 
     def pack_weight(self, weight_OI: Tensor) -> Tensor:
-        """The weight in the order that `linear` reads it. It has an even number of inputs."""
+        """The weight in the order that `linear` reads it."""
         packed = weight_OI.new_empty(self._library.packed_size(*weight_OI.shape))
         weight_OI = weight_OI.contiguous()
         self._library.pack_weight(weight_OI.data_ptr(), packed.data_ptr(), *weight_OI.shape, torch.get_num_threads())
@@ -148,13 +152,15 @@ class CpuKernels:
         """
         num_tokens, num_heads, head_dim = q_THD.shape
         num_threads = torch.get_num_threads()
-        before = tuple(x.contiguous() for x in before) if before else (k_TKD[:0], v_TKD[:0])
-        most_seen = before[0].shape[0] + num_tokens
+        # Named, so that copies made here outlive the call.
+        keys_before, values_before = (each.contiguous() for each in before or (k_TKD[:0], v_TKD[:0]))
+        num_before = keys_before.shape[0]
+        most_seen = num_before + num_tokens
         out_THD = q_THD.new_empty(q_THD.shape)
         scratch = torch.empty(num_threads * most_seen)
         new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]
-        pointers = [x.data_ptr() for x in (*before, starts_T, out_THD, scratch)]
-        sizes = num_tokens, num_heads, k_TKD.shape[1], head_dim, before[0].shape[0], most_seen
+        pointers = [x.data_ptr() for x in (keys_before, values_before, starts_T, out_THD, scratch)]
+        sizes = num_tokens, num_heads, k_TKD.shape[1], head_dim, num_before, most_seen
         self._library.attend_packed(*new, *pointers, *sizes, window or most_seen, num_threads)
         return out_THD
 
@@ -175,28 +181,29 @@ class CpuKernels:
 
 
 @functools.cache
-def cpu_kernels() -> CpuKernels | None:
-    """The kernels, or None where this machine cannot have them."""
+def cpu_kernels(dtype: torch.dtype) -> CpuKernels | None:
+    """The kernels for numbers of `dtype`, or None where this machine cannot have them."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or not _processor_flags() >= NEEDED_FLAGS:
+    if compiler is None or dtype not in _NEEDED_FLAGS_FOR or not _NEEDED_FLAGS_FOR[dtype] <= processor_flags():
         return None
     try:
-        return CpuKernels(ctypes.CDLL(str(_compiled(compiler))))
+        return CpuKernels(ctypes.CDLL(str(_compiled([compiler, *_COMPILE, *_COMPILE_FOR[dtype]]))), dtype)
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        log.warning("The CPU kernels could not be compiled (%s); sampling uses torch's, which are slower", error)
+        log.warning("The CPU kernels could not be compiled (%s); torch's are used, which are slower", error)
         return None
 
 
-def _compiled(compiler: str) -> Path:
+def _compiled(compile_command: list[str]) -> Path:
     """The shared library of this source, compiled unless an earlier process has done so."""
-    fingerprint = hashlib.sha256(SOURCE.read_bytes() + " ".join([compiler, *_COMPILE]).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(SOURCE.read_bytes() + " ".join(compile_command).encode()).hexdigest()[:16]
     library = _cache_directory() / f"cpu_kernels-{fingerprint}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=library.parent) as aside:
             made = Path(aside) / library.name
-            command = [compiler, *_COMPILE, "-o", str(made), str(SOURCE), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            subprocess.run(
+                [*compile_command, "-o", str(made), str(SOURCE), "-lm"], check=True, capture_output=True, timeout=60
+            )
             made.replace(library)
     return library
 
@@ -206,9 +213,10 @@ def _cache_directory() -> Path:
     return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "eztinker"
 
 
-def _processor_flags() -> set[str]:
+def processor_flags() -> set[str]:
+    """What Linux says the processor can do; nothing on other systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+            return set(next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "").split())
     except OSError:
         return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.errors import ConfigError
-from eztinker.model.cpu_kernels import CpuKernels, cpu_kernels
+from eztinker.model.cpu_kernels import CpuKernels, cpu_kernels, processor_flags
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -38,18 +38,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions()
+    # oneDNN also *emulates* bf16 on older processors, more slowly than it multiplies float32.
+    has_instructions = bool(processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+    fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and has_instructions
     return torch.bfloat16 if fast else torch.float32
-
-
-def _has_bf16_instructions() -> bool:
-    """oneDNN also *emulates* bf16 on older processors, more slowly than it multiplies float32."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
-            flags = next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return False
-    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def set_up_cpu(num_threads: int | None) -> int:
@@ -81,14 +73,9 @@ class Matmul(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-def kernels_on(device: torch.device) -> CpuKernels | None:
-    """EZTinker's own operators, where they work on this device."""
-    return cpu_kernels() if device.type == "cpu" else None
-
-
 def kernels_for(dtype: torch.dtype, device: torch.device) -> CpuKernels | None:
     """EZTinker's own operators, where they work on tensors of this kind."""
-    return kernels_on(device) if dtype == torch.bfloat16 else None
+    return cpu_kernels(dtype) if device.type == "cpu" else None
 
 
 def own_kernels(x: Tensor) -> CpuKernels | None:
@@ -109,7 +96,7 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None) -> Matmul:
     rows. oneDNN's operators are private to torch, so anything unexpected falls back to the public one.
     """
     kernels = own_kernels(weight)
-    if kernels is not None and weight.shape[1] % 2 == 0:
+    if kernels is not None and weight.shape[1] % kernels.inputs_step == 0:
         own_packed, num_outputs = kernels.pack_weight(weight), weight.shape[0]
         return lambda x: kernels.linear(x, own_packed, bias, num_outputs)
     if weight.device.type == "cpu":

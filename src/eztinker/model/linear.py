@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from eztinker.model.cpu_kernels import CpuKernels
-from eztinker.model.device import fastest_matmul
+from eztinker.model.device import fastest_matmul, own_kernels
 
 
 class FrozenLinear:
@@ -38,14 +38,14 @@ class FrozenLinear:
 
 
 class PackedFactors:
-    """One A and one B of a fused weight as our own kernels read them, in bfloat16."""
+    """One A and one B of a fused weight as our own kernels read them, in the base model's dtype."""
 
-    def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor) -> None:
-        odd = a_RI.shape[0] % 2  # packed weights have an even number of inputs; zeros change nothing
+    def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
+        odd = a_RI.shape[0] % kernels.inputs_step  # a row of zeros changes nothing
         self._kernels = kernels
         self._num_hidden = a_RI.shape[0] + odd
-        self._a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).bfloat16())
-        self._b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).bfloat16())
+        self._a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).to(dtype))
+        self._b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).to(dtype))
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor, scale: float) -> Tensor:
         """Add scale * x A^T B^T into `y_MO`, in place; gives x A^T."""
@@ -68,14 +68,16 @@ class LowRankDelta:
     in_float32: bool = False
     """Compute in float32, not in the input's dtype: cheaper for few rows, as bfloat16 kernels take long to start."""
     packed: PackedFactors | None = None
-    """The same factors for our own kernels, which are faster still."""
+    """The same factors as our own kernels read them; without it they are laid out anew at every use."""
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor) -> Tensor:
         """Add the delta into `y_MO`, in place; gives x A^T of its rows, which the backward pass needs."""
         x = x_MI if self.rows is None else x_MI[self.rows]
-        if self.packed is not None:
+        kernels = own_kernels(y_MO)
+        if kernels is not None:
+            packed = self.packed or PackedFactors(kernels, self.a, torch.block_diag(*self.bs), y_MO.dtype)
             y = y_MO if self.rows is None else y_MO[self.rows]
-            hidden = self.packed.add_to(y, x, self.scale)
+            hidden = packed.add_to(y, x, self.scale)
             if isinstance(self.rows, Tensor):
                 y_MO[self.rows] = y
             return hidden

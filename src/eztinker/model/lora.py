@@ -16,7 +16,6 @@ from torch import Tensor
 
 from eztinker.errors import InvalidInput
 from eztinker.model.config import DecoderConfig
-from eztinker.model.cpu_kernels import CpuKernels
 from eztinker.model.device import kernels_for
 from eztinker.model.linear import LowRankDelta, PackedFactors
 from eztinker.types import LoraSpec
@@ -74,13 +73,12 @@ class LowRankAdapter:
         scale: float,
         *,
         in_float32: bool = False,
-        kernels: CpuKernels | None = None,
+        packed: Mapping[str, PackedFactors] | None = None,
     ) -> None:
-        """With `kernels` there is one B per fused weight, and they apply the factors."""
         self.factors = factors
         self.scale = scale
         self._in_float32 = in_float32
-        self._packed = {key: PackedFactors(kernels, each.a, *each.bs) for key, each in factors.items() if kernels}
+        self._packed = packed or {}
 
     def delta(self, key: str, rows: slice | Tensor | None) -> LowRankDelta | None:
         """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
@@ -118,7 +116,9 @@ class Adapter(LowRankAdapter):
                 key: Factors(factors.a.clone(), (torch.block_diag(*factors.bs),))
                 for key, factors in self.factors.items()
             }
-            return LowRankAdapter(fused, self.scale, in_float32=True, kernels=kernels_for(dtype, self.flat.device))
+        kernels = kernels_for(dtype, self.flat.device)
+        packed = {key: PackedFactors(kernels, each.a, each.bs[0], dtype) for key, each in fused.items() if kernels}
+        return LowRankAdapter(fused, self.scale, in_float32=True, packed=packed)
 
     def require_grad(self, grads: Tensor) -> None:
         """Make backward passes add this adapter's gradient into `grads`, a flat buffer like `flat`."""
