@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
+from tests.hub_stub import hub_stub
 from tests.servers import API_KEY, RunningServer, key_of, serving
 
 TOKENS = list(range(10, 26))
@@ -158,6 +162,30 @@ def test_the_cookbook_downloads_a_training_checkpoint(
     torch.testing.assert_close(scores_by_peft(base_model_dir, directory), scores(trainer), rtol=1e-4, atol=1e-4)
     assert json.loads((directory / "adapter_config.json").read_text())["r"] == 4
     assert rest.list_user_checkpoints(limit=1000).result().checkpoints == before
+
+
+def test_the_command_line_uploads_a_training_checkpoint_to_a_hub(
+    server: RunningServer, trainer: tinker.TrainingClient, base_model_dir: Path, tmp_path: Path
+):
+    path = trainer.save_state("w").result().path
+    with hub_stub() as hub:
+        environment = {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": API_KEY, "HF_ENDPOINT": hub.url}
+        environment |= {"HF_TOKEN": "hf_test", "HF_HOME": str(tmp_path / "hub")}
+        subprocess.run(
+            [sys.executable, "-m", "tinker.cli", "checkpoint", "push-hf", path, "--repo", "me/adapter"],
+            env=os.environ | environment,
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+    files = {name.removeprefix("me/adapter/"): content for name, content in hub.files.items()}
+    assert "adapter_config.json" in files
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    torch.testing.assert_close(scores_by_peft(base_model_dir, tmp_path), scores(trainer), rtol=1e-4, atol=1e-4)
+    card = files["README.md"].decode()
+    assert path in card
+    assert "Trained modules: attn=True, mlp=True, unembed=True" in card
 
 
 def test_published_weights_and_copies_load_under_another_key_as_they_are(

@@ -11,8 +11,23 @@ from eztinker.oplog.rows import Usage
 from eztinker.oplog.schema import usage
 
 
-def add(db: Connection, used: Usage) -> None:
-    """Add to the amount of the hour; the first use in it begins the row."""
+def add(db: Connection, *uses: Usage) -> None:
+    """Add each to what its run has used of that kind in that hour."""
+    for used in uses:
+        _add(db, used)
+
+
+def between(db: Connection, owner: str, start: datetime, end: datetime) -> list[Usage]:
+    """The owner's use in the hours from `start` and before `end`, by hour, the largest amount first."""
+    query = select(usage).where(usage.c.owner == owner, usage.c.hour >= start, usage.c.hour < end)
+    return queries.many(db, query.order_by(usage.c.hour, usage.c.amount.desc(), usage.c.usage_id), Usage)
+
+
+def forget(db: Connection, before: datetime) -> None:
+    db.execute(delete(usage).where(usage.c.hour < before))
+
+
+def _add(db: Connection, used: Usage) -> None:
     same = (
         usage.c.owner == used.owner,
         usage.c.hour == used.hour,
@@ -24,13 +39,3 @@ def add(db: Connection, used: Usage) -> None:
     added = db.execute(update(usage).where(*same).values(amount=usage.c.amount + used.amount))
     if added.rowcount == 0:
         queries.add(db, usage, used)
-
-
-def between(db: Connection, owner: str, start: datetime, end: datetime) -> list[Usage]:
-    """The owner's use in the hours from `start` and before `end`, by hour, the largest amount first."""
-    query = select(usage).where(usage.c.owner == owner, usage.c.hour >= start, usage.c.hour < end)
-    return queries.many(db, query.order_by(usage.c.hour, usage.c.amount.desc(), usage.c.usage_id), Usage)
-
-
-def forget(db: Connection, before: datetime) -> None:
-    db.execute(delete(usage).where(usage.c.hour < before))

@@ -124,7 +124,7 @@ class Sampling:
         return Finished(
             body=encode_result(event.result),
             media_type=PROTOBUF,
-            also=lambda db: [usage.add(db, one) for one in used],
+            also=lambda db: usage.add(db, *used),
         )
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
