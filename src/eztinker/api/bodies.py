@@ -163,6 +163,10 @@ class SaveExternalBody(Body):
         )
 
 
+SaveBody = SaveWeightsBody | SaveForSamplerBody | SaveExternalBody
+"""A checkpoint that is asked for; `save()` says which."""
+
+
 class LoadWeightsBody(Body, kw_only=True):
     """Addressed in one of two ways: into a model (model_id, seq_id), or as a new one (session_id, model_seq_id)."""
 

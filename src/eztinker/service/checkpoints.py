@@ -141,18 +141,23 @@ class Checkpoints:
             raise CheckpointNotFound("This export was deleted or has expired")
         return self.directory(checkpoint_id) / file_name
 
+    async def _saved_by(self, model_id: str, kind: CheckpointKind) -> list[Checkpoint]:
+        """The run's named checkpoints of one kind, newest first."""
+        now = self._clock.now()
+        rows = await self._store.read(lambda db: checkpoints.of_models(db, [model_id]))
+        return [row for row in rows if row.kind is kind and not row.has_expired(now)]
+
     async def _offer_older(self, damaged: Checkpoint) -> str:
-        rows = await self._store.read(lambda db: checkpoints.of_models(db, [damaged.model_id]))
-        for row in rows:
-            if row.kind is damaged.kind and row.created_at < damaged.created_at:
+        for row in await self._saved_by(damaged.model_id, damaged.kind):
+            if row.created_at < damaged.created_at:
                 with contextlib.suppress(CheckpointDamaged, CheckpointNotFound):
                     await asyncio.to_thread(verify_checkpoint, self.directory(row.checkpoint_id))
                     return f"the newest one before it that is whole is {tinker_path(row)}"
         return f"this run has no older {damaged.kind} that is whole"
 
     async def _nothing_there(self, wanted: TinkerPath) -> CheckpointNotFound:
-        rows = await self._store.read(lambda db: checkpoints.of_models(db, [wanted.model_id]))
-        names = [row.name for row in rows if row.kind is wanted.kind and row.name is not None][:10]
+        rows = await self._saved_by(wanted.model_id, wanted.kind)
+        names = [row.name for row in rows if row.name is not None][:10]
         there = f"this run has {', '.join(names)}" if names else f"this run has no {wanted.kind} yet"
         return CheckpointNotFound(f"No checkpoint at {wanted}; {there}")
 

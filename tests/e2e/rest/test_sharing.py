@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import tinker
 from tinker import types
@@ -120,3 +122,13 @@ def test_a_copy_is_made_once_per_idempotency_key(server: RunningServer, trainer:
         both = http.post("/copy_weights", json=slot | body)
         assert "takes destination_project_id, or session_id and model_seq_id" in both.json()["detail"]
     assert len(set(root.iterdir()) - before) == 3  # one for each of the two keys and for the slot
+
+
+def test_repeats_at_the_same_time_make_one_copy(server: RunningServer, trainer: tinker.TrainingClient):
+    body = {"source_path": trainer.save_state("w").result().path, "destination_project_id": "p"}
+    root = server.app.state.service.config.data_dir / "checkpoints"
+    before = set(root.iterdir())
+    with server.client(**{"x-idempotency-key": "at once"}) as http, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: http.post("/copy_weights", json=body).json(), range(8)))
+    assert len({answer["tinker_path"] for answer in answers}) == 1
+    assert len(set(root.iterdir()) - before) == 1

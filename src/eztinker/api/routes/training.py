@@ -16,6 +16,7 @@ from eztinker.api.bodies import (
     LoadWeightsBody,
     ModelBody,
     OptimStepBody,
+    SaveBody,
     SaveExternalBody,
     SaveForSamplerBody,
     SaveWeightsBody,
@@ -138,10 +139,10 @@ async def _save(
     request: Request,
     service: Service,
     owner: str,
-    body_type: type[SaveWeightsBody | SaveForSamplerBody | SaveExternalBody],
+    body_type: type[SaveBody],
     kind: str,
 ) -> dict[str, Any]:
-    async def save(body: SaveWeightsBody | SaveForSamplerBody | SaveExternalBody) -> str:
+    async def save(body: SaveBody) -> str:
         return await service.training.save(owner, body.model_id, body.seq_id, body.save())
 
     return await _numbered(request, service, owner, body_type, kind, save)
