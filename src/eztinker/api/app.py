@@ -10,14 +10,37 @@ from fastapi import APIRouter, Depends, FastAPI
 from eztinker.api.auth import authenticated_owner
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
-from eztinker.api.routes import checkpoints, clients, futures, health, sampling, sessions, training, training_runs
+from eztinker.api.routes import (
+    audit,
+    billing,
+    checkpoints,
+    clients,
+    futures,
+    health,
+    sampling,
+    session_search,
+    sessions,
+    training,
+    training_runs,
+)
 from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.service import Catalog, Service
 
 API_PREFIX = "/api/v1"
 
-_RESOURCES = (clients, sessions, training, sampling, futures, training_runs, checkpoints)
+_RESOURCES = (
+    clients,
+    sessions,
+    session_search,
+    training,
+    sampling,
+    futures,
+    training_runs,
+    checkpoints,
+    audit,
+    billing,
+)
 
 
 def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> FastAPI:
@@ -39,7 +62,8 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     install_error_handlers(app)
     app.add_middleware(BrowserGuard, host=config.host)
     app.include_router(health.router)
-    app.include_router(checkpoints.open_router, prefix=API_PREFIX)
+    for behind_signature in (checkpoints, session_search):
+        app.include_router(behind_signature.open_router, prefix=API_PREFIX)
     with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated_owner)])
     for resource in _RESOURCES:
         with_key.include_router(resource.router)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import Body
-from eztinker.types import AdamParams
+from eztinker.service.training import SaveRequest
+from eztinker.types import AdamParams, CheckpointKind
 
 
 class CreateSessionBody(Body):
@@ -109,6 +110,15 @@ class SaveWeightsBody(Body):
     user_metadata: dict[str, str] | None = None
     type: str | None = None
 
+    def save(self) -> SaveRequest:
+        return SaveRequest(
+            kind=CheckpointKind.TRAINING,
+            name=self.path,
+            ttl_seconds=self.ttl_seconds,
+            overwrite=self.overwrite,
+            user_metadata=self.user_metadata,
+        )
+
 
 class SaveForSamplerBody(Body):
     model_id: str
@@ -120,14 +130,41 @@ class SaveForSamplerBody(Body):
     user_metadata: dict[str, str] | None = None
     type: str | None = None
 
+    def save(self) -> SaveRequest:
+        """The snapshot that was asked for.
+
+        Raises:
+            Unsupported: it is one that moves on with the run.
+        """
+        if self.kind == "inflight":
+            raise Unsupported("kind 'inflight' is not supported by this server; use 'snapshot'")
+        return SaveRequest(
+            kind=CheckpointKind.SAMPLER,
+            name=self.path,
+            ttl_seconds=self.ttl_seconds,
+            user_metadata=self.user_metadata,
+        )
+
 
 class SaveExternalBody(Body):
     model_id: str
     seq_id: int
     path: str
     ttl_seconds: int | None = None
-    age_encryption_recipients: list[str] | None = None
+    age_encryption_recipients: tuple[str, ...] | None = None
     type: str | None = None
+
+    def save(self) -> SaveRequest:
+        return SaveRequest(
+            kind=CheckpointKind.EXTERNAL,
+            name=self.path,
+            ttl_seconds=self.ttl_seconds,
+            age_recipients=self.age_encryption_recipients or (),
+        )
+
+
+SaveBody = SaveWeightsBody | SaveForSamplerBody | SaveExternalBody
+"""A checkpoint that is asked for; `save()` says which."""
 
 
 class LoadWeightsBody(Body, kw_only=True):
@@ -166,6 +203,15 @@ class TtlBody(Body):
 
 class WeightsInfoBody(Body):
     tinker_path: str
+
+
+class CopyWeightsBody(Body):
+    source_path: str
+    destination_project_id: str | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = None
+    ttl_seconds: int | None = None
+    weights_access_token: str | None = None
 
 
 def optimizer_family(config: dict[str, Any] | None) -> str | None:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from eztinker.errors import (
     AlreadyExists,
+    CheckpointDamaged,
     ContextExceeded,
     EngineLost,
     EZTinkerError,
@@ -37,6 +38,8 @@ _STATUS: dict[type[EZTinkerError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     # 400, not 409: clients retry every 409 for five minutes, and a taken name stays taken
     AlreadyExists: HTTPStatus.BAD_REQUEST,
+    # not 5xx either: what is damaged stays damaged
+    CheckpointDamaged: HTTPStatus.BAD_REQUEST,
     SessionEnded: HTTPStatus.GONE,
     ResultGone: HTTPStatus.GONE,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,

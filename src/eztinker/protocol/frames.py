@@ -100,6 +100,8 @@ class SaveCheckpoint(Command):
     directory: str
     tinker_path: str
     """Recorded in the manifest, so that a folder tells what it is."""
+    age_recipients: tuple[str, ...] = ()
+    """Public keys for which the files of an export are encrypted; none leaves them plain."""
 
 
 class UnloadModel(Command):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.errors import CheckpointNotFound, InvalidInput, QueueFull
-from eztinker.oplog import checkpoints, sessions
+from eztinker.oplog import checkpoints, sessions, usage
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import AnyEvent, Sample, SampleDone
@@ -22,8 +23,9 @@ from eztinker.service.operations import PROTOBUF, Finished, NewOperation, Operat
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.sampling_requests import engine_request
 from eztinker.service.sessions import Sessions
+from eztinker.service.usage import used_by_sample
 from eztinker.service.validation import check_seq_id
-from eztinker.types import CheckpointKind, Record
+from eztinker.types import CheckpointKind, Record, SampleRequest
 
 MAX_PENDING_SAMPLES = 8192
 """Requests waiting or running; the official client keeps up to 2000 per sampling client."""
@@ -107,12 +109,23 @@ class Sampling:
             seq_id=wire.seq_id,
             kind=SAMPLE,
             work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
-            finish=_finish,
+            finish=partial(self._finish, sampler, checkpoint, request),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
             self._operations.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
+
+    def _finish(
+        self, sampler: SamplingSession, checkpoint: Checkpoint | None, request: SampleRequest, event: AnyEvent
+    ) -> Finished:
+        assert isinstance(event, SampleDone)
+        used = used_by_sample(sampler, checkpoint, request, event.result, self._clock.now())
+        return Finished(
+            body=encode_result(event.result),
+            media_type=PROTOBUF,
+            also=lambda db: usage.add(db, *used),
+        )
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
         """The served name of the base model, and the id of the checkpoint over it."""
@@ -120,7 +133,7 @@ class Sampling:
             if base_model is None:
                 raise InvalidInput("A sampling session needs a base_model or a model_path", field="base_model")
             return self._catalog.get(base_model).name, None
-        checkpoint, model = await self._saved.find(owner, model_path)
+        checkpoint, model = await self._saved.open(owner, model_path, "sample")
         if checkpoint.kind is not CheckpointKind.SAMPLER:
             raise InvalidInput(
                 f"{model_path} is not a sampler checkpoint; save one with save_weights_for_sampler", field="model_path"
@@ -160,8 +173,3 @@ def new_sampling_session(
         checkpoint_id=checkpoint_id,
         created_at=now,
     )
-
-
-def _finish(event: AnyEvent) -> Finished:
-    assert isinstance(event, SampleDone)
-    return Finished(body=encode_result(event.result), media_type=PROTOBUF)

@@ -13,6 +13,10 @@ from eztinker.config import ServerConfig
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
+from eztinker.service.audit_log import AuditLog
+from eztinker.service.checkpoint_changes import CheckpointChanges
+from eztinker.service.checkpoint_collector import CheckpointCollector
+from eztinker.service.checkpoint_copies import CheckpointCopies
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
 from eztinker.service.engine_link import ENGINE_ARGV
@@ -20,11 +24,15 @@ from eztinker.service.engine_process import EngineProcess
 from eztinker.service.operations import Operations
 from eztinker.service.recovery import recover_log
 from eztinker.service.run_lanes import RunLanes
+from eztinker.service.run_listings import RunListings
 from eztinker.service.sampling import Sampling
+from eztinker.service.session_search import SessionSearch
 from eztinker.service.sessions import Sessions
 from eztinker.service.signed_links import LinkSigner
+from eztinker.service.traces import Traces
 from eztinker.service.training import Training
 from eztinker.service.training_runs import TrainingRuns
+from eztinker.service.usage import UsageLedger
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +59,14 @@ class Service:
         self.operations = Operations(self._store, self.engine, self.clock)
         self.sessions = Sessions(self._store, self.clock, timeout_seconds=config.session_timeout_seconds)
         self.checkpoints = Checkpoints(self._store, checkpoints_root, self.clock)
+        self.checkpoint_changes = CheckpointChanges(self._store, self.checkpoints, self.clock)
+        self.checkpoint_copies = CheckpointCopies(self._store, self.checkpoints, self.sessions, self.clock)
+        self.run_listings = RunListings(self._store, self.clock)
+        self.session_search = SessionSearch(self._store, self.clock)
+        self.traces = Traces(self._store)
+        self.audit = AuditLog(self._store, self.clock)
+        self.usage = UsageLedger(self._store, self.clock)
+        self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
         self._lanes = RunLanes(self.operations, self.engine, self.clock)
         self.runs = TrainingRuns(
             self._store, catalog, self.sessions, self.operations, self._lanes, self.checkpoints, self.clock
@@ -64,7 +80,7 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Recover what an earlier process left, then serve for the length of the block."""
         await recover_log(self._store, self.clock)
-        await self.checkpoints.collect_leftovers()
+        await self._collector.collect_leftovers()
         await self.sessions.resume()
         self.engine.start()
         housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
@@ -80,7 +96,7 @@ class Service:
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""
         await self.runs.end_session(session_id)
-        await self.checkpoints.end_session(session_id)
+        await self._collector.end_session(session_id)
 
     async def _keep_house(self) -> None:
         while True:
@@ -88,7 +104,9 @@ class Service:
             try:
                 for session_id in await self.sessions.expire_silent():
                     await self.end_session(session_id)
-                await self.checkpoints.sweep()
+                await self._collector.sweep()
+                await self.audit.expire()
+                await self.usage.expire()
                 await self.operations.expire_results(RESULT_RETENTION)
             except Exception:
                 log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
