@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eztinker.addresses import is_loopback
-from eztinker.api.errors import AccessDenied, error_response
+from eztinker.api.errors import Refused, error_response
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
@@ -31,15 +31,13 @@ class BrowserGuard:
             return
         await self._app(scope, receive, send)
 
-    def _denial(self, method: str, headers: Headers) -> AccessDenied | None:
+    def _denial(self, method: str, headers: Headers) -> Refused | None:
         host = headers.get("host", "")
         if self._is_local and not is_loopback(_host_name(host)):
-            return AccessDenied(HTTPStatus.FORBIDDEN, "host_not_allowed", f"This server does not answer as {host!r}")
+            return Refused(HTTPStatus.FORBIDDEN, "host_not_allowed", f"This server does not answer as {host!r}")
         origin = headers.get("origin")
         if origin is not None and method not in _SAFE_METHODS and urlsplit(origin).netloc != host:
-            return AccessDenied(
-                HTTPStatus.FORBIDDEN, "origin_not_allowed", f"Origin {origin!r} may not change anything"
-            )
+            return Refused(HTTPStatus.FORBIDDEN, "origin_not_allowed", f"Origin {origin!r} may not change anything")
         return None
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
+from eztinker.keys import ensure_signing_secret
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
@@ -23,6 +24,7 @@ from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sampling import Sampling
 from eztinker.service.sessions import Sessions
 from eztinker.service.signed_links import LinkSigner
+from eztinker.service.tokens import Tokens
 from eztinker.service.training import Training
 from eztinker.service.training_runs import TrainingRuns
 
@@ -32,6 +34,8 @@ LOG_FILE = "oplog.sqlite3"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 RESULT_RETENTION = timedelta(hours=24)
 HOUSEKEEPING_SECONDS = 5.0
+HOUSEKEEPING_PER_TIMEOUT = 4
+"""Rounds within one session timeout, so that a short timeout is kept about as well as a long one."""
 
 
 class Service:
@@ -43,7 +47,9 @@ class Service:
         self.clock = Clock()
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.keys = Keys.of(config)
-        self.links = LinkSigner(self.keys.signing_secret)
+        secret = ensure_signing_secret(config.data_dir)
+        self.tokens = Tokens(secret, self.keys, self.clock)
+        self.links = LinkSigner(secret)
         self._store = Store(config.data_dir / LOG_FILE)
         checkpoints_root = config.data_dir / CHECKPOINTS_DIRECTORY
         checkpoints_root.mkdir(mode=0o700, exist_ok=True)
@@ -83,8 +89,9 @@ class Service:
         await self.checkpoints.end_session(session_id)
 
     async def _keep_house(self) -> None:
+        pause_seconds = min(HOUSEKEEPING_SECONDS, self.config.session_timeout_seconds / HOUSEKEEPING_PER_TIMEOUT)
         while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            await asyncio.sleep(pause_seconds)
             try:
                 for session_id in await self.sessions.expire_silent():
                     await self.end_session(session_id)

@@ -23,7 +23,7 @@ class SignedFile(Record):
 
 class LinkSigner:
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._secret = hmac.digest(secret, b"eztinker signed links", "sha256")
 
     def sign(self, checkpoint_id: str, file_name: str, expires_at: datetime) -> SignedFile:
         expires = int(expires_at.timestamp())
