@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
 from eztinker.api.app import create_app
+from eztinker.api.http_server import http_server
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
@@ -48,9 +48,7 @@ def serving(
         data_dir=data_dir, api_key=SecretStr(API_KEY), **({"threads": 1, "dtype": "float32"} | settings)
     )
     app = create_app(config, catalog, engine_argv=engine_argv)
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="warning", timeout_keep_alive=75, timeout_graceful_shutdown=1)
-    )
+    server = http_server(app, drain_seconds=1)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -6,16 +6,22 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, Depends, FastAPI
+from starlette.middleware.gzip import GZipMiddleware
 
 from eztinker.api.auth import authenticated
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
+from eztinker.api.path_guard import PathGuard
 from eztinker.api.routes import checkpoints, clients, futures, health, keys, sampling, sessions, training, training_runs
 from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.service import Catalog, Service
 
 API_PREFIX = "/api/v1"
+MIN_GZIP_BYTES = 1024
+GZIP_LEVEL = 1
+_NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plain")
+"""Results and weights, which hardly shrink; what is left are listings."""
 
 _RESOURCES = (clients, keys, sessions, training, sampling, futures, training_runs, checkpoints)
 
@@ -37,7 +43,11 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     # no generated documentation pages: they would be routes without a key
     app = FastAPI(title="EZTinker", lifespan=lifespan, root_path=config.root_path, openapi_url=None)
     install_error_handlers(app)
+    app.add_middleware(
+        GZipMiddleware, minimum_size=MIN_GZIP_BYTES, compresslevel=GZIP_LEVEL, exclude_content_types=_NOT_GZIPPED
+    )
     app.add_middleware(BrowserGuard, host=config.host)
+    app.add_middleware(PathGuard)
     app.include_router(health.router)
     app.include_router(checkpoints.open_router, prefix=API_PREFIX)
     with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated)])

@@ -3,13 +3,15 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eztinker.cli.output import JsonFlag, print_json, print_table, when
 from eztinker.data_dir import local_data_dir
-from eztinker.issued_keys import IssuedKey, issue_key, issued_keys, revoke_key
+
+if TYPE_CHECKING:
+    from eztinker.issued_keys import IssuedKey
 
 keys = typer.Typer(no_args_is_help=True, help="Hand out keys to other people, list them, revoke them.")
 
@@ -28,6 +30,8 @@ def create(
 
     Example: eztinker keys create --owner ann
     """
+    from eztinker.issued_keys import issue_key
+
     new = issue_key(data_dir or local_data_dir(), owner, datetime.now(UTC))
     if as_json:
         print_json({**_row(new.issued), "key": new.key})
@@ -39,6 +43,8 @@ def create(
 @keys.command("list")
 def list_keys(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
     """List the keys that were handed out."""
+    from eztinker.issued_keys import issued_keys
+
     rows = [_row(key) for key in issued_keys(data_dir or local_data_dir())]
     if as_json:
         print_json(rows)
@@ -53,6 +59,8 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """End a key at once, in a running server too. What its owner has made stays."""
+    from eztinker.issued_keys import revoke_key
+
     revoked = revoke_key(data_dir or local_data_dir(), key_id, datetime.now(UTC))
     print(f"Revoked key {revoked.key_id} of {revoked.owner}")
 

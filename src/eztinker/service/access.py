@@ -16,6 +16,8 @@ from eztinker.types import Record
 LOCAL_OWNER = "local"
 """Whoever holds the server's own key."""
 SERVER_KEY_ID = 0
+MAX_SHOWN_CHARS = 300
+"""Of an id that nobody has, in the sentence about it."""
 
 
 class Owned(Protocol):
@@ -85,5 +87,5 @@ def owned(row: OwnedT | None, owner: str, what: str) -> OwnedT:
         NotFound: `what` says what was looked for.
     """
     if row is None or row.owner != owner:
-        raise NotFound(f"No such {what}")
+        raise NotFound(f"No such {what[:MAX_SHOWN_CHARS]}")
     return row

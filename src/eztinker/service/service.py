@@ -18,9 +18,11 @@ from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.engine_process import EngineProcess
+from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
 from eztinker.service.recovery import recover_log
 from eztinker.service.run_lanes import RunLanes
+from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling import Sampling
 from eztinker.service.sessions import Sessions
 from eztinker.service.signed_links import LinkSigner
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 LOG_FILE = "oplog.sqlite3"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 RESULT_RETENTION = timedelta(hours=24)
+MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
 HOUSEKEEPING_PER_TIMEOUT = 4
 """Rounds within one session timeout, so that a short timeout is kept about as well as a long one."""
@@ -50,6 +53,7 @@ class Service:
         secret = ensure_signing_secret(config.data_dir)
         self.tokens = Tokens(secret, self.keys, self.clock)
         self.links = LinkSigner(secret)
+        self.polls = Room(MAX_HELD_POLLS, "polls open")
         self._store = Store(config.data_dir / LOG_FILE)
         checkpoints_root = config.data_dir / CHECKPOINTS_DIRECTORY
         checkpoints_root.mkdir(mode=0o700, exist_ok=True)
@@ -59,11 +63,19 @@ class Service:
         self.checkpoints = Checkpoints(self._store, checkpoints_root, self.clock)
         self._lanes = RunLanes(self.operations, self.engine, self.clock)
         self.runs = TrainingRuns(
-            self._store, catalog, self.sessions, self.operations, self._lanes, self.checkpoints, self.clock
+            self._store,
+            catalog,
+            self.sessions,
+            self.operations,
+            self._lanes,
+            self.checkpoints,
+            self.clock,
+            max_runs=config.max_runs,
         )
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
+        turns = SampleTurns(self.operations, max_batch_size=config.max_batch_size)
         self.sampling = Sampling(
-            self._store, catalog, self.sessions, self.operations, self.engine, self.checkpoints, self.clock
+            self._store, catalog, self.sessions, self.operations, turns, self.checkpoints, self.clock
         )
 
     @contextlib.asynccontextmanager

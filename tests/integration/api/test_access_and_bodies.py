@@ -93,5 +93,5 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(http: httpx.Client):
 
 
 def test_unknown_paths_and_methods_get_json(http: httpx.Client):
-    assert (http.get("/nothing").status_code, http.get("/nothing").json()["error"]["code"]) == (404, "http_error")
+    assert (http.get("/nothing").status_code, http.get("/nothing").json()["error"]["code"]) == (404, "not_found")
     assert http.delete("/create_session").status_code == 405
