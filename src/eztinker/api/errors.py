@@ -6,10 +6,11 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from eztinker.errors import (
     AlreadyExists,
@@ -71,6 +72,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(EZTinkerError, _answer_known)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_unknown)
 
 
@@ -104,6 +106,11 @@ async def _answer_bad_parameter(request: Request, error: Exception) -> JSONRespo
     return _response(HTTPStatus.UNPROCESSABLE_ENTITY, InvalidInput.code, message, field=field)
 
 
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """The client left in the middle of its request, which therefore asks for nothing."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
 async def _answer_unknown(request: Request, error: Exception) -> JSONResponse:
     log.error("A request failed", exc_info=error, extra={"event": "request_failed", "path": request.scope["path"]})
     return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The server failed; its log says why")
@@ -119,4 +126,7 @@ def _response(
 ) -> JSONResponse:
     error = {"code": code, "message": message} | ({"field": field} if field else {})
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in _TRANSIENT else {"x-should-retry": "false"}
-    return JSONResponse({"detail": message, "error": error}, status_code=status, headers=retry | dict(headers or {}))
+    # the rest of a body over its limit is not read, so no other request can follow on the connection
+    close = {"Connection": "close"} if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
+    all_headers = retry | close | dict(headers or {})
+    return JSONResponse({"detail": message, "error": error}, status_code=status, headers=all_headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -32,25 +32,41 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
     """The body as sent.
 
     Raises:
-        TooLarge: it has more than `max_bytes`; the rest is left unread.
+        TooLarge: it has more than `max_bytes`.
         Refused: it did not come in time.
     """
-    too_large = TooLarge(f"The request body may have {max_bytes} bytes")
-    if _declared_length(request) > max_bytes:
-        raise too_large
-    parts: list[bytes] = []
-    num_bytes = 0
+    stream = request.stream()
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                num_bytes += len(part)
-                if num_bytes > max_bytes:
-                    raise too_large
-                parts.append(part)
+            body = await _up_to(max_bytes, stream) if _declared_length(request) <= max_bytes else None
+            if body is None:
+                await _skip(max_bytes, stream)  # a client that is still writing may not see an answer
     except TimeoutError as error:
         message = f"The request body must come within {BODY_SECONDS:.0f} s"
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", message, headers={"Connection": "close"}) from error
+    if body is None:
+        raise TooLarge(f"The request body may have {max_bytes} bytes")
+    return body
+
+
+async def _up_to(max_bytes: int, stream: AsyncIterator[bytes]) -> bytes | None:
+    """All that `stream` brings, or None as soon as it is more than `max_bytes`."""
+    parts: list[bytes] = []
+    num_bytes = 0
+    async for part in stream:
+        num_bytes += len(part)
+        if num_bytes > max_bytes:
+            return None
+        parts.append(part)
     return b"".join(parts)
+
+
+async def _skip(max_bytes: int, stream: AsyncIterator[bytes]) -> None:
+    """Drop what `stream` brings, to its end or until it was more than `max_bytes`."""
+    async for part in stream:
+        max_bytes -= len(part)
+        if max_bytes < 0:
+            return
 
 
 async def read_training_body(request: Request) -> bytes:

@@ -9,19 +9,6 @@ import pytest
 
 from tests.servers import API_KEY, RunningServer
 
-KEYLESS = {"/healthz", "/readyz", "/api/v1/healthz", "/api/v1/exports/{checkpoint_id}/{file_name}"}
-
-
-def test_every_route_but_the_listed_ones_refuses_a_stranger(server: RunningServer):
-    routes = server.app.openapi()["paths"]
-    assert routes.keys() >= KEYLESS
-    assert len(routes) > 25
-    with httpx.Client(base_url=server.url) as stranger:
-        for path, methods in routes.items():
-            for method in methods:
-                response = stranger.request(method, path.replace("{", "").replace("}", ""))
-                assert (response.status_code == 401) == (path not in KEYLESS), (method, path, response.status_code)
-
 
 def test_every_wrong_key_gets_the_same_answer_and_changes_nothing(server: RunningServer, http: httpx.Client):
     before = http.get("/sessions").json()
