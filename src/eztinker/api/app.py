@@ -41,7 +41,9 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
             yield
 
     # no generated documentation pages: they would be routes without a key
-    app = FastAPI(title="EZTinker", lifespan=lifespan, root_path=config.root_path, openapi_url=None)
+    app = FastAPI(
+        title="EZTinker", lifespan=lifespan, root_path=config.root_path, openapi_url=None, redirect_slashes=False
+    )
     install_error_handlers(app)
     app.add_middleware(
         GZipMiddleware, minimum_size=MIN_GZIP_BYTES, compresslevel=GZIP_LEVEL, exclude_content_types=_NOT_GZIPPED

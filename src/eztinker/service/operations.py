@@ -74,6 +74,8 @@ class NewOperation:
     """Rows to store together with the operation, if it is new."""
     also_if_failed: Change | None = None
     """Rows to store together with its failure."""
+    needs_room: bool = True
+    """False for what the server does on its own, which must not wait for its owner's other work."""
 
 
 class Done(Record):
@@ -121,7 +123,8 @@ class Operations:
             return stored
 
         with contextlib.ExitStack() as place:
-            place.enter_context(self._room.held(new.owner))
+            if new.needs_room:
+                place.enter_context(self._room.held(new.owner))
             stored = await self._store.write(append)
             if stored.op_id == new.op_id:
                 outcome = asyncio.get_running_loop().create_future()

@@ -190,6 +190,7 @@ class TrainingRuns:
             work=ended_error(model) or UnloadModel(op_id=op_id, model_id=model.model_id),
             finish=lambda _: Finished.json({"model_id": model_id, "type": "unload_model"}),
             also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
+            needs_room=False,
         )
         promise = await self._lanes.submit(new, is_chunked=False)
         self._lanes.close(model_id)
