@@ -12,6 +12,7 @@ from eztinker.api.auth import authenticated
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
 from eztinker.api.path_guard import PathGuard
+from eztinker.api.published_path import PublishedPath
 from eztinker.api.routes import checkpoints, clients, futures, health, keys, sampling, sessions, training, training_runs
 from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV
@@ -41,15 +42,14 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
             yield
 
     # no generated documentation pages: they would be routes without a key
-    app = FastAPI(
-        title="EZTinker", lifespan=lifespan, root_path=config.root_path, openapi_url=None, redirect_slashes=False
-    )
+    app = FastAPI(title="EZTinker", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     install_error_handlers(app)
     app.add_middleware(
         GZipMiddleware, minimum_size=MIN_GZIP_BYTES, compresslevel=GZIP_LEVEL, exclude_content_types=_NOT_GZIPPED
     )
     app.add_middleware(BrowserGuard, host=config.host)
     app.add_middleware(PathGuard)
+    app.add_middleware(PublishedPath, prefix=config.root_path)
     app.include_router(health.router)
     app.include_router(checkpoints.open_router, prefix=API_PREFIX)
     with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated)])
