@@ -50,9 +50,10 @@ class Call:
     params: dict[str, Any] = field(default_factory=dict)
 
     def send(self, http: httpx.Client, method: str) -> httpx.Response:
-        body = {"content": self.content} if self.json is None else {"json": self.json}
         url = f"{http.base_url.copy_with(path='')}{self.path}"
-        return http.request(method, url, headers=self.headers, params=self.params or None, **body)
+        return http.request(
+            method, url, headers=self.headers, params=self.params or None, json=self.json, content=self.content
+        )
 
 
 Case = Callable[[Ids, int], Call]
