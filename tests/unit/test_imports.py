@@ -14,7 +14,7 @@ import eztinker
 
 SOURCE = Path(eztinker.__file__).parent
 WORDS = {"types", "errors"}
-ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "addresses", "client_settings"}
+ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings"}
 MAY_IMPORT = {
     "protocol": WORDS,
     "base_models": WORDS | {"config"},
@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "checkpoints": WORDS,
     "worker": WORDS | {"protocol", "checkpoints", "engine", "model"},
     "oplog": WORDS,
-    "service": WORDS | {"config", "keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},
+    "service": WORDS
+    | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},
     "api": WORDS | {"config", "addresses", "protocol", "service"},
     "dataset": {"errors"},
     "rl": {"errors", "client_settings", "dataset"},

@@ -16,10 +16,10 @@ def lender(service: Service, token: str | None) -> str | None:
     """
     if token is None:
         return None
-    owner = service.keys.owner_of(token)
-    if owner is None:
+    holder = service.keys.holder_of(token)
+    if holder is None:
         raise InvalidInput(
             "weights_access_token must be a key of this server, of the owner of the weights",
             field="weights_access_token",
         )
-    return owner
+    return holder.owner

@@ -18,6 +18,7 @@ from eztinker.cli import (
     env,
     fetch,
     health,
+    keys,
     models,
     runs,
     sample,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("server")(server.server)
 app.command("env")(env.env)
+app.add_typer(keys.keys, name="keys")
 app.command("settings")(settings.settings)
 app.command("fetch")(fetch.fetch)
 app.command("status")(status.status)

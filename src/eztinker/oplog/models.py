@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
@@ -52,6 +52,12 @@ def of_owner(
 def of_session(db: Connection, session_id: str) -> list[Model]:
     query = select(models).where(models.c.session_id == session_id).order_by(models.c.created_at)
     return queries.many(db, query, Model)
+
+
+def num_active(db: Connection) -> dict[str, int]:
+    """How many runs of each owner are loaded."""
+    query = select(models.c.owner, func.count().label("num_runs")).where(models.c.status == ModelStatus.ACTIVE)
+    return {row.owner: row.num_runs for row in db.execute(query.group_by(models.c.owner))}
 
 
 def set_status(db: Connection, model_ids: Collection[str], status: ModelStatus) -> None:

@@ -54,11 +54,6 @@ class EngineProcess:
         """What the engine said of itself; None while there is none that takes commands."""
         return self._ready
 
-    @property
-    def pending_samples(self) -> int:
-        """Samples accepted and not yet done."""
-        return sum(isinstance(pending.command, Sample) for pending in self._pending.values())
-
     def start(self) -> None:
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 

@@ -9,7 +9,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
-from eztinker.errors import CheckpointNotFound, InvalidInput, QueueFull
+from eztinker.errors import CheckpointNotFound, InvalidInput
 from eztinker.oplog import checkpoints, sessions, usage
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
@@ -18,17 +18,14 @@ from eztinker.protocol.sampling_codec import WireSampleRequest, encode_result
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.engine_process import EngineProcess
 from eztinker.service.operations import PROTOBUF, Finished, NewOperation, Operations, new_op_id
 from eztinker.service.recovery import SAMPLE
+from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling_requests import engine_request
 from eztinker.service.sessions import Sessions
 from eztinker.service.usage import used_by_sample
 from eztinker.service.validation import check_seq_id
 from eztinker.types import CheckpointKind, Record, SampleRequest
-
-MAX_PENDING_SAMPLES = 8192
-"""Requests waiting or running; the official client keeps up to 2000 per sampling client."""
 
 
 class SamplePromise(Record):
@@ -51,7 +48,7 @@ class Sampling:
         catalog: Catalog,
         sessions_: Sessions,
         operations: Operations,
-        engine: EngineProcess,
+        turns: SampleTurns,
         saved: Checkpoints,
         clock: Clock,
     ) -> None:
@@ -59,7 +56,7 @@ class Sampling:
         self._catalog = catalog
         self._sessions = sessions_
         self._operations = operations
-        self._engine = engine
+        self._turns = turns
         self._saved = saved
         self._clock = clock
 
@@ -90,7 +87,7 @@ class Sampling:
         """Draw completions; the promise ends in SampleResponse.
 
         Raises:
-            QueueFull: too many samples wait already.
+            QueueFull: the owner has its share of what may wait.
         """
         sampler, checkpoint = await self._find(owner, wire.sampling_session_id)
         await self._sessions.require_active(owner, sampler.session_id)
@@ -98,8 +95,6 @@ class Sampling:
             raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
         base_model = self._catalog.get(sampler.base_model)
         request = engine_request(wire, base_model)
-        if self._engine.pending_samples >= MAX_PENDING_SAMPLES:
-            raise QueueFull(f"{MAX_PENDING_SAMPLES} samples are waiting already; try again in a moment")
         op_id = new_op_id()
         directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
         new = NewOperation(
@@ -113,7 +108,7 @@ class Sampling:
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
-            self._operations.start(new)
+            self._turns.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
 
     def _finish(

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
+from eztinker.keys import ensure_signing_secret
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
@@ -21,14 +22,17 @@ from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.engine_process import EngineProcess
+from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
 from eztinker.service.recovery import recover_log
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.run_listings import RunListings
+from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling import Sampling
 from eztinker.service.session_search import SessionSearch
 from eztinker.service.sessions import Sessions
 from eztinker.service.signed_links import LinkSigner
+from eztinker.service.tokens import Tokens
 from eztinker.service.traces import Traces
 from eztinker.service.training import Training
 from eztinker.service.training_runs import TrainingRuns
@@ -39,7 +43,10 @@ log = logging.getLogger(__name__)
 LOG_FILE = "oplog.sqlite3"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 RESULT_RETENTION = timedelta(hours=24)
+MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
+HOUSEKEEPING_PER_TIMEOUT = 4
+"""Rounds within one session timeout, so that a short timeout is kept about as well as a long one."""
 
 
 class Service:
@@ -51,7 +58,10 @@ class Service:
         self.clock = Clock()
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.keys = Keys.of(config)
-        self.links = LinkSigner(self.keys.signing_secret)
+        secret = ensure_signing_secret(config.data_dir)
+        self.tokens = Tokens(secret, self.keys, self.clock)
+        self.links = LinkSigner(secret)
+        self.polls = Room(MAX_HELD_POLLS, "polls open")
         self._store = Store(config.data_dir / LOG_FILE)
         checkpoints_root = config.data_dir / CHECKPOINTS_DIRECTORY
         checkpoints_root.mkdir(mode=0o700, exist_ok=True)
@@ -69,11 +79,19 @@ class Service:
         self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
         self._lanes = RunLanes(self.operations, self.engine, self.clock)
         self.runs = TrainingRuns(
-            self._store, catalog, self.sessions, self.operations, self._lanes, self.checkpoints, self.clock
+            self._store,
+            catalog,
+            self.sessions,
+            self.operations,
+            self._lanes,
+            self.checkpoints,
+            self.clock,
+            max_runs=config.max_runs,
         )
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
+        turns = SampleTurns(self.operations, max_batch_size=config.max_batch_size)
         self.sampling = Sampling(
-            self._store, catalog, self.sessions, self.operations, self.engine, self.checkpoints, self.clock
+            self._store, catalog, self.sessions, self.operations, turns, self.checkpoints, self.clock
         )
 
     @contextlib.asynccontextmanager
@@ -99,8 +117,9 @@ class Service:
         await self._collector.end_session(session_id)
 
     async def _keep_house(self) -> None:
+        pause_seconds = min(HOUSEKEEPING_SECONDS, self.config.session_timeout_seconds / HOUSEKEEPING_PER_TIMEOUT)
         while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            await asyncio.sleep(pause_seconds)
             try:
                 for session_id in await self.sessions.expire_silent():
                     await self.end_session(session_id)

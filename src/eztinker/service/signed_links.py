@@ -21,7 +21,7 @@ class Signature(Record):
 
 class LinkSigner:
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._secret = hmac.digest(secret, b"eztinker signed links", "sha256")
 
     def sign(self, *resource: str, expires_at: datetime) -> Signature:
         """Open `resource`, named by the parts of its path, until then."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
+
+from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import BaseModel, Catalog
 from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, NotFound, UserError
@@ -16,6 +17,7 @@ from eztinker.protocol.frames import CreateModel, LoadModel, UnloadModel
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
+from eztinker.service.fair_share import require_share
 from eztinker.service.operations import Finished, NewOperation, Operations, new_op_id
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
@@ -66,7 +68,10 @@ class TrainingRuns:
         lanes: RunLanes,
         saved: Checkpoints,
         clock: Clock,
+        *,
+        max_runs: int,
     ) -> None:
+        self._max_runs = max_runs
         self._store = store
         self._catalog = catalog
         self._sessions = sessions
@@ -156,6 +161,7 @@ class TrainingRuns:
             work=ended_error(model) or UnloadModel(op_id=op_id, model_id=model.model_id),
             finish=lambda _: Finished.json({"model_id": model_id, "type": "unload_model"}),
             also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
+            needs_room=False,
         )
         promise = await self._lanes.submit(new, is_chunked=False)
         self._lanes.close(model_id)
@@ -206,7 +212,7 @@ class TrainingRuns:
             kind=kind,
             work=work,
             finish=lambda _: Finished.json({"model_id": model_id, "type": kind}),
-            also=None if model is None else partial(models.add, model=model),
+            also=None if model is None else lambda db: self._add(db, model),
             also_if_failed=lambda db: models.set_status(db, [model_id], ModelStatus.FAILED),
         )
         promise = await self._operations.accept(operation)
@@ -215,6 +221,16 @@ class TrainingRuns:
                 self._lanes.open(model_id)
             self._operations.start(operation)
         return promise
+
+    def _add(self, db: Connection, model: Model) -> None:
+        """Store a new run, if its owner may have one more.
+
+        Raises:
+            QueueFull: it has its share of those that may live at once.
+        """
+        active = models.num_active(db)
+        require_share(active.get(model.owner, 0), sum(active.values()), self._max_runs, "training runs loaded")
+        models.add(db, model)
 
 
 def ended_error(model: Model) -> UserError | None:

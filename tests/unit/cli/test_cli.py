@@ -214,3 +214,35 @@ def test_text_of_others_cannot_steer_the_terminal():
 )
 def test_sizes_are_decimal(num_bytes: int | None, text: str | None):
     assert size(num_bytes) == text
+
+
+def test_keys_are_made_listed_and_revoked_without_a_server(cli: Callable[..., Outcome], data_dir: Path):
+    made = cli("keys", "create", "--owner", "ann")
+    assert made.out.startswith("tml-1-")
+    assert made.out.count("\n") == 1  # nothing but the key, so that a script can take it
+    assert "cannot be shown again" in made.err
+    second = json.loads(cli("keys", "create", "--owner", "bob", "--json").out)
+    assert second["key"].startswith("tml-2-")
+    assert cli("keys", "revoke", "1").out == "Revoked key 1 of ann\n"
+    listed = cli("keys", "list")
+    assert "tml-" not in listed.out
+    rows = json.loads(cli("keys", "list", "--json").out)
+    assert [(row["key_id"], row["owner"], row["revoked_at"] is None) for row in rows] == [
+        (1, "ann", False),
+        (2, "bob", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["create", "--owner", "a b"], "An owner has"), (["revoke", "7"], "No key has the id 7")],
+)
+def test_a_key_command_fails_in_one_line(cli: Callable[..., Outcome], arguments: list[str], sentence: str):
+    failed = cli("keys", *arguments)
+    assert (failed.code, failed.err.count("\n")) == (1, 1)
+    assert sentence in failed.err
+
+
+def test_the_session_timeout_has_a_short_flag(cli: Callable[..., Outcome]):
+    refused = cli("server", "--session-timeout", "0")
+    assert (refused.code, "greater than 0" in refused.err) == (1, True)

@@ -22,7 +22,7 @@ from eztinker.api.bodies import (
     SaveWeightsBody,
     optimizer_family,
 )
-from eztinker.api.reading import MAX_JSON_BYTES, read_body, read_json, read_training_body
+from eztinker.api.reading import MAX_JSON_BYTES, read_json, read_json_bytes, read_training_body
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import Body, convert_object, parse_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
@@ -116,7 +116,7 @@ async def save_weights_external(request: Request, service: ServiceDep, owner: Ow
 @router.post("/load_weights")
 async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     """Into the model that is named, or into a new one of the session that is named."""
-    value = parse_object(await read_body(request, max_bytes=MAX_JSON_BYTES))
+    value = parse_object(await read_json_bytes(request, max_bytes=MAX_JSON_BYTES))
     if value.get("session_id") is None:
         return await _accept(value, service, owner, LoadWeightsBody, "load_weights", partial(_load, service, owner))
     body = convert_object(value, LoadWeightsBody)
@@ -179,7 +179,7 @@ async def _numbered(
     kind: str,
     submit: Callable[[BodyT], Awaitable[str]],
 ) -> dict[str, Any]:
-    value = parse_object(await read_body(request, max_bytes=MAX_JSON_BYTES))
+    value = parse_object(await read_json_bytes(request, max_bytes=MAX_JSON_BYTES))
     return await _accept(value, service, owner, body_type, kind, submit)
 
 
