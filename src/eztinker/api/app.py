@@ -10,14 +10,25 @@ from fastapi import APIRouter, Depends, FastAPI
 from eztinker.api.auth import authenticated_owner
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
-from eztinker.api.routes import checkpoints, clients, futures, health, sampling, sessions, training, training_runs
+from eztinker.api.routes import (
+    adapters,
+    checkpoints,
+    clients,
+    futures,
+    health,
+    sampling,
+    sessions,
+    tokenizers,
+    training,
+    training_runs,
+)
 from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.service import Catalog, Service
 
 API_PREFIX = "/api/v1"
 
-_RESOURCES = (clients, sessions, training, sampling, futures, training_runs, checkpoints)
+_RESOURCES = (clients, sessions, training, sampling, futures, training_runs, checkpoints, adapters)
 
 
 def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> FastAPI:
@@ -39,9 +50,11 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     install_error_handlers(app)
     app.add_middleware(BrowserGuard, host=config.host)
     app.include_router(health.router)
-    app.include_router(checkpoints.open_router, prefix=API_PREFIX)
+    for resource in (checkpoints, adapters):
+        app.include_router(resource.open_router, prefix=API_PREFIX)
     with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated_owner)])
     for resource in _RESOURCES:
         with_key.include_router(resource.router)
     app.include_router(with_key)
+    app.include_router(tokenizers.router)  # last: its paths begin with the name of a model, which may be anything
     return app

@@ -16,8 +16,10 @@ from eztinker.cli import (
     demo,
     doctor,
     env,
+    export,
     fetch,
     health,
+    import_adapter,
     models,
     runs,
     sample,
@@ -56,6 +58,8 @@ app.command("sample")(sample.sample)
 app.command("save")(save.save)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("delete")(delete.delete)
+app.command("export")(export.export)
+app.command("import")(import_adapter.import_adapter)
 app.command("version")(version.version)
 
 

@@ -13,6 +13,7 @@ from eztinker.config import ServerConfig
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
+from eztinker.service.adapters import Adapters
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
 from eztinker.service.engine_link import ENGINE_ARGV
@@ -51,6 +52,7 @@ class Service:
         self.operations = Operations(self._store, self.engine, self.clock)
         self.sessions = Sessions(self._store, self.clock, timeout_seconds=config.session_timeout_seconds)
         self.checkpoints = Checkpoints(self._store, checkpoints_root, self.clock)
+        self.adapters = Adapters(self._store, catalog, self.sessions, self.checkpoints, self.clock)
         self._lanes = RunLanes(self.operations, self.engine, self.clock)
         self.runs = TrainingRuns(
             self._store, catalog, self.sessions, self.operations, self._lanes, self.checkpoints, self.clock
