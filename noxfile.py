@@ -13,6 +13,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def sdks(session: nox.Session) -> None:
+    """The core suite through every supported release of the official SDK."""
+    session.install("--editable", ".", *DEV)
+    releases = {"EZTINKER_SDKS": "0.18.2,0.25.0,0.38.0,newest", "OMP_NUM_THREADS": "1"}
+    session.run("pytest", "tests/e2e/test_sdk_versions.py", *session.posargs, env=releases)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     session.install("ruff")
     session.run("ruff", "check", ".")
