@@ -139,7 +139,7 @@ def several_targets_per_position_come_back_in_their_shape(
     wide, narrow = (
         trainer.forward([each], "cross_entropy").result().loss_fn_outputs[0]["logprobs"] for each in (both, datum())
     )
-    assert list(wide.shape) == [N, 2], wide.shape
+    assert wide.shape == [N, 2], wide.shape
     assert all(close(one, other) for one, other in zip(wide.data[::2], narrow.data, strict=True))
 
 

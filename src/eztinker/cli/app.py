@@ -26,6 +26,7 @@ from eztinker.cli import (
     save,
     server,
     settings,
+    shadow_hub,
     status,
     version,
 )
@@ -46,6 +47,7 @@ app.command("server")(server.server)
 app.command("env")(env.env)
 app.command("settings")(settings.settings)
 app.command("fetch")(fetch.fetch)
+app.command("shadow-hub")(shadow_hub.shadow_hub)
 app.command("status")(status.status)
 app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def gspo(log_p: Tensor, q: Tensor, a: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("terms", [importance_sampling, ppo, cispo, dro, gspo], ids=lambda terms: terms.__name__)
 def test_policy_losses_with_their_defaults(run: TrainingRun, oracle, terms: Callable[[Tensor, Tensor, Tensor], Tensor]):
-    drawn = {"logprobs": around_the_trainer, "advantages": of_any_sign, "weights": of_any_sign}
+    drawn: dict[str, Any] = {"logprobs": around_the_trainer, "advantages": of_any_sign, "weights": of_any_sign}
     if terms is gspo:
         drawn["sequence_ratio_mask"] = all_in
     batch = data(**drawn)
