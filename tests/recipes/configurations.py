@@ -24,8 +24,8 @@ _NAMED = (f"model_name={MODEL}", f"max_steps={STEPS}")
 _THINKING_OFF = "renderer_name=qwen3_disable_thinking"
 _OVERWRITE = "behavior_if_log_dir_exists=delete"
 _CHAT = (*_NAMED, _OVERWRITE, "batch_size=8", "max_length=512", "eval_every=1", "save_every=1", "lora_rank=4")
-_GROUPS = ("groups_per_batch=4", "group_size=4", "lora_rank=4", "eval_every=1", "save_every=1")
-_MATH = (*_NAMED, _OVERWRITE, *_GROUPS, "max_tokens=5")
+_GROUPS = ("groups_per_batch=4", "group_size=4", "lora_rank=4", "save_every=1")
+_MATH = (*_NAMED, _OVERWRITE, *_GROUPS, "max_tokens=5", "eval_every=1")
 _GAME = (*_NAMED, _OVERWRITE, _THINKING_OFF, "batch_size=4", "eval_every=0", "save_every=1")
 
 CONFIGURATIONS = [
@@ -107,20 +107,36 @@ CONFIGURATIONS = [
         name="on-policy distillation, deepmath",
         module="distillation.on_policy_distillation",
         shows="logprobs of a teacher",
-        arguments=(*_NAMED, _OVERWRITE, *_GROUPS, "max_tokens=8", f"teacher_model={MODEL}", "dataset=deepmath"),
+        arguments=(
+            *_NAMED,
+            _OVERWRITE,
+            *_GROUPS,
+            "eval_every=1",
+            "max_tokens=8",
+            f"teacher_model={MODEL}",
+            "dataset=deepmath",
+        ),
         in_ci=True,
     ),
     Configuration(
         name="on-policy distillation, tulu3",
         module="distillation.on_policy_distillation",
         shows="-",
-        arguments=(*_NAMED, _OVERWRITE, *_GROUPS, "max_tokens=8", f"teacher_model={MODEL}", "dataset=tulu3"),
+        arguments=(
+            *_NAMED,
+            _OVERWRITE,
+            *_GROUPS,
+            "eval_every=1",
+            "max_tokens=8",
+            f"teacher_model={MODEL}",
+            "dataset=tulu3",
+        ),
     ),
     Configuration(
         name="self-distillation (SDFT)",
         module="sdft.train",
         shows="top-k prompt logprobs as targets of shape (N, K)",
-        arguments=(*_NAMED, _OVERWRITE, *_GROUPS, "max_tokens=8", "topk=4", "max_context_length=4096"),
+        arguments=(*_NAMED, _OVERWRITE, *_GROUPS, "max_tokens=8", "topk=4", "max_context_length=4096", "eval_every=0"),
     ),
     Configuration(
         name="guess the number",
@@ -140,6 +156,26 @@ CONFIGURATIONS = [
         module="multiplayer_rl.text_arena.train",
         shows="two players of the same weights",
         arguments=(*_GAME, "max_tokens=4", "num_train_datapoints=8", "num_test_datapoints=4"),
+    ),
+    Configuration(
+        name="rubrics",
+        module="rubric.train",
+        shows="rewards from a grader that is sampled too",
+        arguments=(
+            *_NAMED,
+            _OVERWRITE,
+            _THINKING_OFF,
+            "groups_per_batch=4",
+            "train_group_size=4",
+            "lora_rank=4",
+            "save_every=1",
+            "max_tokens=4",
+            "eval_every=0",
+            f"grader_llm_name={MODEL}",
+            "grader_renderer_name=qwen3_disable_thinking",
+            "train_jsonl_path=rubrics.jsonl",
+            "test_jsonl_path=rubrics.jsonl",
+        ),
     ),
     Configuration(name="math RL, arithmetic", module="math_rl.train", shows="-", arguments=(*_MATH, "env=arithmetic")),
     Configuration(

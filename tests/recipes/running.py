@@ -14,7 +14,7 @@ from pathlib import Path
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
 from tests.recipes.configurations import Configuration
-from tests.recipes.stand_ins import MODEL, make_conversations, make_datasets, make_model
+from tests.recipes.stand_ins import ANSWERER, MODEL, make_datasets, make_model, write_own_files
 from tests.servers import API_KEY, RunningServer, serving
 
 _TIMEOUT_SECONDS = 120
@@ -44,12 +44,16 @@ class Hub:
 def recipe_hub(root: Path) -> Iterator[Hub]:
     """A server with the stand-in model, and its shadow hub as our own command lays it out."""
     model = make_model(root / "model")
+    names = (MODEL, ANSWERER)
+    base_models = [f"--base-model={name}={model}" for name in names]
     datasets = [f"--dataset={name}={path}" for name, path in make_datasets(root / "datasets").items()]
     directory = root / "hub"
-    with serving(root / "data", Catalog([read_base_model(MODEL, model)])) as server:
-        command = [sys.executable, "-m", "eztinker", "shadow-hub", str(directory), f"--base-model={MODEL}={model}"]
-        subprocess.run([*command, *datasets], env=_environment(server), check=True, stdout=subprocess.DEVNULL)
-        make_conversations(directory / "conversations.jsonl")
+    with serving(root / "data", Catalog([read_base_model(name, model) for name in names])) as server:
+        command = [sys.executable, "-m", "eztinker", "shadow-hub", str(directory)]
+        subprocess.run(
+            [*command, *base_models, *datasets], env=_environment(server), check=True, stdout=subprocess.DEVNULL
+        )
+        write_own_files(directory)
         yield Hub(directory, server)
 
 

@@ -12,6 +12,8 @@ from tests.tiny_models import make_tiny_model
 Row = Mapping[str, Any]
 
 MODEL = "Qwen/Qwen3-8B"
+ANSWERER = "Qwen/Qwen3.5-9B"
+"""A model that one recipe names in its code."""
 SPECIAL_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """What the renderers of the model's family look up, beside those of ChatML."""
 
@@ -33,10 +35,22 @@ def make_datasets(root: Path) -> dict[str, Path]:
     return made
 
 
-def make_conversations(path: Path) -> Path:
-    """A file of conversations, for recipes that take the user's own."""
-    path.write_text("".join(json.dumps({"messages": _chat(index)["messages"]}) + "\n" for index in range(16)))
-    return path
+def write_own_files(directory: Path) -> None:
+    """Files for recipes that take the user's own: conversations, and prompts with rubrics."""
+    chats = [_chat(index)["messages"] for index in range(16)]
+    _write_lines(directory / "conversations.jsonl", [{"messages": messages} for messages in chats])
+    rubrics = [
+        {
+            "rubric_str": "Is it short?",
+            "extraction_regex": "<score>(.*?)</score>",
+            "grader_output_format_instruction": "Answer with <score>0</score> or <score>1</score>",
+        }
+    ]
+    _write_lines(directory / "rubrics.jsonl", [{"convo": chat[:1], "rubric_items": rubrics} for chat in chats])
+
+
+def _write_lines(path: Path, rows: Sequence[Row]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _write(directory: Path, configs: Mapping[str, Mapping[str, Sequence[Row]]]) -> None:
@@ -47,7 +61,7 @@ def _write(directory: Path, configs: Mapping[str, Mapping[str, Sequence[Row]]]) 
         head += [f"- config_name: {config}", "  data_files:"]
         for split, rows in splits.items():
             file = directory / f"{config}-{split}.jsonl"
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            _write_lines(file, rows)
             head += [f"  - split: {split}", f"    path: {file.name}"]
     (directory / "README.md").write_text("\n".join([*head, "---", ""]), encoding="utf-8")
 
