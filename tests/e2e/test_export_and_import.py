@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import tinker
 import torch
@@ -142,3 +143,15 @@ def test_what_cannot_be_exported_or_imported_is_told(
         server, "import", tmp_path / "peft", "n", "--base-model", base_model
     )
     assert "is not served here" in eztinker(server, "import", tmp_path / "peft", "n", "--base-model", "org/other")
+
+
+def test_an_archives_link_opens_nothing_once_it_was_changed(server: RunningServer, checkpoint: str):
+    run_id, name = checkpoint.removeprefix("tinker://").split("/", 1)
+    with server.client() as http:
+        answer = http.get(f"/training_runs/{run_id}/checkpoints/{name}/archive")
+    assert answer.status_code == 302
+    assert answer.headers["expires"].endswith(" GMT")
+    link = httpx.URL(answer.headers["location"])
+    assert httpx.get(link).headers["content-type"] == "application/x-tar"
+    for change in ({"expires": 2**31}, {"signature": "0" * 64}):
+        assert httpx.get(link.copy_merge_params(change)).status_code == 404

@@ -39,12 +39,12 @@ def server(directories: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 def adapted(
     server: RunningServer, directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[dict[str, str], torch.Tensor]]]:
-    """`adapted(name, **targets)`: arguments for the cookbook, of an adapter after two steps, and the sampler's scores."""
+    """`adapted(name)`: arguments for the cookbook, of an adapter after two steps, and the sampler's scores."""
     monkeypatch.setenv("TINKER_API_KEY", API_KEY)
     with tinker.ServiceClient(base_url=server.url) as service:
 
-        def train(name: str, **targets: bool) -> tuple[dict[str, str], torch.Tensor]:
-            trainer = service.create_lora_training_client(base_model=name, rank=4, seed=1, **targets).result()
+        def train(name: str, *, train_unembed: bool = True) -> tuple[dict[str, str], torch.Tensor]:
+            trainer = service.create_lora_training_client(name, rank=4, seed=1, train_unembed=train_unembed).result()
             ones = types.TensorData(data=[1.0] * 15, dtype="float32", shape=[15])
             target_tokens = types.TensorData(data=TOKENS[1:], dtype="int64", shape=[15])
             datum = types.Datum(

@@ -41,7 +41,7 @@ class Adapters:
             InvalidInput: it is an export whose files are encrypted, which only its recipients can open.
             ModelNotServed: its base model, whose shape decides how the folder looks, is not served any more.
         """
-        return await asyncio.to_thread(_packed, self._saved.directory(checkpoint.checkpoint_id), self._catalog)
+        return await asyncio.to_thread(packed, self._saved.directory(checkpoint.checkpoint_id), self._catalog)
 
     async def import_archive(self, owner: str, archive: bytes, *, base_model: str, name: str) -> str:
         """Keep the adapter in `archive` as a sampler checkpoint of a run of its own; returns its tinker:// path.
@@ -110,7 +110,8 @@ class Adapters:
         )
 
 
-def _packed(directory: Path, catalog: Catalog) -> bytes:
+def packed(directory: Path, catalog: Catalog) -> bytes:
+    """The archive of the checkpoint in `directory`; errors as of `Adapters.archive`."""
     manifest = read_manifest(directory)
     if manifest.kind is CheckpointKind.EXTERNAL:
         if not all(name in manifest.parts for name in FILES):

@@ -9,7 +9,15 @@ import pytest
 
 from tests.servers import API_KEY, RunningServer
 
-KEYLESS = {"/healthz", "/readyz", "/api/v1/healthz", "/api/v1/exports/{checkpoint_id}/{file_name}"}
+KEYLESS = {
+    "/healthz",
+    "/readyz",
+    "/api/v1/healthz",
+    "/api/v1/exports/{checkpoint_id}/{file_name}",
+    "/api/v1/archives/{checkpoint_id}",
+    "/{repository}/resolve/{revision}/{file_name}",
+    "/api/models/{rest}",
+}
 
 
 def test_every_route_but_the_listed_ones_refuses_a_stranger(server: RunningServer):

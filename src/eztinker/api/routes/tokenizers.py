@@ -37,7 +37,8 @@ LLAMA_3, LLAMA_3_TOKENIZER = "meta-llama/Llama-3", "thinkingmachineslabinc/meta-
 """Under the second name clients ask for the tokenizer of every model whose name begins with the first."""
 
 
-@router.api_route("/{repository:path}/resolve/{revision}/{file_name}", methods=["GET", "HEAD"])
+@router.get("/{repository:path}/resolve/{revision}/{file_name}")
+@router.head("/{repository:path}/resolve/{revision}/{file_name}")
 async def tokenizer_file(repository: str, revision: str, file_name: str, service: ServiceDep) -> Response:
     """A tokenizer file of a served model; every revision is the one that is served."""
     directory = _directory_of(service.catalog, repository)
