@@ -22,7 +22,11 @@ KEYLESS = {
     ("GET", "/readyz"),
     ("GET", f"{PREFIX}/healthz"),
     ("GET", f"{PREFIX}/exports/{{checkpoint_id}}/{{file_name}}"),
+    ("GET", f"{PREFIX}/archives/{{checkpoint_id}}"),
     ("GET", f"{PREFIX}/traces/{{session_id}}"),
+    ("GET", "/{repository}/resolve/{revision}/{file_name}"),
+    ("HEAD", "/{repository}/resolve/{revision}/{file_name}"),
+    ("GET", "/api/models/{rest}"),
 }
 
 
@@ -219,6 +223,12 @@ CASES: dict[tuple[str, str], Case] = {
     ("DELETE", f"{PREFIX}/training_runs/{{model_id}}/checkpoints/{{kind}}/{{name}}/publish"): _asks(
         lambda ids: _checkpoint(ids.training_path, "/publish")
     ),
+    ("GET", f"{PREFIX}/training_runs/{{model_id}}/checkpoints/{{kind}}/{{name}}/archive"): _asks(
+        lambda ids: _checkpoint(ids.sampler_path, "/archive")
+    ),
+    ("POST", f"{PREFIX}/import_adapter"): lambda ids, number: Call(
+        f"{PREFIX}/import_adapter", content=b"no archive", params={"base_model": "tiny", "name": f"n{number}"}
+    ),
     ("POST", f"{PREFIX}/copy_weights"): _posts("/copy_weights", lambda ids, _: {"source_path": ids.training_path}),
     ("POST", f"{PREFIX}/sessions/search"): _posts(
         "/sessions/search", lambda ids, _: {"session_id": ids.session_id, "owner": {"type": "own"}, "limit": 5}
@@ -239,6 +249,14 @@ CASES: dict[tuple[str, str], Case] = {
     ),
     ("GET", f"{PREFIX}/billing/usage/checkpoints/current"): _asks("/billing/usage/checkpoints/current"),
     ("POST", f"{PREFIX}/weights_info"): _posts("/weights_info", lambda ids, _: {"tinker_path": ids.training_path}),
+    ("GET", f"{PREFIX}/archives/{{checkpoint_id}}"): lambda ids, number: Call(
+        f"{PREFIX}/archives/{'0' * 32}", params={"expires": 2**33, "signature": "0" * 64}
+    ),
+    ("GET", "/{repository}/resolve/{revision}/{file_name}"): lambda ids, number: Call("/tiny/resolve/main/config.json"),
+    ("HEAD", "/{repository}/resolve/{revision}/{file_name}"): lambda ids, number: Call(
+        "/tiny/resolve/main/config.json"
+    ),
+    ("GET", "/api/models/{rest}"): lambda ids, number: Call("/api/models/tiny/tree/main"),
     ("GET", f"{PREFIX}/exports/{{checkpoint_id}}/{{file_name}}"): lambda ids, number: Call(
         f"{PREFIX}/exports/{'0' * 32}/adapter_config.json", params={"expires": 2**33, "signature": "0" * 64}
     ),

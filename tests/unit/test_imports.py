@@ -17,10 +17,10 @@ WORDS = {"types", "errors"}
 ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings"}
 MAY_IMPORT = {
     "protocol": WORDS,
-    "base_models": WORDS | {"config"},
+    "base_models": WORDS | {"config", "float_tensors"},
     "model": WORDS,
     "engine": WORDS | {"loss_specs", "model"},
-    "checkpoints": WORDS,
+    "checkpoints": WORDS | {"float_tensors"},
     "worker": WORDS | {"protocol", "checkpoints", "engine", "model"},
     "oplog": WORDS,
     "service": WORDS

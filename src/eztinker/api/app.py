@@ -14,6 +14,7 @@ from eztinker.api.errors import install_error_handlers
 from eztinker.api.path_guard import PathGuard
 from eztinker.api.published_path import PublishedPath
 from eztinker.api.routes import (
+    adapters,
     audit,
     billing,
     checkpoints,
@@ -24,6 +25,7 @@ from eztinker.api.routes import (
     sampling,
     session_search,
     sessions,
+    tokenizers,
     training,
     training_runs,
 )
@@ -47,6 +49,7 @@ _RESOURCES = (
     futures,
     training_runs,
     checkpoints,
+    adapters,
     audit,
     billing,
 )
@@ -76,10 +79,11 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     app.add_middleware(PathGuard)
     app.add_middleware(PublishedPath, prefix=config.root_path)
     app.include_router(health.router)
-    for behind_signature in (checkpoints, session_search):
+    for behind_signature in (checkpoints, adapters, session_search):
         app.include_router(behind_signature.open_router, prefix=API_PREFIX)
     with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated)])
     for resource in _RESOURCES:
         with_key.include_router(resource.router)
     app.include_router(with_key)
+    app.include_router(tokenizers.router)  # last: its paths begin with the name of a model, which may be anything
     return app

@@ -130,16 +130,16 @@ class Checkpoints:
         manifest = await asyncio.to_thread(read_manifest, self.directory(checkpoint.checkpoint_id))
         return checkpoint, sorted(manifest.parts)
 
-    async def exported_file(self, checkpoint_id: str, file_name: str) -> Path:
-        """A file that `exported_files` has named.
+    async def linked(self, checkpoint_id: str) -> Checkpoint:
+        """The checkpoint that a signed link names.
 
         Raises:
-            CheckpointNotFound: the export has been deleted or has expired since.
+            CheckpointNotFound: it has been deleted or has expired since.
         """
         checkpoint = await self._store.read(lambda db: checkpoints.get(db, checkpoint_id))
         if checkpoint is None or checkpoint.has_expired(self._clock.now()):
-            raise CheckpointNotFound("This export was deleted or has expired")
-        return self.directory(checkpoint_id) / file_name
+            raise CheckpointNotFound("This checkpoint was deleted or has expired")
+        return checkpoint
 
     async def _saved_by(self, model_id: str, kind: CheckpointKind) -> list[Checkpoint]:
         """The run's named checkpoints of one kind, newest first."""

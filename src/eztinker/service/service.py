@@ -14,6 +14,7 @@ from eztinker.keys import ensure_signing_secret
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
+from eztinker.service.adapters import Adapters
 from eztinker.service.audit_log import AuditLog
 from eztinker.service.checkpoint_changes import CheckpointChanges
 from eztinker.service.checkpoint_collector import CheckpointCollector
@@ -77,6 +78,7 @@ class Service:
         self.audit = AuditLog(self._store, self.clock)
         self.usage = UsageLedger(self._store, self.clock)
         self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
+        self.adapters = Adapters(self._store, catalog, self.sessions, self.checkpoints, self.clock)
         self._lanes = RunLanes(self.operations, self.engine, self.clock)
         self.runs = TrainingRuns(
             self._store,

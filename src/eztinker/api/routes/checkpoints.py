@@ -122,7 +122,8 @@ async def exported_file(
     """One file of an export, for whoever has a link that we signed."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("export", checkpoint_id, file_name, signature=signed, now=service.clock.now())
-    return FileResponse(await service.checkpoints.exported_file(checkpoint_id, file_name), filename=file_name)
+    checkpoint = await service.checkpoints.linked(checkpoint_id)
+    return FileResponse(service.checkpoints.directory(checkpoint.checkpoint_id) / file_name, filename=file_name)
 
 
 def _path(model_id: str, kind: str, name: str) -> str:

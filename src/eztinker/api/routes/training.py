@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 
+from eztinker.addresses import is_loopback
 from eztinker.api.access_tokens import lender
 from eztinker.api.auth import Owner, ServiceDep
 from eztinker.api.bodies import (
@@ -27,7 +28,7 @@ from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import Body, convert_object, parse_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
 from eztinker.service.service import Service
-from eztinker.service.training_runs import LoraRequest, NewRun
+from eztinker.service.training_runs import BaseModel, LoraRequest, NewRun
 
 router = APIRouter()
 
@@ -64,8 +65,7 @@ async def get_info(request: Request, service: ServiceDep, owner: Owner) -> dict[
         "type": "get_info",
         "model_id": model.model_id,
         "model_name": model.base_model,
-        # a directory: the client loads it as it would a hub id, without any hub
-        "model_data": {"model_name": model.base_model, "tokenizer_id": str(base_model.directory)},
+        "model_data": {"model_name": model.base_model, "tokenizer_id": _tokenizer_id(base_model, service)},
         "optimizer_config": {"type": "adamw"},
         "is_lora": True,
         "lora_rank": model.rank,
@@ -200,6 +200,11 @@ async def _accept(
     except (InvalidInput, Unsupported) as error:
         op_id = await service.training.refuse(owner, model_id, seq_id, kind, error)
     return _promise(op_id, model_id)
+
+
+def _tokenizer_id(base_model: BaseModel, service: Service) -> str:
+    """What the client loads the tokenizer by: where this machine is the client's too, a folder, which takes no hub."""
+    return str(base_model.directory) if is_loopback(service.config.host) else base_model.name
 
 
 def _promise(op_id: str, model_id: str) -> dict[str, Any]:
