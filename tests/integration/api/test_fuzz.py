@@ -157,7 +157,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 def complaint(response: httpx.Response, hidden: Path) -> str | None:
     """What is wrong with an answer, whatever the request was."""
-    if 300 <= response.status_code < 400:
+    if 300 <= response.status_code < 400 and "/api/v1/archives/" not in response.headers["location"]:
         return "sends the client elsewhere"
     if response.status_code >= 500 and response.url.path != "/readyz":
         return f"status {response.status_code}"
