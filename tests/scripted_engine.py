@@ -3,7 +3,7 @@
     forward_backward  logprobs -1, -2, -3 ... and `loss:sum` = number of operations this run has done so far
     optim_step        metrics {"step": ...}
     sample            the prompt's last token + 1, + 2, ... up to max_tokens
-    saves             a directory with a manifest
+    saves             a checkpoint with one file
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
 only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is answered only when it is cancelled. The first
@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from eztinker.checkpoints.store import write_checkpoint
+from eztinker.errors import Cancelled
 from eztinker.protocol.frames import (
     HEADER,
     AnyCommand,
@@ -29,6 +31,7 @@ from eztinker.protocol.frames import (
     Configure,
     Created,
     CreateModel,
+    Failed,
     ForwardBackward,
     ForwardBackwardDone,
     LoadModel,
@@ -41,7 +44,6 @@ from eztinker.protocol.frames import (
     Shutdown,
     Unloaded,
     UnloadModel,
-    cancelled,
     decode_command,
     encode_frame,
 )
@@ -78,17 +80,29 @@ def answer(command: AnyCommand) -> AnyEvent | None:
             metrics = {"step": float(_num_operations[command.model_id])}
             return OptimStepDone(op_id=command.op_id, result=OptimStepResult(metrics=metrics))
         case SaveCheckpoint():
-            Path(command.directory).mkdir()
-            (Path(command.directory) / "adapter_config.json").write_text("{}")
-            (Path(command.directory) / "manifest.json").write_text("{}")
-            return CheckpointDone(op_id=command.op_id, result=CheckpointWritten(size_bytes=4, step=0))
+            return save(command)
         case UnloadModel():
             return Unloaded(op_id=command.op_id)
         case Sample():
             return sample(command)
         case Cancel():
-            return cancelled(command.op_id)
+            return Failed.of(command.op_id, Cancelled())
     return None
+
+
+def save(command: SaveCheckpoint) -> AnyEvent:
+    manifest = write_checkpoint(
+        Path(command.directory),
+        {"adapter_config.json": b"{}"},
+        tinker_path=command.tinker_path,
+        kind=command.kind,
+        base_model="tiny",
+        lora=LoraSpec(rank=1, seed=0),
+        step=_num_operations[command.model_id],
+    )
+    return CheckpointDone(
+        op_id=command.op_id, result=CheckpointWritten(size_bytes=manifest.size_bytes, step=manifest.step)
+    )
 
 
 def forward_backward(command: ForwardBackward) -> AnyEvent | None:

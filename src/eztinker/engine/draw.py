@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eztinker.model.cpu_kernels import CpuKernels
+from eztinker.model.device import own_kernels
 from eztinker.types import ABSENT_LOGPROB, SamplingParams, TopkLogprobs
+
+Choose = Callable[[Tensor, Sequence[SamplingParams], Sequence[float], int], tuple[Tensor, Tensor]]
+"""Draws from (B, V) logits by parameters and uniforms of each row, among so many tokens; gives tokens and logprobs."""
 
 
 def draw(
@@ -27,10 +32,7 @@ def draw(
         top-k and top-p; untempered where the temperature is 0.
     """
     tokens, logprobs = [0] * len(params), [0.0] * len(params)
-    for choose, rows in (
-        (_greedy, [row for row, each in enumerate(params) if each.temperature == 0]),
-        (_warm, [row for row, each in enumerate(params) if each.temperature > 0]),
-    ):
+    for choose, rows in _by_kind(params, own_kernels(logits_BV)):
         if rows:
             logits = logits_BV if len(rows) == len(params) else logits_BV[rows]
             chosen = choose(logits, [params[row] for row in rows], [uniforms[row] for row in rows], num_tokens)
@@ -39,32 +41,23 @@ def draw(
     return tokens, logprobs
 
 
-def likeliest(logits_BV: Tensor, params: Sequence[SamplingParams], k: int) -> TopkLogprobs:
-    """The k likeliest tokens of each row, under the distribution whose logprobs `draw` gives; changes no logits."""
-    temperatures = torch.tensor([each.temperature or 1.0 for each in params], device=logits_BV.device)
-    tempered_BV = logits_BV / temperatures[:, None]
-    return topk_table(tempered_BV, torch.logsumexp(tempered_BV, dim=-1), k)
+def _by_kind(params: Sequence[SamplingParams], kernels: CpuKernels | None) -> list[tuple[Choose, list[int]]]:
+    """The rows that are drawn in the same way, and how."""
+    greedy = [row for row, each in enumerate(params) if each.temperature == 0]
+    truncated = [row for row, each in enumerate(params) if each.temperature > 0 and (each.top_k > 0 or each.top_p < 1)]
+    plain = [row for row, each in enumerate(params) if each.temperature > 0 and not (each.top_k > 0 or each.top_p < 1)]
+    if kernels is None:
+        return [(_greedy, greedy), (_warm, sorted(plain + truncated))]
+    return [(_in_one_go(kernels), sorted(greedy + plain)), (_warm, truncated)]
 
 
-def topk_table(logits_BV: Tensor, log_totals_B: Tensor, k: int) -> TopkLogprobs:
-    """The k highest logits of each row as logprobs; a vocabulary of fewer tokens leaves cells absent.
+def _in_one_go(kernels: CpuKernels) -> Choose:
+    def choose(
+        logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        return kernels.draw(logits_BV, [each.temperature for each in params], uniforms, num_tokens)
 
-    `log_totals_B` are the rows' logsumexp.
-    """
-    num_rows, vocab_size = logits_BV.shape
-    best = torch.topk(logits_BV, min(k, vocab_size))
-    table = absent_topk(num_rows, k)
-    table.token_ids[:, :vocab_size] = best.indices.cpu().numpy()
-    table.logprobs[:, :vocab_size] = (best.values - log_totals_B[:, None]).cpu().numpy()
-    return table
-
-
-def absent_topk(num_rows: int, k: int) -> TopkLogprobs:
-    """A table to be filled, without any token yet."""
-    return TopkLogprobs(
-        token_ids=np.zeros((num_rows, k), dtype=np.int32),
-        logprobs=np.full((num_rows, k), ABSENT_LOGPROB, dtype=np.float32),
-    )
+    return choose
 
 
 def _greedy(
@@ -114,3 +107,31 @@ def inverse_cdf(weights_BV: Tensor, uniforms_BK: Tensor) -> Tensor:
     # Rounding can lift the product to the total itself, past the last token that has any probability.
     last = torch.searchsorted(cumulative, totals)
     return torch.minimum(drawn, last)
+
+
+def likeliest(logits_BV: Tensor, params: Sequence[SamplingParams], k: int) -> TopkLogprobs:
+    """The k likeliest tokens of each row, under the distribution whose logprobs `draw` gives; changes no logits."""
+    temperatures = torch.tensor([each.temperature or 1.0 for each in params], device=logits_BV.device)
+    tempered_BV = logits_BV / temperatures[:, None]
+    return topk_table(tempered_BV, torch.logsumexp(tempered_BV, dim=-1), k)
+
+
+def topk_table(logits_BV: Tensor, log_totals_B: Tensor, k: int) -> TopkLogprobs:
+    """The k highest logits of each row as logprobs; a vocabulary of fewer tokens leaves cells absent.
+
+    `log_totals_B` are the rows' logsumexp.
+    """
+    num_rows, vocab_size = logits_BV.shape
+    best = torch.topk(logits_BV, min(k, vocab_size))
+    table = absent_topk(num_rows, k)
+    table.token_ids[:, :vocab_size] = best.indices.cpu().numpy()
+    table.logprobs[:, :vocab_size] = (best.values - log_totals_B[:, None]).cpu().numpy()
+    return table
+
+
+def absent_topk(num_rows: int, k: int) -> TopkLogprobs:
+    """A table to be filled, without any token yet."""
+    return TopkLogprobs(
+        token_ids=np.zeros((num_rows, k), dtype=np.int32),
+        logprobs=np.full((num_rows, k), ABSENT_LOGPROB, dtype=np.float32),
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eztinker.engine.adamw import AdamW
+from eztinker.engine.loss_metrics import policy_metrics
 from eztinker.engine.losses import LOSSES
 from eztinker.errors import EZTinkerError, NonFiniteUpdate
 from eztinker.loss_specs import LOSS_SPECS
@@ -71,6 +72,11 @@ class Pass:
     error: EZTinkerError | None = None
     """Set when the pass failed; the run's accumulated gradient is then as it was before."""
 
+    @property
+    def complete_config(self) -> dict[str, float]:
+        """The config with the loss's defaults where nothing was given."""
+        return {**LOSS_SPECS[self.loss_fn].defaults, **self.loss_fn_config}
+
     def restarted(self) -> Pass:
         """The same pass with nothing done yet."""
         return Pass(self.run, self.data, self.loss_fn, self.loss_fn_config, self.forward_only)
@@ -91,7 +97,10 @@ class Pass:
         run.pass_grads.zero_()
 
     def result(self) -> ForwardBackwardResult:
-        metrics = {"loss:sum": self.loss, **_sampler_gap(self.data, self.logprobs)}
+        metrics = {
+            "loss:sum": self.loss,
+            **policy_metrics(self.loss_fn, self.complete_config, self.data, self.logprobs),
+        }
         outputs = [{"logprobs": logprobs} for logprobs in self.logprobs]
         return ForwardBackwardResult(loss_fn_outputs=outputs, metrics=metrics)
 
@@ -140,7 +149,7 @@ class PackedBatch:
         """Loss of one pass's data in this micro-batch; their logprobs are kept in the pass."""
         owner = segment.owner
         loss = LOSSES[owner.loss_fn]
-        config = {**LOSS_SPECS[owner.loss_fn].defaults, **owner.loss_fn_config}
+        config = owner.complete_config
         deltas = [delta for delta in [owner.run.adapter.delta(HEAD, None)] if delta is not None]
         total = hidden_MH.new_zeros((), dtype=torch.float32)
         start = 0
@@ -224,16 +233,3 @@ def _targets(data: Sequence[Datum]) -> Tensor:
 def _loss_inputs(datum: Datum, device: torch.device) -> dict[str, Tensor]:
     # A copy: arrays that came in a frame are read-only, which torch does not know.
     return {name: torch.tensor(array, device=device) for name, array in datum.loss_fn_inputs.items()}
-
-
-def _sampler_gap(data: Sequence[Datum], logprobs: Sequence[np.ndarray]) -> dict[str, float]:
-    """How far trainer and sampler disagree on tokens that carry an advantage; nothing for losses without them."""
-    gaps = [
-        np.abs(ours - datum.loss_fn_inputs["logprobs"])[datum.loss_fn_inputs["advantages"] != 0]
-        for datum, ours in zip(data, logprobs, strict=True)
-        if "logprobs" in datum.loss_fn_inputs and "advantages" in datum.loss_fn_inputs
-    ]
-    flat = np.concatenate(gaps) if gaps else np.zeros(0)
-    if flat.size == 0:
-        return {}
-    return {"sampler_trainer_gap:max": float(flat.max()), "sampler_trainer_gap:mean": float(flat.mean())}

@@ -8,7 +8,7 @@ query positions, (B*K, G*L, D), so that no key or value is ever copied for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from eztinker.model.device import prefers_plain_attention
+from eztinker.model.device import own_attention_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVBlock, KVCache
 
 GROUP_WASTE = 1.25
@@ -59,12 +59,28 @@ class PackedAttention:
         first = prefix.num_tokens if prefix else 0
         spans = [torch.arange(first, first + length, device=device) for length in lengths]
         self.positions_T = torch.cat(spans)
+        self._starts_T = torch.repeat_interleave(torch.tensor(starts), torch.tensor(lengths)).to(device)
         self._spans = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
         if self._kept is not None:
             self._kept.append((k_TKD, v_TKD))
         prefix = self._prefix.layer(layer) if self._prefix else None
+        kernels = own_attention_kernels(q_THD, q_THD.shape[-1])
+        if kernels is None:
+            return self._attend_by_groups(q_THD, k_TKD, v_TKD, prefix, window)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return kernels.attend_packed(q, k, v, prefix, self._starts_T, window)
+
+        def attend_differentiably(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return self._attend_by_groups(q, k, v, prefix, window)
+
+        return _Recomputed.apply(attend, attend_differentiably, q_THD, k_TKD, v_TKD)  # type: ignore[no-any-return]
+
+    def _attend_by_groups(
+        self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, prefix: tuple[Tensor, Tensor] | None, window: int | None
+    ) -> Tensor:
         if len(self._groups) == 1 and self._groups[0].is_whole:
             return self._groups[0].attend(q_THD, k_TKD, v_TKD, prefix, window)
         parts = [group.attend(q_THD, k_TKD, v_TKD, prefix, window) for group in self._groups]
@@ -137,6 +153,9 @@ class CachedAttention:
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
         num_rows, num_heads, head_dim = q_THD.shape
+        kernels = own_attention_kernels(q_THD, head_dim)
+        if kernels is not None:
+            return kernels.append_and_attend(q_THD, k_TKD, v_TKD, *self._cache.layer(layer), self.positions_T, window)
         self._cache.append(layer, self._rows, self.positions_T, k_TKD, v_TKD)
         keys_BKSD, values_BKSD = self._cache.view(layer, num_rows, self._num_keys)
         num_kv_heads = keys_BKSD.shape[1]
@@ -236,6 +255,29 @@ class _PlainAttention(torch.autograd.Function):
         grad_q = torch.bmm(grad_scores, k).mul_(scale)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale)
         return grad_q, grad_k, grad_v, None
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function whose backward pass computes it again by operators that torch can differentiate.
+
+    Nothing but its inputs is kept in between.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], differentiable: Callable[..., Tensor], *inputs: Tensor
+    ) -> Tensor:
+        ctx.differentiable = differentiable
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs = [each.detach().requires_grad_() for each in ctx.saved_tensors]
+        with torch.enable_grad():
+            output = ctx.differentiable(*inputs)
+        return None, None, *torch.autograd.grad(output, inputs, grad)
 
 
 def _softmax_attention(q_NQD: Tensor, k_NSD: Tensor, v_NSD: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

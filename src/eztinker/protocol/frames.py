@@ -14,7 +14,7 @@ from typing import Any, dataclass_transform
 import msgspec
 import numpy as np
 
-from eztinker.errors import Category
+from eztinker.errors import Category, EZTinkerError
 from eztinker.types import (
     AdamParams,
     AdapterState,
@@ -100,6 +100,8 @@ class SaveCheckpoint(Command):
     directory: str
     tinker_path: str
     """Recorded in the manifest, so that a folder tells what it is."""
+    age_recipients: tuple[str, ...] = ()
+    """Public keys for which the files of an export are encrypted; none leaves them plain."""
 
 
 class UnloadModel(Command):
@@ -192,10 +194,9 @@ class Failed(Event):
     code: str
     message: str
 
-
-def cancelled(op_id: str) -> Failed:
-    """How a sample ends that its client gave up."""
-    return Failed(op_id=op_id, category="user", code="cancelled", message="The request was cancelled")
+    @classmethod
+    def of(cls, op_id: str, error: EZTinkerError) -> Failed:
+        return cls(op_id=op_id, category=error.category, code=error.code, message=error.message)
 
 
 class Status(Event):

@@ -13,8 +13,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eztinker.errors import EngineLost
-from eztinker.protocol.frames import AnyEvent, Cancel, Configure, Ready, Sample, Status, TrainingCommand, cancelled
+from eztinker.errors import Cancelled, EngineLost
+from eztinker.protocol.frames import AnyEvent, Cancel, Configure, Failed, Ready, Sample, Status, TrainingCommand
 from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.types import EngineStatus
 
@@ -54,11 +54,6 @@ class EngineProcess:
         """What the engine said of itself; None while there is none that takes commands."""
         return self._ready
 
-    @property
-    def pending_samples(self) -> int:
-        """Samples accepted and not yet done."""
-        return sum(isinstance(pending.command, Sample) for pending in self._pending.values())
-
     def start(self) -> None:
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 
@@ -90,7 +85,7 @@ class EngineProcess:
         if pending.is_sent and self._link is not None:
             self._link.send(Cancel(op_id=op_id))
         else:
-            self._take(cancelled(op_id))
+            self._take(Failed.of(op_id, Cancelled()))
 
     def _send(self, pending: _Pending) -> None:
         assert self._link is not None

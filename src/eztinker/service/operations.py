@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from eztinker.protocol.frames import AnyEvent, Failed, Sample, TrainingCommand
 from eztinker.service.access import owned
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import EngineProcess
+from eztinker.service.fair_share import Room
 from eztinker.service.recovery import recover_run
 from eztinker.types import Record
 
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
+MAX_UNSETTLED = 16384
+"""Operations that wait or run; the official client keeps up to 2000 per sampling client."""
 
 Change = Callable[[Connection], Any]
 
@@ -71,6 +75,8 @@ class NewOperation:
     """Rows to store together with the operation, if it is new."""
     also_if_failed: Change | None = None
     """Rows to store together with its failure."""
+    needs_room: bool = True
+    """False for what the server does on its own, which must not wait for its owner's other work."""
 
 
 class Done(Record):
@@ -92,13 +98,18 @@ class Operations:
         self._store = store
         self._engine = engine
         self._clock = clock
+        self._room = Room(MAX_UNSETTLED, "requests waiting")
         self._unsettled: dict[str, _Unsettled] = {}
         self._next_outcomes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         """By lane; an event lives as long as somebody waits for it."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, new: NewOperation) -> str:
-        """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat."""
+        """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat.
+
+        Raises:
+            QueueFull: its owner has its share of what may wait.
+        """
         row = Operation(
             op_id=new.op_id,
             owner=new.owner,
@@ -114,17 +125,25 @@ class Operations:
                 new.also(db)
             return stored
 
-        stored = await self._store.write(append)
-        if stored.op_id == new.op_id:
-            self._unsettled[new.op_id] = _Unsettled(new.owner, asyncio.get_running_loop().create_future())
+        with contextlib.ExitStack() as place:
+            if new.needs_room:
+                place.enter_context(self._room.held(new.owner))
+            stored = await self._store.write(append)
+            if stored.op_id == new.op_id:
+                outcome = asyncio.get_running_loop().create_future()
+                self._unsettled[new.op_id] = _Unsettled(new.owner, outcome)
+                give_back = place.pop_all()
+                outcome.add_done_callback(lambda _: give_back.close())
         return stored.op_id
 
-    def start(self, new: NewOperation) -> None:
-        """Send an accepted operation to the engine, in the order of calls, and see to its outcome."""
+    def start(self, new: NewOperation) -> asyncio.Future[Done | Failure]:
+        """Send an accepted operation to the engine, in the order of calls, and see to its outcome, which it gives."""
+        outcome = self._unsettled[new.op_id].outcome
         if isinstance(new.work, EZTinkerError):
             self._spawn(self._fail(new, Failure.of(new.work)))
         else:
             self._spawn(self._settle(new, self._engine.submit(new.work)))
+        return outcome
 
     def refuse(self, new: NewOperation, error: EZTinkerError) -> None:
         """End an accepted operation in `error`."""
@@ -148,7 +167,7 @@ class Operations:
         return unsettled.outcome.result() if done else None
 
     def cancel(self, owner: str, op_id: str) -> None:
-        """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
+        """Give up a sample that the engine has and has not finished; whatever else `op_id` may name is left alone."""
         unsettled = self._unsettled.get(op_id)
         if unsettled is not None and unsettled.owner == owner:
             self._engine.cancel(op_id)

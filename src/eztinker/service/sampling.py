@@ -9,26 +9,23 @@ from functools import partial
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
-from eztinker.errors import CheckpointNotFound, InvalidInput, QueueFull
-from eztinker.oplog import checkpoints, sessions
+from eztinker.errors import CheckpointNotFound, InvalidInput
+from eztinker.oplog import checkpoints, sessions, usage
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import AnyEvent, Sample, SampleDone
-from eztinker.protocol.prompt_targets import TargetTensor
 from eztinker.protocol.sampling_codec import WireSampleRequest, encode_result
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.engine_process import EngineProcess
 from eztinker.service.operations import PROTOBUF, Finished, NewOperation, Operations, new_op_id
 from eztinker.service.recovery import SAMPLE
+from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling_requests import engine_request
 from eztinker.service.sessions import Sessions
+from eztinker.service.usage import used_by_sample
 from eztinker.service.validation import check_seq_id
-from eztinker.types import CheckpointKind, Record
-
-MAX_PENDING_SAMPLES = 8192
-"""Requests waiting or running; the official client keeps up to 2000 per sampling client."""
+from eztinker.types import CheckpointKind, Record, SampleRequest
 
 
 class SamplePromise(Record):
@@ -51,7 +48,7 @@ class Sampling:
         catalog: Catalog,
         sessions_: Sessions,
         operations: Operations,
-        engine: EngineProcess,
+        turns: SampleTurns,
         saved: Checkpoints,
         clock: Clock,
     ) -> None:
@@ -59,7 +56,7 @@ class Sampling:
         self._catalog = catalog
         self._sessions = sessions_
         self._operations = operations
-        self._engine = engine
+        self._turns = turns
         self._saved = saved
         self._clock = clock
 
@@ -96,7 +93,7 @@ class Sampling:
         """Draw completions; the promise ends in SampleResponse.
 
         Raises:
-            QueueFull: too many samples wait already.
+            QueueFull: the owner has its share of what may wait.
         """
         sampler, checkpoint = await self._find(owner, wire.sampling_session_id)
         await self._sessions.require_active(owner, sampler.session_id)
@@ -104,8 +101,6 @@ class Sampling:
             raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
         base_model = self._catalog.get(sampler.base_model)
         request = engine_request(wire, base_model)
-        if self._engine.pending_samples >= MAX_PENDING_SAMPLES:
-            raise QueueFull(f"{MAX_PENDING_SAMPLES} samples are waiting already; try again in a moment")
         op_id = new_op_id()
         directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
         new = NewOperation(
@@ -115,12 +110,32 @@ class Sampling:
             seq_id=wire.seq_id,
             kind=SAMPLE,
             work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
-            finish=partial(_finish, wire.target_prompt_logprobs),
+            finish=partial(self._finish, sampler, checkpoint, wire, request),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
-            self._operations.start(new)
+            self._turns.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
+
+    def cancel(self, owner: str, op_id: str) -> None:
+        """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
+        self._turns.cancel(owner, op_id)
+
+    def _finish(
+        self,
+        sampler: SamplingSession,
+        checkpoint: Checkpoint | None,
+        wire: WireSampleRequest,
+        request: SampleRequest,
+        event: AnyEvent,
+    ) -> Finished:
+        assert isinstance(event, SampleDone)
+        used = used_by_sample(sampler, checkpoint, request, event.result, self._clock.now())
+        return Finished(
+            body=encode_result(event.result, wire.target_prompt_logprobs),
+            media_type=PROTOBUF,
+            also=lambda db: usage.add(db, *used),
+        )
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
         """The served name of the base model, and the id of the checkpoint over it."""
@@ -128,7 +143,7 @@ class Sampling:
             if base_model is None:
                 raise InvalidInput("A sampling session needs a base_model or a model_path", field="base_model")
             return self._catalog.get(base_model).name, None
-        checkpoint, model = await self._saved.find(owner, model_path)
+        checkpoint, model = await self._saved.open(owner, model_path, "sample")
         if checkpoint.kind is not CheckpointKind.SAMPLER:
             raise InvalidInput(
                 f"{model_path} is not a sampler checkpoint; save one with save_weights_for_sampler", field="model_path"
@@ -171,8 +186,3 @@ def new_sampling_session(
         save_seq_id=save_seq_id,
         created_at=now,
     )
-
-
-def _finish(targets: TargetTensor | None, event: AnyEvent) -> Finished:
-    assert isinstance(event, SampleDone)
-    return Finished(body=encode_result(event.result, targets), media_type=PROTOBUF)

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from eztinker.errors import EZTinkerError, InvalidInput, UserError
-from eztinker.oplog import checkpoints, models, sessions
-from eztinker.oplog.rows import Checkpoint, Model, SamplingSession
+from eztinker.checkpoints.encryption import parse_recipients
+from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, UserError
+from eztinker.oplog import audit, checkpoints, models, sessions, usage
+from eztinker.oplog.rows import Checkpoint, Model, SamplingSession, UsageKind
 from eztinker.protocol.frames import (
     AnyEvent,
     CheckpointDone,
@@ -28,13 +29,14 @@ from eztinker.protocol.frames import (
     TrainingCommand,
 )
 from eztinker.protocol.training_codec import ForwardBackwardRequest, encode_result
-from eztinker.service.checkpoints import Checkpoints, tinker_path
+from eztinker.service.checkpoints import Checkpoints, checkpoint_event, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.losses import check_batch
 from eztinker.service.operations import PROTOBUF, Finished, NewOperation, new_op_id
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sampling import new_sampling_session
 from eztinker.service.training_runs import TrainingRuns, ended_error
+from eztinker.service.usage import used_by_run
 from eztinker.service.validation import check_adam, check_metadata, check_name, check_seq_id, expiry
 from eztinker.types import AdamParams, CheckpointKind, Record
 
@@ -52,6 +54,8 @@ class SaveRequest(Record):
     is_inflight: bool = False
     """Of an unnamed one: it also moves the sampling clients of earlier inflight saves forward."""
     user_metadata: dict[str, str] | None = None
+    age_recipients: tuple[str, ...] = ()
+    """Public keys that an export is encrypted for."""
 
 
 class Training:
@@ -66,9 +70,14 @@ class Training:
         model = await self._runs.require_active(owner, request.model_id)
         op_id = new_op_id()
         work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request)
-        return await self._submit(
-            model, op_id, request.seq_id, FORWARD_BACKWARD, work, _finish_forward_backward, is_chunked=True
-        )
+        num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
+
+        def finish(event: AnyEvent) -> Finished:
+            assert isinstance(event, ForwardBackwardDone)
+            used = used_by_run(model, UsageKind.TRAINING, num_tokens, self._clock.now())
+            return Finished(body=encode_result(event.result), media_type=PROTOBUF, also=lambda db: usage.add(db, used))
+
+        return await self._submit(model, op_id, request.seq_id, FORWARD_BACKWARD, work, finish, is_chunked=True)
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
         """Make one AdamW step with the accumulated gradients; the promise ends in metrics."""
@@ -98,6 +107,7 @@ class Training:
             kind=checkpoint.kind,
             directory=str(self._saved.directory(checkpoint.checkpoint_id)),
             tinker_path=tinker_path(checkpoint),
+            age_recipients=request.age_recipients,
         )
 
         def finish(event: AnyEvent) -> Finished:
@@ -105,20 +115,22 @@ class Training:
             written = _written(checkpoint, event, self._clock)
             if written.name is None:
                 return _finish_unnamed(model, written, inflight_seq_id=seq_id if request.is_inflight else None)
-            return _finish_checkpoint(kind, written, overwrite=request.overwrite)
+            return _finish_checkpoint(model, kind, written, overwrite=request.overwrite)
 
         return await self._submit(model, op_id, seq_id, kind, work, finish)
 
-    async def load(self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool) -> str:
+    async def load(
+        self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool, lender: str | None
+    ) -> str:
         """Put a checkpoint into an existing run; the promise ends in its path."""
         model = await self._runs.require_active(owner, model_id)
         op_id = new_op_id()
-        work: LoadModel | UserError
+        work: LoadModel | EZTinkerError
         try:
-            checkpoint, _ = await self._saved.loadable(owner, path, with_optimizer=with_optimizer)
+            checkpoint, _ = await self._saved.loadable(owner, path, with_optimizer=with_optimizer, lender=lender)
             directory = str(self._saved.directory(checkpoint.checkpoint_id))
             work = LoadModel(op_id=op_id, model_id=model_id, directory=directory, with_optimizer=with_optimizer)
-        except UserError as error:
+        except (UserError, CheckpointDamaged) as error:
             work = error
         answer = {"path": path, "model_id": model_id, "type": "load_weights"}
         return await self._submit(model, op_id, seq_id, "load_weights", work, lambda _: Finished.json(answer))
@@ -149,12 +161,13 @@ class Training:
         """The row of a checkpoint that is about to be written.
 
         Raises:
-            InvalidInput: its name, lifetime or metadata cannot be accepted.
+            InvalidInput: its name, lifetime, metadata or recipients cannot be accepted.
             AlreadyExists: its name is taken.
         """
         check_metadata(request.user_metadata)
         if request.is_inflight and request.name is not None:
             raise InvalidInput("A save of kind 'inflight' has no path; leave one of the two out", field="kind")
+        parse_recipients(request.age_recipients)
         now = self._clock.now()
         expires_at = expiry(request.ttl_seconds, now)
         if request.name is not None:
@@ -213,11 +226,6 @@ def _granted(value: Any) -> Any:
     return value
 
 
-def _finish_forward_backward(event: AnyEvent) -> Finished:
-    assert isinstance(event, ForwardBackwardDone)
-    return Finished(body=encode_result(event.result), media_type=PROTOBUF)
-
-
 def _finish_optim_step(event: AnyEvent) -> Finished:
     assert isinstance(event, OptimStepDone)
     return Finished.json({"metrics": event.result.metrics, "type": "optim_step"})
@@ -233,9 +241,16 @@ def _written(checkpoint: Checkpoint, event: CheckpointDone, clock: Clock) -> Che
     return msgspec.structs.replace(checkpoint, size_bytes=result.size_bytes, step=result.step, created_at=clock.now())
 
 
-def _finish_checkpoint(kind: str, checkpoint: Checkpoint, *, overwrite: bool) -> Finished:
+def _finish_checkpoint(model: Model, kind: str, checkpoint: Checkpoint, *, overwrite: bool) -> Finished:
     answer = {"path": tinker_path(checkpoint), "size_bytes": checkpoint.size_bytes, "type": kind}
-    return Finished.json(answer, also=lambda db: checkpoints.add(db, checkpoint, overwrite=overwrite))
+    now = checkpoint.created_at
+
+    def store(db: Connection) -> None:
+        checkpoints.add(db, checkpoint, overwrite=overwrite)
+        audit.add(db, checkpoint_event("create", checkpoint, by=model.owner, now=now))
+        usage.add(db, used_by_run(model, UsageKind.CHECKPOINT, 1, now))
+
+    return Finished.json(answer, also=store)
 
 
 def _finish_unnamed(model: Model, checkpoint: Checkpoint, *, inflight_seq_id: int | None) -> Finished:

@@ -104,9 +104,9 @@ class Operations:
 
     def _save(self, command: SaveCheckpoint) -> CheckpointWritten:
         run = self._run(command.model_id)
-        manifest = save_run(run, command.kind, Path(command.directory), command.tinker_path)
+        manifest = save_run(run, command)
         if command.kind is CheckpointKind.SAMPLER:
-            self._sampler_adapters.put(command.directory, run.adapter.for_sampling())
+            self._sampler_adapters.put(command.directory, run.adapter.for_sampling(run.decoder.dtype))
         return CheckpointWritten(size_bytes=manifest.size_bytes, step=manifest.step)
 
     def _unload(self, command: UnloadModel) -> None:

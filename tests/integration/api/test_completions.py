@@ -1,4 +1,4 @@
-"""One poll for all samples of a client, giving samples up, and a queue that is full."""
+"""One poll for all samples of a client, and giving samples up."""
 
 from __future__ import annotations
 
@@ -194,32 +194,6 @@ def test_a_sample_can_be_cancelled_while_no_engine_runs_and_the_poll_says_so(
         assert outcome(http, op_id).json()["code"] == "cancelled"
 
 
-# --- a full queue ---
-
-
-@pytest.fixture
-def room_for_two(monkeypatch: pytest.MonkeyPatch, server: RunningServer) -> None:
-    taken = server.app.state.service.engine.pending_samples
-    monkeypatch.setattr("eztinker.service.sampling.MAX_PENDING_SAMPLES", taken + 2)
-
-
-@pytest.mark.usefixtures("room_for_two")
-def test_a_full_queue_says_so_and_the_same_request_then_runs_once(http: httpx.Client):
-    sampler_id = new_sampler(http)
-    stalled = [sampled(http, sampler_id, seq_id, STALL) for seq_id in range(2)]
-    refused = http.post("/asample", json=sample_body(sampler_id, 2))
-    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-    assert refused.json()["queue_state"] == "paused_capacity"
-    assert "are waiting already" in refused.json()["queue_state_reason"]
-    post(http, "/cancel_future", request_id=stalled[0])
-    outcome(http, stalled[0])
-    accepted = sampled(http, sampler_id, 2)
-    assert outcome(http, accepted).json()["sequences"][0]["tokens"] == [11, 12]
-    assert sampled(http, sampler_id, 2) == accepted
-    assert ids_in(announced(http, sampler_id)) == [stalled[0], accepted]
-    post(http, "/cancel_future", request_id=stalled[1])
-
-
 # --- as the official client does it ---
 
 
@@ -249,24 +223,10 @@ def test_the_client_gets_all_its_samples(server: RunningServer, is_announced: bo
 
 
 def test_a_future_that_is_cancelled_stops_the_work(server: RunningServer, sampler: tinker.SamplingClient):
-    engine = server.app.state.service.engine
-    before = engine.pending_samples
+    unsettled = server.app.state.service.operations._unsettled
+    before = set(unsettled)
     future = draw(sampler, STALL)
     wait_until(lambda: sampler._futures_poller is not None and bool(sampler._futures_poller._events))
-    assert engine.pending_samples == before + 1
+    assert len(set(unsettled) - before) == 1
     future.future().cancel()
-    wait_until(lambda: engine.pending_samples == before)
-
-
-@pytest.mark.usefixtures("room_for_two")
-def test_the_client_waits_while_the_queue_is_full(server: RunningServer, sampler: tinker.SamplingClient):
-    engine = server.app.state.service.engine
-    before = engine.pending_samples
-    stalled = [draw(sampler, STALL) for _ in range(2)]
-    wait_until(lambda: engine.pending_samples == before + 2)
-    waiting = draw(sampler, 10)
-    wait_until(lambda: sampler.holder._sample_backoff_until is not None)
-    assert not waiting.future().done()
-    for future in stalled:
-        future.future().cancel()
-    assert list(waiting.result(timeout=20).sequences[0].tokens) == [11, 12]
+    wait_until(lambda: not set(unsettled) - before)

@@ -15,7 +15,15 @@ from eztinker.engine.sampler import Sampler
 from eztinker.engine.trainer import PackedBatch, Pass, TrainingRun
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter
-from eztinker.types import Datum, ForwardBackwardResult, LoraSpec, SampleRequest, SampleResult, SamplingParams
+from eztinker.types import (
+    Datum,
+    ForwardBackwardResult,
+    LoraSpec,
+    SampledSequence,
+    SampleRequest,
+    SampleResult,
+    SamplingParams,
+)
 from tests.oracles import CPU, draw_tokens
 
 TinyModel = Callable[..., Path]
@@ -88,3 +96,11 @@ def finish(sampler: Sampler, *jobs: SampleJob) -> dict[str, SampleResult]:
     while not sampler.is_idle:
         results |= {done.op_id: done.result() for done in sampler.step()}
     return results
+
+
+def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> LowRankAdapter:
+    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling(decoder.dtype)
+
+
+def tokens_of(sequences: list[SampledSequence]) -> list[list[int]]:
+    return [sequence.tokens.tolist() for sequence in sequences]

@@ -108,7 +108,7 @@ def test_scores_of_an_ending_come_from_behind_the_cached_beginning(
 
 def test_an_adapter_is_scored_as_in_training(decoder: Decoder, tiny_model_dir: Path):
     run = new_run(decoder)
-    adapted = job("a", PROMPT, PARAMS, prompt_logprobs=True, adapter=run.adapter.for_sampling())
+    adapted = job("a", PROMPT, PARAMS, prompt_logprobs=True, adapter=run.adapter.for_sampling(decoder.dtype))
     result = finish(new_sampler(decoder, tiny_model_dir), adapted)["a"]
     targets = torch.tensor(PROMPT[1:])[:, None]
     with torch.inference_mode():

@@ -12,12 +12,21 @@ from transformers import AutoModelForCausalLM
 
 from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.sampler import Sampler
+from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.model.decoder import Decoder
-from eztinker.model.lora import Factors, LowRankAdapter
-from eztinker.types import Datum, SampledSequence, SamplingParams
-from tests.oracles import draw_tokens, load_decoder, transformers_logits
+from eztinker.types import Datum, SamplingParams
+from tests.oracles import assert_same, draw_tokens, load_decoder, transformers_logits
 from tests.tiny_models import EOS_TOKEN_ID
-from tests.unit.engine.engine_helpers import TinyModel, finish, job, new_run, new_sampler, run_pass
+from tests.unit.engine.engine_helpers import (
+    TinyModel,
+    finish,
+    frozen_adapter,
+    job,
+    new_run,
+    new_sampler,
+    run_pass,
+    tokens_of,
+)
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
 WARM = SamplingParams(max_tokens=12, temperature=0.9, seed=5)
@@ -27,14 +36,6 @@ PROMPT = draw_tokens(9, seed=3)
 @pytest.fixture(scope="module")
 def decoder(tiny_model_dir: Path) -> Decoder:
     return load_decoder(tiny_model_dir)
-
-
-def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> LowRankAdapter:
-    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling()
-
-
-def tokens_of(sequences: list[SampledSequence]) -> list[list[int]]:
-    return [sequence.tokens.tolist() for sequence in sequences]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -54,10 +55,14 @@ def test_greedy_completions_are_those_of_transformers(tiny_model: TinyModel, fam
         assert ours[:end] == expected[0, len(prompt) :].tolist()[:end]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_adapted", [False, True])
-def test_sampled_logprobs_are_the_trainers(decoder: Decoder, tiny_model_dir: Path, is_adapted: bool):
+def test_sampled_logprobs_are_the_trainers(tiny_model_dir: Path, is_adapted: bool, dtype: torch.dtype):
+    if dtype == torch.bfloat16 and cpu_kernels(dtype) is None:
+        pytest.skip("torch's own operators round bfloat16 differently for one row and for many")
+    decoder = load_decoder(tiny_model_dir, dtype)
     run = new_run(decoder, is_fresh=not is_adapted)
-    adapter = run.adapter.for_sampling()
+    adapter = run.adapter.for_sampling(decoder.dtype)
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=1)
     results = finish(new_sampler(decoder, tiny_model_dir), job("a", PROMPT, params, num_samples=4, adapter=adapter))
     for sequence in results["a"].sequences:
@@ -101,7 +106,7 @@ def test_company_that_comes_and_goes_changes_no_token(decoder: Decoder, tiny_mod
     in_company = done["x"].result().sequences
     assert tokens_of(in_company) == tokens_of(alone)
     for ours, theirs in zip(in_company, alone, strict=True):
-        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
+        assert_same(ours.logprobs, theirs.logprobs)
 
 
 def test_more_samples_than_places_all_come(decoder: Decoder, tiny_model_dir: Path):
@@ -129,65 +134,6 @@ def test_a_job_whose_last_samples_end_together_is_reported_once(decoder: Decoder
     assert reported == ["a"]
 
 
-BROKEN = [10_000]
-"""No embedding has this token, so reading it raises."""
-
-
-@pytest.mark.parametrize("place", [0, 3, 6])
-def test_a_prompt_that_cannot_be_read_fails_alone(decoder: Decoder, tiny_model_dir: Path, place: int):
-    good = [job(f"good-{n}", draw_tokens(5 + n), WARM, num_samples=2) for n in range(6)]
-    jobs = [*good[:place], job("bad", BROKEN, WARM), *good[place:]]
-    done = run_to_the_end(new_sampler(decoder, tiny_model_dir), jobs)
-    assert isinstance(done.pop("bad").error, IndexError)
-    assert_as_alone(done, good, decoder, tiny_model_dir)
-
-
-def test_a_sample_that_breaks_while_it_is_drawn_fails_alone(decoder: Decoder, tiny_model_dir: Path):
-    """Its adapter does not fit the base model any more, which only the next decode step meets."""
-    adapter = frozen_adapter(decoder, seed=1)
-    sampler = new_sampler(decoder, tiny_model_dir)
-    good = [job(f"good-{n}", draw_tokens(5 + n), WARM, num_samples=2) for n in range(5)]
-    bad = job("bad", PROMPT, WARM, adapter=adapter)
-    for each in (*good[:3], bad):
-        sampler.submit(each)
-    assert sampler.step() == []
-    adapter.factors = {key: Factors(factors.a[:, 1:], factors.bs) for key, factors in adapter.factors.items()}
-    done = run_to_the_end(sampler, good[3:])  # they come while the fault is being looked for
-    assert isinstance(done.pop("bad").error, RuntimeError)
-    assert_as_alone(done, good, decoder, tiny_model_dir)
-
-
-def test_a_request_can_be_cancelled_while_a_fault_is_looked_for(decoder: Decoder, tiny_model_dir: Path):
-    sampler = new_sampler(decoder, tiny_model_dir)
-    for each in (job("bad", BROKEN, WARM), job("gone", PROMPT, WARM), job("stays", PROMPT, WARM)):
-        sampler.submit(each)
-    assert sampler.step() == []
-    assert sampler.num_waiting == 3
-    assert sampler.cancel("gone")
-    done = run_to_the_end(sampler, [])
-    assert done.keys() == {"bad", "stays"}
-
-
-def run_to_the_end(sampler: Sampler, jobs: list[SampleJob]) -> dict[str, SampleJob]:
-    """Submit jobs and step until the sampler is idle; what it gave back, each job once."""
-    for each in jobs:
-        sampler.submit(each)
-    done: dict[str, SampleJob] = {}
-    while not sampler.is_idle:
-        for over in sampler.step():
-            assert over.op_id not in done
-            done[over.op_id] = over
-    return done
-
-
-def assert_as_alone(done: dict[str, SampleJob], jobs: list[SampleJob], decoder: Decoder, directory: Path) -> None:
-    assert done.keys() == {each.op_id for each in jobs}
-    for each in jobs:
-        again = SampleJob(each.op_id, each.prompt)
-        alone = finish(new_sampler(decoder, directory), again)[each.op_id]
-        assert tokens_of(done[each.op_id].result().sequences) == tokens_of(alone.sequences)
-
-
 def test_adapters_of_mixed_rank_decode_together_as_alone(decoder: Decoder, tiny_model_dir: Path):
     adapters = [None, *(frozen_adapter(decoder, seed, rank) for seed, rank in ((1, 4), (2, 1), (3, 7)))]
     jobs = [job(f"a{n}", PROMPT, GREEDY, num_samples=1 + n % 2, adapter=each) for n, each in enumerate(adapters)]
@@ -196,7 +142,7 @@ def test_adapters_of_mixed_rank_decode_together_as_alone(decoder: Decoder, tiny_
     for n, each in enumerate(adapters):
         alone = finish(new_sampler(decoder, tiny_model_dir), job("x", PROMPT, GREEDY, adapter=each))["x"].sequences[0]
         assert together[f"a{n}"].sequences[0].tokens.tolist() == alone.tokens.tolist()
-        np.testing.assert_allclose(together[f"a{n}"].sequences[0].logprobs, alone.logprobs, atol=1e-5)
+        assert_same(together[f"a{n}"].sequences[0].logprobs, alone.logprobs)
         seen.add(tuple(alone.tokens.tolist()))
     assert len(seen) == 4
 
@@ -213,7 +159,7 @@ def test_prompts_behind_a_shared_beginning_complete_as_if_read_whole(decoder: De
         alone = finish(new_sampler(decoder, tiny_model_dir), job("x", prompt, GREEDY))["x"]
         assert alone.prompt_cache_hit_tokens == 0
         assert tokens_of(together[str(n)].sequences) == tokens_of(alone.sequences)
-        np.testing.assert_allclose(together[str(n)].sequences[0].logprobs, alone.sequences[0].logprobs, atol=1e-5)
+        assert_same(together[str(n)].sequences[0].logprobs, alone.sequences[0].logprobs)
 
 
 def test_adapters_do_not_share_what_they_read(decoder: Decoder, tiny_model_dir: Path):

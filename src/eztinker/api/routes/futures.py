@@ -32,7 +32,9 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -
     """
     body = await read_json(request, RetrieveFutureBody)
     hold_seconds = service.config.poll_hold_seconds
-    match await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds):
+    with service.polls.held(owner):
+        outcome = await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds)
+    match outcome:
         case Done() as done if body.allow_metadata_only and len(done.body) > MAX_UNANNOUNCED_BYTES:
             return JSONResponse({"status": "complete_metadata", "response_payload_size": len(done.body)})
         case Done() as done:
@@ -52,14 +54,15 @@ async def retrieve_futures(request: Request, service: ServiceDep, owner: Owner) 
         if not body.timeout >= 0:
             raise InvalidInput(f"timeout must be 0 or a positive number, got {body.timeout}", field="timeout")
         hold_seconds = min(body.timeout, hold_seconds)
-    announcement = await service.completions.announced(
-        owner,
-        body.target.sampling_session_id,
-        body.target.cloned_sampler_id,
-        cursor=body.prev_cursor,
-        fetched=body.retrieved_request_ids,
-        hold_seconds=hold_seconds,
-    )
+    with service.polls.held(owner):
+        announcement = await service.completions.announced(
+            owner,
+            body.target.sampling_session_id,
+            body.target.cloned_sampler_id,
+            cursor=body.prev_cursor,
+            fetched=body.retrieved_request_ids,
+            hold_seconds=hold_seconds,
+        )
     completions = [_completion(completion) for completion in announcement.completions]
     return {"completions": completions, "cursor": announcement.cursor}
 
@@ -68,7 +71,7 @@ async def retrieve_futures(request: Request, service: ServiceDep, owner: Owner) 
 async def cancel_future(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     """Best effort: what is over, or unknown, or no sample, stays as it is, and the answer is the same."""
     body = await read_json(request, CancelFutureBody)
-    service.operations.cancel(owner, body.request_id)
+    service.sampling.cancel(owner, body.request_id)
     return {}
 
 
