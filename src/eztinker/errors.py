@@ -21,6 +21,7 @@
     └── ServerError               the operator or we can fix it      category "server"
         ├── QueueFull             too much work is waiting; trying again later helps
         ├── EngineLost            the engine process died under an operation
+        ├── StaleEpoch            the work of an engine that has been replaced
         ├── CheckpointDamaged     bytes on disk differ from the manifest
         └── ServerUnreachable     no EZTinker server answers
 
@@ -131,6 +132,10 @@ class QueueFull(ServerError):
 
 class EngineLost(ServerError):
     code = "engine_lost"
+
+
+class StaleEpoch(ServerError):
+    code = "stale_epoch"
 
 
 class CheckpointDamaged(ServerError):

@@ -21,6 +21,8 @@ Arrays = Mapping[str, np.ndarray]
 
 ADAPTER_PART = "adapter.safetensors"
 OPTIMIZER_PART = "optimizer.safetensors"
+GRADIENT_PART = "gradient.safetensors"
+"""Only in the snapshots from which a run is recovered."""
 
 
 def tensors_part(arrays: Arrays) -> bytes:

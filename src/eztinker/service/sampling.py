@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from datetime import datetime
-
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
@@ -12,15 +9,17 @@ from eztinker.errors import CheckpointNotFound, InvalidInput, QueueFull
 from eztinker.oplog import checkpoints, sessions
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import AnyEvent, Sample, SampleDone
-from eztinker.protocol.sampling_codec import WireSampleRequest, encode_result
+from eztinker.protocol.frames import Sample
+from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import EngineProcess
-from eztinker.service.operations import PROTOBUF, Finished, NewOperation, Operations, new_op_id
+from eztinker.service.operations import NewOperation, Operations, new_op_id
+from eztinker.service.plans import SamplePlan
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.sampling_requests import engine_request
+from eztinker.service.sampling_sessions import new_sampling_session
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_seq_id
 from eztinker.types import CheckpointKind, Record
@@ -100,18 +99,19 @@ class Sampling:
             raise QueueFull(f"{MAX_PENDING_SAMPLES} samples are waiting already; try again in a moment")
         op_id = new_op_id()
         directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
+        command = Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request)
         new = NewOperation(
             op_id=op_id,
             owner=owner,
             lane=sampler.sampling_session_id,
             seq_id=wire.seq_id,
             kind=SAMPLE,
-            work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
-            finish=_finish,
+            work=command,
+            plan=SamplePlan(),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
-            self._operations.start(new)
+            self._operations.follow(new, self._engine.sample(command))
         return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
@@ -140,28 +140,3 @@ class Sampling:
 
         row, checkpoint = await self._store.read(query)
         return owned(row, owner, f"sampling session {sampling_session_id!r}"), checkpoint
-
-
-def new_sampling_session(
-    *,
-    owner: str,
-    session_id: str,
-    seq_id: int | None,
-    base_model: str,
-    checkpoint_id: str | None,
-    now: datetime,
-) -> SamplingSession:
-    return SamplingSession(
-        sampling_session_id=f"{session_id}:sample:{secrets.token_hex(8)}",
-        owner=owner,
-        session_id=session_id,
-        seq_id=seq_id,
-        base_model=base_model,
-        checkpoint_id=checkpoint_id,
-        created_at=now,
-    )
-
-
-def _finish(event: AnyEvent) -> Finished:
-    assert isinstance(event, SampleDone)
-    return Finished(body=encode_result(event.result), media_type=PROTOBUF)

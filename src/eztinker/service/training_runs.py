@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import BaseModel, Catalog
-from eztinker.errors import InvalidInput, NotFound, UserError
+from eztinker.errors import EZTinkerError, InvalidInput, NotFound, UserError
 from eztinker.oplog import checkpoints, models
 from eztinker.oplog.rows import Checkpoint, Model, ModelStatus
 from eztinker.oplog.store import Store
@@ -16,7 +16,9 @@ from eztinker.protocol.frames import CreateModel, LoadModel, UnloadModel
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
-from eztinker.service.operations import Finished, NewOperation, Operations, new_op_id
+from eztinker.service.operations import NewOperation, Operations, Refused, new_op_id
+from eztinker.service.plans import BeginPlan, UnloadPlan
+from eztinker.service.recovery import lost_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_lora, check_metadata, check_optimizer_family, check_seq_id
@@ -95,7 +97,7 @@ class TrainingRuns:
             spec = check_lora(lora.spec())
             served = self._catalog.get(base_model)
         except UserError as error:
-            return await self._begin(owner, op_id, model_id, "create_model", error, None)
+            return await self._refuse(owner, op_id, model_id, "create_model", error)
         command = CreateModel(op_id=op_id, model_id=model_id, base_model=served.name, lora=spec)
         model = self._model(owner, session_id, model_id, served.name, spec, user_metadata)
         return await self._begin(owner, op_id, model_id, "create_model", command, model)
@@ -122,7 +124,7 @@ class TrainingRuns:
             if base_model is not None and self._catalog.get(base_model).name != source.base_model:
                 raise InvalidInput(f"{path} was trained over {source.base_model}, not over {base_model}")
         except UserError as error:
-            return await self._begin(owner, op_id, model_id, "load_weights", error, None)
+            return await self._refuse(owner, op_id, model_id, "load_weights", error)
         command = LoadModel(
             op_id=op_id,
             model_id=model_id,
@@ -174,19 +176,37 @@ class TrainingRuns:
             if model.status is ModelStatus.ACTIVE:
                 await self._unload(model)
 
+    async def ended_error(self, model: Model) -> EZTinkerError | None:
+        """Why a run takes no more operations; None for one that does."""
+        match model.status:
+            case ModelStatus.UNLOADED:
+                return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
+            case ModelStatus.FAILED:
+                return NotFound(f"The training run {model.model_id} could not be created; its first operation says why")
+            case ModelStatus.LOST:
+                reason = "its state could not be brought back"
+                return await self._store.read(lambda db: lost_error(db, model.model_id, reason))
+            case ModelStatus.ACTIVE:
+                return None
+
     async def _unload(self, model: Model) -> str:
         op_id = new_op_id()
         model_id = model.model_id
-        new = NewOperation(
-            op_id=op_id,
-            owner=model.owner,
-            lane=model_id,
-            seq_id=None,
-            kind="unload_model",
-            work=ended_error(model) or UnloadModel(op_id=op_id, model_id=model.model_id),
-            finish=lambda _: Finished.json({"model_id": model_id, "type": "unload_model"}),
-            also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
-        )
+        kind = "unload_model"
+        new: NewOperation | Refused
+        if (error := await self.ended_error(model)) is not None:
+            new = Refused(op_id=op_id, owner=model.owner, lane=model_id, seq_id=None, kind=kind, error=error)
+        else:
+            new = NewOperation(
+                op_id=op_id,
+                owner=model.owner,
+                lane=model_id,
+                seq_id=None,
+                kind=kind,
+                work=UnloadModel(op_id=op_id, model_id=model_id),
+                plan=UnloadPlan(model_id=model_id),
+                also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
+            )
         promise = await self._lanes.submit(new, is_chunked=False)
         self._lanes.close(model_id)
         return promise
@@ -226,8 +246,8 @@ class TrainingRuns:
         op_id: str,
         model_id: str,
         kind: str,
-        work: CreateModel | LoadModel | UserError,
-        model: Model | None,
+        work: CreateModel | LoadModel,
+        model: Model,
     ) -> str:
         """Accept a run's first operation, number 0 of its lane; a repeat is the same run."""
         new = NewOperation(
@@ -237,25 +257,18 @@ class TrainingRuns:
             seq_id=0,
             kind=kind,
             work=work,
-            finish=lambda _: Finished.json({"model_id": model_id, "type": kind}),
-            also=None if model is None else lambda db: models.add(db, model),
-            also_if_failed=lambda db: models.set_status(db, [model_id], ModelStatus.FAILED),
+            plan=BeginPlan(kind=kind, model_id=model_id),
+            also=lambda db: models.add(db, model),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
-            if model is not None:
-                self._lanes.open(model_id)
-            self._operations.start(new)
+            self._lanes.open(model_id)
+            self._lanes.start_first(new)
         return promise
 
-
-def ended_error(model: Model) -> UserError | None:
-    """Why a run that ended on purpose takes no more operations; None for one that is alive or lost."""
-    if model.status is ModelStatus.UNLOADED:
-        return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
-    if model.status is ModelStatus.FAILED:
-        return NotFound(f"The training run {model.model_id} could not be created; its first operation says why")
-    return None
+    async def _refuse(self, owner: str, op_id: str, model_id: str, kind: str, error: UserError) -> str:
+        refused = Refused(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, error=error)
+        return await self._operations.accept(refused)
 
 
 def _listing(db: Connection, model: Model) -> RunListing:

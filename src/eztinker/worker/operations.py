@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from eztinker.checkpoints.store import read_manifest
@@ -59,9 +60,7 @@ class Operations:
             SaveCheckpoint: self._save,
             UnloadModel: self._unload,
         }[type(command)]
-        return Operation(
-            command.op_id, command.model_id, lambda: work(command), is_pass=isinstance(command, ForwardBackward)
-        )
+        return Operation(command.op_id, command.model_id, lambda: work(command))
 
     def start_sampling(self, command: Sample) -> None:
         """Hand a request to its base model's sampler.
@@ -104,7 +103,9 @@ class Operations:
 
     def _save(self, command: SaveCheckpoint) -> CheckpointWritten:
         run = self._run(command.model_id)
-        manifest = save_run(run, command.kind, Path(command.directory), command.tinker_path)
+        directory = Path(command.directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        manifest = save_run(run, command.kind, directory, command.tinker_path, with_gradient=command.with_gradient)
         if command.kind is CheckpointKind.SAMPLER:
             self._sampler_adapters.put(command.directory, run.adapter.for_sampling())
         return CheckpointWritten(size_bytes=manifest.size_bytes, step=manifest.step)

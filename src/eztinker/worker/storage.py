@@ -10,6 +10,7 @@ from eztinker.checkpoints.manifest import Manifest
 from eztinker.checkpoints.peft import peft_parts
 from eztinker.checkpoints.store import (
     ADAPTER_PART,
+    GRADIENT_PART,
     OPTIMIZER_PART,
     read_manifest,
     read_tensors,
@@ -28,11 +29,16 @@ MAX_SAMPLER_ADAPTERS = 32
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_run(run: TrainingRun, kind: CheckpointKind, directory: Path, tinker_path: str) -> Manifest:
+def save_run(
+    run: TrainingRun, kind: CheckpointKind, directory: Path, tinker_path: str, *, with_gradient: bool = False
+) -> Manifest:
     """Write what `kind` calls for to `directory`; the run is not changed."""
+    parts = _parts(run, kind)
+    if with_gradient:
+        parts[GRADIENT_PART] = tensors_part(run.adapter.named_arrays(run.grads))
     return write_checkpoint(
         directory,
-        _parts(run, kind),
+        parts,
         tinker_path=tinker_path,
         kind=kind,
         base_model=run.base_model,
@@ -42,7 +48,9 @@ def save_run(run: TrainingRun, kind: CheckpointKind, directory: Path, tinker_pat
 
 
 def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_optimizer: bool) -> None:
-    """Put a checkpoint's adapter into `run`, with its optimizer or with a fresh one; pending gradients are dropped.
+    """Put a checkpoint's adapter into `run`, with its optimizer or with a fresh one.
+
+    The gradient accumulated so far is the checkpoint's if it was saved with one, else none.
 
     Raises:
         InvalidInput: it is of another base model or LoRA shape, or holds no optimizer where one is asked for.
@@ -57,8 +65,11 @@ def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_opti
         raise InvalidInput(f"{manifest.tinker_path} is of {manifest.base_model}, this run trains {run.base_model}")
     adapter_arrays = read_tensors(directory, manifest, ADAPTER_PART)
     moments = read_tensors(directory, manifest, OPTIMIZER_PART) if with_optimizer else None
+    gradient = read_tensors(directory, manifest, GRADIENT_PART) if GRADIENT_PART in manifest.parts else None
     run.adapter.fill(adapter_arrays)
     run.reset_optimizer()
+    if gradient is not None:
+        run.adapter.fill(gradient, run.grads)
     if moments is not None:
         for moment in _MOMENTS:
             named = {name.removeprefix(f"{moment}."): array for name, array in moments.items() if _is(name, moment)}
