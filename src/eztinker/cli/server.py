@@ -118,10 +118,12 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
 
 
 def _run(app: FastAPI, listener: socket.socket, config: ServerConfig) -> None:
-    import uvicorn
+    from uvicorn import Config
 
-    running = uvicorn.Server(
-        uvicorn.Config(
+    from eztinker.cli.draining_server import DrainingServer
+
+    running = DrainingServer(
+        Config(
             app,
             root_path=config.root_path,
             log_level="warning",

@@ -85,6 +85,7 @@ class Operations:
         self._clock = clock
         self._unsettled: dict[str, _Unsettled] = {}
         self._storing: set[asyncio.Task[None]] = set()
+        self._polls_released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def accept(self, new: NewOperation | Refused) -> str:
         """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat."""
@@ -130,8 +131,15 @@ class Operations:
         unsettled = self._unsettled.get(op_id)
         if unsettled is None or unsettled.owner != owner:
             return _outcome(await self._get(owner, op_id))
-        done, _ = await asyncio.wait({unsettled.outcome}, timeout=hold_seconds)
-        return unsettled.outcome.result() if done else None
+        await asyncio.wait(
+            {unsettled.outcome, self._polls_released}, timeout=hold_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        return unsettled.outcome.result() if unsettled.outcome.done() else None
+
+    def release_polls(self) -> None:
+        """Hold no poll any longer: the server stops, and the client asks the next one."""
+        if not self._polls_released.done():
+            self._polls_released.set_result(None)
 
     async def expire_results(self, retention: timedelta) -> None:
         """Drop the results that have been there for longer than `retention`."""
