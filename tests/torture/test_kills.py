@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sqlite3
 import time
 from collections.abc import Callable
@@ -63,16 +64,25 @@ def saved_bytes(data_dir: Path, path: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("disturb", "num_times"),
-    [(Keeper.kill_engine, NUM_ENGINE_KILLS), (Keeper.kill_all, NUM_SERVER_KILLS), (Keeper.terminate, NUM_RESTARTS)],
+    ("disturb", "num_times", "exit_code"),
+    [
+        (Keeper.kill_engine, NUM_ENGINE_KILLS, None),
+        (Keeper.kill_all, NUM_SERVER_KILLS, -signal.SIGKILL),
+        (Keeper.terminate, NUM_RESTARTS, 0),
+    ],
     ids=["engine killed", "server and engine killed", "server restarted"],
 )
 def test_a_client_ends_normally_with_the_same_numbers_to_the_last_bit(
-    tmp_path: Path, tiny_model_dir: Path, disturb: Callable[[Keeper], None], num_times: int
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    disturb: Callable[[Keeper], None],
+    num_times: int,
+    exit_code: int | None,
 ):
     expected = run_loops(Keeper(tmp_path / "quiet", tiny_model_dir, SETTINGS), num_times)
     victim = Keeper(tmp_path / "disturbed", tiny_model_dir, SETTINGS)
     found = run_loops(victim, num_times, disturb)
     assert num_engines(victim) > num_times
+    assert victim.exit_codes == [exit_code] * (num_times if exit_code is not None else 0) + [0]
     for loop in LOOPS:
         assert found[loop] == expected[loop], f"the {loop} loop came out otherwise; seed {SEED}"

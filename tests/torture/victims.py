@@ -30,6 +30,7 @@ class Keeper:
         self._environment = os.environ | {"EZTINKER_API_KEY": API_KEY} | dict(settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
+        self.exit_codes: list[int] = []
         data_dir.mkdir(exist_ok=True)
         self._log = (data_dir / "server.log").open("ab")
         self._thread = threading.Thread(target=self._keep_running)
@@ -81,7 +82,7 @@ class Keeper:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
             )
-            self._process.wait()
+            self.exit_codes.append(self._process.wait())
 
     def _engine_pids(self) -> list[int]:
         if self._process is None:

@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 
 from eztinker.checkpoints.manifest import FORMAT_VERSION, MANIFEST, Manifest, Part, decode_manifest, encode_manifest
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
+from eztinker.failpoints import reach
 from eztinker.types import CheckpointKind, LoraSpec
 
 Arrays = Mapping[str, np.ndarray]
@@ -63,11 +64,13 @@ def write_checkpoint(
         parts={name: Part(size_bytes=len(content), sha256=_sha256(content)) for name, content in parts.items()},
     )
     try:
+        reach("save.mkdir")
         staging.mkdir(mode=0o700)
         for name, content in parts.items():
             _write_durably(staging / name, content)
         _write_durably(staging / MANIFEST, encode_manifest(manifest))
         _sync_directory(staging)
+        reach("save.rename")
         staging.rename(directory)
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)
@@ -124,9 +127,12 @@ def _sha256(content: bytes) -> str:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
+    reach("save.open")
     with open(path, "xb") as file:
+        reach("save.write")
         file.write(content)
         file.flush()
+        reach("save.fsync")
         os.fsync(file.fileno())
 
 
@@ -134,6 +140,7 @@ def _sync_directory(directory: Path) -> None:
     """Flush the names in a directory: without it, a power cut may lose a file whose content was flushed."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
+        reach("save.fsync_directory")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

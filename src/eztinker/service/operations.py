@@ -12,9 +12,8 @@ from functools import partial
 
 import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import EZTinkerError, NonFiniteUpdate, ResultGone, ServerError, StaleEpoch
+from eztinker.errors import EZTinkerError, LogUnwritable, NonFiniteUpdate, ResultGone, ServerError, StaleEpoch
 from eztinker.oplog import operations
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
 from eztinker.oplog.store import Store
@@ -219,7 +218,7 @@ class Operations:
             try:
                 await self._store.write(change)
                 break
-            except OperationalError:
+            except LogUnwritable:
                 log.exception("The operation log cannot be written; it is tried again", extra={"event": "log_refused"})
                 await asyncio.sleep(STORE_RETRY_SECONDS)
         self._unsettled.pop(new.op_id).outcome.set_result(outcome)

@@ -7,6 +7,7 @@ import os
 import time
 
 from eztinker.engine.scheduler import Outcome, Scheduler
+from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, set_up_cpu
 from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Failed, Ready, Sample, Shutdown, Started, Status
 from eztinker.worker.base_models import BaseModels
@@ -89,7 +90,9 @@ class Loop:
 
     def _report(self, outcome: Outcome) -> None:
         event = failed(outcome.op_id, outcome.error) if outcome.error else success(outcome)
+        reach("engine.report")
         self._link.send(event)
+        reach("engine.reported")
 
     def _send_status(self) -> None:
         now = time.monotonic()
