@@ -3,10 +3,11 @@
     forward_backward  logprobs -1, -2, -3 ... and `loss:sum` = number of operations this run has done so far
     optim_step        metrics {"step": ...}; one with a learning rate of 0 is refused, and counts all the same
     sample            the prompt's last token + 1, + 2, ... up to max_tokens
-    saves             a directory with a manifest, which holds that number; a load takes it from there
+    saves             a directory with a manifest, which holds that number; a load takes it from there, unless the file
+                      `no_memory` is in SCRIPTED_ENGINE_DIRECTORY
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
-only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is not answered before `go_on` is there.
+only while the file `died` is not there; STALL is not answered before `go_on` is there.
 The first token of the first datum of a forward_backward works the same way.
 """
 
@@ -69,10 +70,13 @@ def answer(command: AnyCommand) -> AnyEvent | None:
         case Configure():
             return Ready(pid=os.getpid(), device="cpu", dtype="float32", num_threads=1)
         case CreateModel():
+            _num_operations[command.model_id] = 0
             return Created(
                 op_id=command.op_id, state=AdapterState(lora=command.lora, base_model=command.base_model, step=0)
             )
         case LoadModel():
+            if is_marked("no_memory"):
+                return Failed(op_id=command.op_id, category="server", code="out_of_memory", message="no memory")
             manifest = Path(command.directory) / "manifest.json"
             if not manifest.exists():
                 return Failed(op_id=command.op_id, category="server", code="checkpoint_damaged", message="gone")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_a_second_signal_stops_the_server_at_once_and_the_next_one_starts(tmp_pa
         assert server_is_up(server.url)
 
 
-def _wait_for(process: subprocess.Popen[str], data_dir: Path) -> None:
+def _wait_for(process: subprocess.Popen[Any], data_dir: Path) -> None:
     while process.poll() is None:
         server = running_server(data_dir)
         if server and server_is_up(server.url):

@@ -157,6 +157,20 @@ def test_a_run_without_any_good_snapshot_is_lost_and_names_the_checkpoint_to_go_
         assert steps(http, new_run(http), range(1, 2)) == [1]
 
 
+def test_a_run_that_cannot_be_brought_back_for_now_is_kept_until_it_can(tmp_path: Path):
+    settings = {"poll_hold_seconds": 0.5, "snapshot_operations": 2}
+    with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:
+        model_id = new_run(http)
+        steps(http, model_id, range(1, 4))
+        (tmp_path / "no_memory").touch()
+        kill_engine(server)
+        failure = outcome(http, optim_step(http, model_id, 4)).json()
+        assert (failure["category"], failure["code"]) == ("server", "engine_lost")
+        assert "at present: no memory" in failure["error"]
+        (tmp_path / "no_memory").unlink()
+        assert steps(http, model_id, range(5, 6)) == [4]
+
+
 def test_payloads_and_snapshots_do_not_pile_up(tmp_path: Path):
     settings = {"poll_hold_seconds": 0.5, "snapshot_operations": 4}
     with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:

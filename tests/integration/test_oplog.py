@@ -299,10 +299,11 @@ def test_a_run_that_ended_keeps_its_first_reason(store: Store):
     assert row.status is ModelStatus.UNLOADED
 
 
-def test_a_log_of_a_newer_program_is_refused_with_a_sentence(path: Path):
+@pytest.mark.parametrize(("version", "advice"), [(SCHEMA_VERSION + 1, "upgrade"), (1, "another data directory")])
+def test_a_log_of_another_version_is_refused_with_a_sentence(path: Path, version: int, advice: str):
     Store(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION + 1,))
+        db.execute("UPDATE schema_version SET version = ?", (version,))
     db.close()
-    with pytest.raises(ConfigError, match=f"schema version {SCHEMA_VERSION + 1}.*upgrade eztinker"):
+    with pytest.raises(ConfigError, match=f"schema version {version}.*{advice}"):
         Store(path)

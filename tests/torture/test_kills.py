@@ -63,6 +63,7 @@ def saved_bytes(data_dir: Path, path: str) -> list[bytes]:
     return [(directory / part).read_bytes() for part in ("adapter.safetensors", "optimizer.safetensors")]
 
 
+@pytest.mark.timeout(0 if FULL else 900)
 @pytest.mark.parametrize(
     ("disturb", "num_times", "exit_code"),
     [

@@ -38,7 +38,7 @@ class Store:
         """Open the database at `path`, or make it.
 
         Raises:
-            ConfigError: a newer version of the program has written it.
+            ConfigError: another version of the program has written it.
         """
         self._engine = _open(path)
         _prepare_schema(self._engine)
@@ -155,6 +155,11 @@ def _prepare_schema(engine: Engine) -> None:
             connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
             return
         version = connection.execute(select(schema_version.c.version)).scalar_one()
+    if version < SCHEMA_VERSION:
+        raise ConfigError(
+            f"The operation log has schema version {version}, from before the first release, and this program needs "
+            f"{SCHEMA_VERSION}; use another data directory"
+        )
     if version > SCHEMA_VERSION:
         raise ConfigError(
             f"The operation log has schema version {version}, and this program knows versions up to {SCHEMA_VERSION}; "

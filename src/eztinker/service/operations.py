@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
-import msgspec
 from sqlalchemy import Connection
 
 from eztinker.errors import EZTinkerError, LogUnwritable, NonFiniteUpdate, ResultGone, ServerError, StaleEpoch
 from eztinker.oplog import operations
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import Failed, OptimStep, Sample, TrainingCommand, changes_state, encode_payload
+from eztinker.protocol.frames import Failed, OptimStep, Sample, changes_state
 from eztinker.service.access import owned
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import Answer
-from eztinker.service.plans import Change, Plan, encode_plan, store_failure
+from eztinker.service.new_operation import NewOperation, Refused
+from eztinker.service.plans import Change, store_failure
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
@@ -37,43 +36,12 @@ class _Unsettled:
     outcome: asyncio.Future[Done | Failure]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewOperation:
-    """A request on its way into the log and through the engine."""
-
-    op_id: str
-    owner: str
-    lane: str
-    seq_id: int | None
-    kind: str
-    work: TrainingCommand | Sample
-    plan: Plan
-    also: Change | None = None
-    """Rows to store together with the operation, if it is new."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refused:
-    """A request that gets a promise and a place in its lane, but ends in an error at once."""
-
-    op_id: str
-    owner: str
-    lane: str
-    seq_id: int | None
-    kind: str
-    error: EZTinkerError
-
-
 class Done(Record):
     """The result of an operation, as it is stored."""
 
     kind: str
     media_type: str
     body: bytes
-
-
-def new_op_id() -> str:
-    return f"op-{secrets.token_hex(12)}"
 
 
 class Operations:
@@ -88,14 +56,8 @@ class Operations:
 
     async def accept(self, new: NewOperation | Refused) -> str:
         """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat."""
-        now = self._clock.now()
-        row = Operation(
-            op_id=new.op_id, owner=new.owner, lane=new.lane, seq_id=new.seq_id, kind=new.kind, created_at=now
-        )
-        if isinstance(new, Refused):
-            return await self._store.write(_append_failed(row, Failure.of(new.error), now))
-        stored_id = await self._store.write(_append(row, new))
-        if stored_id == new.op_id:
+        stored_id = await self._store.write(new.change(self._clock.now()))
+        if stored_id == new.op_id and isinstance(new, NewOperation):
             self.expect(new)
         return stored_id
 
@@ -233,32 +195,6 @@ class Operations:
         self._storing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("An outcome was not stored", exc_info=error, extra={"event": "outcome_not_stored"})
-
-
-def _append(row: Operation, new: NewOperation) -> Change:
-    payload = None if isinstance(new.work, Sample) else encode_payload(new.work)
-    row = msgspec.structs.replace(row, plan=encode_plan(new.plan))
-
-    def append(db: Connection) -> str:
-        stored = operations.append(db, row, payload)
-        if stored.op_id == new.op_id and new.also is not None:
-            new.also(db)
-        return stored.op_id
-
-    return append
-
-
-def _append_failed(row: Operation, failure: Failure, now: datetime) -> Change:
-    """It is settled in the transaction that accepts it."""
-    failed = msgspec.structs.replace(
-        row,
-        status=OperationStatus.FAILED,
-        error_category=failure.category,
-        error_code=failure.code,
-        error_message=failure.message,
-        finished_at=now,
-    )
-    return lambda db: operations.append(db, failed).op_id
 
 
 def _outcome(row: Operation) -> Done | Failure | None:

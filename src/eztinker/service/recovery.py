@@ -10,14 +10,14 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from eztinker.errors import EngineLost
+from eztinker.errors import CheckpointDamaged, CheckpointNotFound, EngineLost, EZTinkerError, NotFound
 from eztinker.oplog import checkpoints, models, operations, payloads, snapshots
-from eztinker.oplog.rows import Failure, ModelStatus, Operation, OperationStatus, Snapshot
+from eztinker.oplog.rows import Failure, Model, ModelStatus, Operation, OperationStatus, Snapshot
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import Failed, LoadModel, TrainingCommand, decode_payload
+from eztinker.protocol.frames import Failed, LoadModel, TrainingCommand, UnloadModel, decode_payload
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import MAX_DEATHS, Answer, EngineDied, EngineProcess
-from eztinker.service.operations import NewOperation
+from eztinker.service.new_operation import NewOperation
 from eztinker.service.plans import decode_plan
 from eztinker.types import CheckpointKind
 
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 """The kind of operation that changes nothing and can be asked for again."""
+
+
+_DAMAGE = (CheckpointDamaged.code, CheckpointNotFound.code)
 
 
 class Recovery:
@@ -46,9 +49,10 @@ class Recovery:
 
         Raises:
             EngineDied: the engine died meanwhile; it is worth another try.
-            EngineLost: the engine does not start, or the run cannot be brought back and has ended.
+            EngineLost: the run cannot be brought back now, or never can be and has ended.
         """
         epoch = await self._engine.available()
+        await self._run([UnloadModel(op_id=f"clear-{model_id}", model_id=model_id)], epoch)
         kept, replay = await self._store.read(lambda db: _kept(db, model_id))
         loaded = await self._load_newest(model_id, kept, epoch)
         after = -1 if loaded is None else loaded.seq_id
@@ -58,8 +62,10 @@ class Recovery:
         answers = await self._run([replay.command(row) for row in rows], epoch)
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer.event, Failed) != (row.status is OperationStatus.FAILED):
-                log.error("A replay came out otherwise: %s", answer.event, extra={"event": "replay_differs"})
-                raise await self.end_run(model_id, "its operations did not come out as they had before")
+                reason = (
+                    answer.event.message if isinstance(answer.event, Failed) else "a refused operation was accepted"
+                )
+                raise _not_now(model_id, reason)
         if rows or loaded:
             log.info("Run %s is back, %d operations replayed", model_id, len(rows), extra={"event": "run_recovered"})
         return epoch
@@ -79,6 +85,8 @@ class Recovery:
             (answer,) = await self._run([command], epoch)
             if not isinstance(answer.event, Failed):
                 return snapshot
+            if answer.event.code not in _DAMAGE:
+                raise _not_now(model_id, answer.event.message)
             log.error("A snapshot is of no use: %s", answer.event.message, extra={"event": "snapshot_damaged"})
         return None
 
@@ -153,10 +161,21 @@ def end_run(db: Connection, model_id: str, reason: str) -> EngineLost:
     """Mark the run as lost; the error names its newest checkpoint."""
     models.set_status(db, [model_id], ModelStatus.LOST)
     snapshots.forget_model(db, model_id)
-    return lost_error(db, model_id, reason)
+    return _lost_error(db, model_id, reason)
 
 
-def lost_error(db: Connection, model_id: str, reason: str) -> EngineLost:
+def ended_error(db: Connection, model: Model) -> EZTinkerError:
+    """Why a run that has ended takes no more operations."""
+    match model.status:
+        case ModelStatus.UNLOADED:
+            return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
+        case ModelStatus.FAILED:
+            return NotFound(f"The training run {model.model_id} could not be created; its first operation says why")
+        case _:
+            return _lost_error(db, model.model_id, "its state could not be brought back")
+
+
+def _lost_error(db: Connection, model_id: str, reason: str) -> EngineLost:
     saved = [row for row in checkpoints.of_models(db, [model_id]) if row.kind is CheckpointKind.TRAINING]
     if not saved:
         return EngineLost(
@@ -167,6 +186,11 @@ def lost_error(db: Connection, model_id: str, reason: str) -> EngineLost:
         f"The training run {model_id} is lost: {reason}. Go on from its newest checkpoint with "
         f"create_training_client_from_state_with_optimizer('tinker://{model_id}/{CheckpointKind.TRAINING}/{saved[0].name}')"
     )
+
+
+def _not_now(model_id: str, reason: str) -> EngineLost:
+    """For what may be mended: memory that was short, a base model that is not served any more."""
+    return EngineLost(f"The training run {model_id} cannot be brought back at present: {reason}")
 
 
 def _kept(db: Connection, model_id: str) -> tuple[list[Snapshot], _Replay]:

@@ -18,7 +18,8 @@ from eztinker.protocol.frames import (
     changes_state,
 )
 from eztinker.service.engine_process import MAX_DEATHS, Answer, EngineDied, EngineProcess
-from eztinker.service.operations import NewOperation, Operations
+from eztinker.service.new_operation import NewOperation
+from eztinker.service.operations import Operations
 from eztinker.service.recovery import Recovery
 from eztinker.service.snapshots import Snapshots
 from eztinker.types import CheckpointKind

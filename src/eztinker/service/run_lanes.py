@@ -11,7 +11,8 @@ from eztinker.errors import NotFound, SequenceGap
 from eztinker.protocol.frames import ForwardBackward
 from eztinker.service.clock import Clock
 from eztinker.service.lanes import Lane
-from eztinker.service.operations import NewOperation, Operations, Refused
+from eztinker.service.new_operation import NewOperation, Refused
+from eztinker.service.operations import Operations
 from eztinker.service.recovery import UnfinishedLane
 from eztinker.service.run_feed import RunFeed
 

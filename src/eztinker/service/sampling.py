@@ -15,7 +15,8 @@ from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import EngineProcess
-from eztinker.service.operations import NewOperation, Operations, new_op_id
+from eztinker.service.new_operation import NewOperation, new_op_id
+from eztinker.service.operations import Operations
 from eztinker.service.plans import SamplePlan
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.sampling_requests import engine_request

@@ -98,11 +98,10 @@ class Snapshots:
 
     async def sweep(self) -> None:
         """Remove the directories that no row knows and nobody writes."""
-        found = {path.name for path in self._root.iterdir()} - {_partial(name) for name in self._being_written}
+        found = {path.name for path in self._root.iterdir() if not self._is_being_written(path.name)}
         known = await self._store.read(snapshots.known_ids)
-        for name in found - known - self._being_written:
+        for name in found - known:
             await asyncio.to_thread(shutil.rmtree, self._root / name, ignore_errors=True)
 
-
-def _partial(snapshot_id: str) -> str:
-    return f".{snapshot_id}.partial"
+    def _is_being_written(self, name: str) -> bool:
+        return any(snapshot_id in name for snapshot_id in self._being_written)  # the name may have affixes by then

@@ -17,7 +17,7 @@ from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.losses import check_batch
-from eztinker.service.operations import NewOperation, Refused, new_op_id
+from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.plans import LoadPlan, PassPlan, Plan, SavePlan, StepPlan
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.training_runs import TrainingRuns

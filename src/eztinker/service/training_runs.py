@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import BaseModel, Catalog
-from eztinker.errors import EZTinkerError, InvalidInput, NotFound, UserError
+from eztinker.errors import EZTinkerError, InvalidInput, UserError
 from eztinker.oplog import checkpoints, models
 from eztinker.oplog.rows import Checkpoint, Model, ModelStatus
 from eztinker.oplog.store import Store
@@ -16,9 +16,10 @@ from eztinker.protocol.frames import CreateModel, LoadModel, UnloadModel
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
-from eztinker.service.operations import NewOperation, Operations, Refused, new_op_id
+from eztinker.service.new_operation import NewOperation, Refused, new_op_id
+from eztinker.service.operations import Operations
 from eztinker.service.plans import BeginPlan, UnloadPlan
-from eztinker.service.recovery import lost_error
+from eztinker.service.recovery import ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_lora, check_metadata, check_optimizer_family, check_seq_id
@@ -178,16 +179,9 @@ class TrainingRuns:
 
     async def ended_error(self, model: Model) -> EZTinkerError | None:
         """Why a run takes no more operations; None for one that does."""
-        match model.status:
-            case ModelStatus.UNLOADED:
-                return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
-            case ModelStatus.FAILED:
-                return NotFound(f"The training run {model.model_id} could not be created; its first operation says why")
-            case ModelStatus.LOST:
-                reason = "its state could not be brought back"
-                return await self._store.read(lambda db: lost_error(db, model.model_id, reason))
-            case ModelStatus.ACTIVE:
-                return None
+        if model.status is ModelStatus.ACTIVE:
+            return None
+        return await self._store.read(lambda db: ended_error(db, model))
 
     async def _unload(self, model: Model) -> str:
         op_id = new_op_id()
