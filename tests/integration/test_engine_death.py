@@ -292,6 +292,7 @@ def test_commands_wait_for_an_engine_that_is_not_ready():
 
 def test_an_engine_that_never_starts_fails_what_waits(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(engine_process, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(engine_process, "MAX_FAILED_STARTS", 3)
 
     async def scenario() -> None:
         engine = new_engine((sys.executable, "-c", "raise SystemExit(3)"))

@@ -36,7 +36,8 @@ def run_loops(keeper: Keeper, num_steps: int, disturb: Callable[[Keeper], None] 
         clients = {loop: Client(loop, keeper.url, num_steps) for loop in LOOPS}
         if disturb is not None:
             for step in range(num_steps):
-                clients[generator.choice(LOOPS)].wait_for_step(step, STEP_SECONDS)
+                for client in clients.values():
+                    client.wait_for_step(step, STEP_SECONDS)
                 time.sleep(generator.uniform(0, 0.3))
                 disturb(keeper)
                 keeper.wait_until_up()

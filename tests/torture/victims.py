@@ -112,10 +112,10 @@ class Client:
             thread.start()
 
     def wait_for_step(self, step: int, seconds: float) -> None:
-        """Until the step has begun, or the program has ended."""
+        """Until the step has begun."""
         with self._step_began:
-            is_there = self._step_began.wait_for(lambda: self.num_begun > step or not self._is_alive, seconds)
-        assert is_there, f"step {step} did not begin within {seconds} s"
+            self._step_began.wait_for(lambda: self.num_begun > step or not self._is_alive, seconds)
+        assert self.num_begun > step, f"step {step} did not begin within {seconds} s; {self._errors}"
 
     def outcome(self, seconds: float) -> str:
         """What it printed last, once it has ended normally."""

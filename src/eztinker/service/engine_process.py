@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 30.0
-MAX_FAILED_STARTS = 4
-"""Engines in a row that died before they were ready; then what waits fails, and starting goes on."""
+MAX_FAILED_STARTS = 15
+"""Engines in a row that died before they were ready, over some five minutes; then what waits fails, and it goes on."""
 MAX_DEATHS = 3
 """Engines that one operation may take with it before it is given up."""
 STALL_CHECK_SECONDS = 1.0
