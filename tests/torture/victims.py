@@ -30,6 +30,8 @@ class Keeper:
         self._environment = os.environ | {"EZTINKER_API_KEY": API_KEY} | dict(settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
+        self._killed: set[int] = set()
+        """Engines that were, dead or still dying."""
         self.exit_codes: list[int] = []
         data_dir.mkdir(exist_ok=True)
         self._log = (data_dir / "server.log").open("ab")
@@ -64,6 +66,7 @@ class Keeper:
             time.sleep(0.01)
         for pid in pids:
             _kill(pid)
+            self._killed.add(pid)
 
     def kill_all(self) -> None:
         """-9 for the server and its engine, as a lost container would."""
@@ -91,7 +94,7 @@ class Keeper:
             children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         except OSError:
             return []
-        return [int(pid) for pid in children.split()]
+        return [int(pid) for pid in children.split() if int(pid) not in self._killed]
 
 
 class Client:
