@@ -33,6 +33,7 @@ class Keeper:
         self._killed: set[int] = set()
         """Engines that were, dead or still dying."""
         self.exit_codes: list[int] = []
+        self._num_awaited = 0
         data_dir.mkdir(exist_ok=True)
         self._log = (data_dir / "server.log").open("ab")
         self._thread = threading.Thread(target=self._keep_running)
@@ -74,11 +75,19 @@ class Keeper:
         assert self._process is not None
         for pid in (self._process.pid, *engines):
             _kill(pid)
+        self._wait_for_end()
 
     def terminate(self) -> None:
         """As an orderly restart would."""
         assert self._process is not None
         self._process.terminate()
+        self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        num_ended = self._num_awaited
+        self._num_awaited += 1
+        while len(self.exit_codes) == num_ended:
+            time.sleep(0.01)
 
     def _keep_running(self) -> None:
         while not self._is_stopped:
