@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from eztinker.model.attention import PackedAttention
+from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.model.decoder import AdapterRows, Decoder
 
 CPU = torch.device("cpu")
@@ -23,6 +25,12 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
 def draw_tokens(num_tokens: int, seed: int = 0, vocab_size: int = 264) -> list[int]:
     generator = random.Random(seed)
     return [generator.randrange(vocab_size) for _ in range(num_tokens)]
+
+
+def assert_same(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> None:
+    """To the bit where our own kernels compute, whose rows do not depend on their company; else to rounding."""
+    exact = cpu_kernels(torch.float32) is not None
+    torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=0, atol=0 if exact else 1e-5)
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
     forward_backward  logprobs -1, -2, -3 ... and `loss:sum` = number of operations this run has done so far
     optim_step        metrics {"step": ...}; one with a learning rate of 0 is refused, and counts all the same
     sample            the prompt's last token + 1, + 2, ... up to max_tokens
-    saves             a directory with a manifest, which holds that number; a load takes it from there, unless the file
+    saves             a checkpoint with one file, whose step is that number; a load takes it from there, unless the file
                       `no_memory` is in SCRIPTED_ENGINE_DIRECTORY
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
@@ -13,7 +13,6 @@ The first token of the first datum of a forward_backward works the same way.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -23,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eztinker.errors import NonFiniteUpdate
+from eztinker.checkpoints.store import read_manifest, write_checkpoint
+from eztinker.errors import CheckpointDamaged, CheckpointNotFound, NonFiniteUpdate
 from eztinker.protocol.frames import (
     HEADER,
     AnyCommand,
@@ -77,10 +77,10 @@ def answer(command: AnyCommand) -> AnyEvent | None:
         case LoadModel():
             if is_marked("no_memory"):
                 return Failed(op_id=command.op_id, category="server", code="out_of_memory", message="no memory")
-            manifest = Path(command.directory) / "manifest.json"
-            if not manifest.exists():
-                return Failed(op_id=command.op_id, category="server", code="checkpoint_damaged", message="gone")
-            _num_operations[command.model_id] = json.loads(manifest.read_text())
+            try:
+                _num_operations[command.model_id] = read_manifest(Path(command.directory)).step
+            except (CheckpointDamaged, CheckpointNotFound) as error:
+                return Failed(op_id=command.op_id, category="server", code=error.code, message=error.message)
             lora = LoraSpec(rank=1, seed=0)
             return Created(op_id=command.op_id, state=AdapterState(lora=lora, base_model="tiny", step=0))
         case ForwardBackward():
@@ -93,15 +93,27 @@ def answer(command: AnyCommand) -> AnyEvent | None:
             return OptimStepDone(op_id=command.op_id, result=OptimStepResult(metrics=metrics))
         case SaveCheckpoint():
             shutil.rmtree(command.directory, ignore_errors=True)
-            Path(command.directory).mkdir()
-            (Path(command.directory) / "adapter_config.json").write_text("{}")
-            (Path(command.directory) / "manifest.json").write_text(json.dumps(_num_operations[command.model_id]))
-            return CheckpointDone(op_id=command.op_id, result=CheckpointWritten(size_bytes=4, step=0))
+            return save(command)
         case UnloadModel():
             return Unloaded(op_id=command.op_id)
         case Sample():
             return sample(command)
     return None
+
+
+def save(command: SaveCheckpoint) -> AnyEvent:
+    manifest = write_checkpoint(
+        Path(command.directory),
+        {"adapter_config.json": b"{}"},
+        tinker_path=command.tinker_path,
+        kind=command.kind,
+        base_model="tiny",
+        lora=LoraSpec(rank=1, seed=0),
+        step=_num_operations[command.model_id],
+    )
+    return CheckpointDone(
+        op_id=command.op_id, result=CheckpointWritten(size_bytes=manifest.size_bytes, step=manifest.step)
+    )
 
 
 def forward_backward(command: ForwardBackward) -> AnyEvent | None:

@@ -8,18 +8,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
 from eztinker.api.app import create_app
+from eztinker.api.http_server import http_server
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
+from eztinker.issued_keys import issue_key
 from eztinker.service.engine_link import ENGINE_ARGV
 
 API_KEY = "tml-test-key"
@@ -33,10 +35,16 @@ SCRIPTED_BASE_MODEL = BaseModel(
 class RunningServer:
     url: str
     app: FastAPI
+    data_dir: Path
 
     def client(self, **headers: str) -> httpx.Client:
         """Speaks raw HTTP with the right key."""
         return httpx.Client(base_url=f"{self.url}/api/v1", headers={"x-api-key": API_KEY} | headers, timeout=20)
+
+
+def key_of(server: RunningServer, owner: str) -> str:
+    """A second key of the server, which belongs to `owner`."""
+    return issue_key(server.data_dir, owner, datetime.now(UTC)).key
 
 
 @contextmanager
@@ -48,16 +56,14 @@ def serving(
         data_dir=data_dir, api_key=SecretStr(API_KEY), **({"threads": 1, "dtype": "float32"} | settings)
     )
     app = create_app(config, catalog, engine_argv=engine_argv)
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="warning", timeout_keep_alive=75, timeout_graceful_shutdown=1)
-    )
+    server = http_server(app, drain_seconds=1)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started and thread.is_alive():
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield RunningServer(url=f"http://127.0.0.1:{port}", app=app)
+        yield RunningServer(url=f"http://127.0.0.1:{port}", app=app, data_dir=data_dir)
     finally:
         server.should_exit = True
         thread.join()

@@ -28,11 +28,13 @@ def make_tiny_model(
     layers: int = 2,
     seed: int = 0,
     dtype: str = "float32",
+    special_tokens: tuple[str, ...] = (),
     **config_overrides: Any,
 ) -> Path:
     """Write a model of `family` (llama, mistral, qwen2, qwen3) to `directory` in the Hugging Face layout; return it.
 
-    Tokens 0 to 255 stand for one byte each, 256 to 258 the special tokens, the rest is never produced by the tokenizer.
+    Tokens 0 to 255 stand for one byte each, 256 to 258 and, after them, `special_tokens` for a special token each; the
+    rest is never produced by the tokenizer.
     `config_overrides` are fields of the family's transformers config.
     """
     config = AutoConfig.for_model(
@@ -44,7 +46,7 @@ def make_tiny_model(
             "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": hidden // 4,
+            "head_dim": hidden // 2,
             "max_position_embeddings": 2048,
             "tie_word_embeddings": tie,
             "bos_token_id": None,
@@ -56,7 +58,7 @@ def make_tiny_model(
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     _draw_weights(model, config.initializer_range, seed)
     model.save_pretrained(directory)
-    _tokenizer().save_pretrained(directory)
+    _tokenizer(special_tokens).save_pretrained(directory)
     return directory
 
 
@@ -69,12 +71,14 @@ def _draw_weights(model: torch.nn.Module, std: float, seed: int) -> None:
             weight.copy_(mean + std * torch.randn(weight.shape, generator=generator))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer(more_tokens: tuple[str, ...]) -> PreTrainedTokenizerFast:
     byte_characters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE(vocab={character: i for i, character in enumerate(byte_characters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (*_SPECIAL_TOKENS, *more_tokens)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|endoftext|>",

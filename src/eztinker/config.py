@@ -19,6 +19,7 @@ from eztinker.errors import ConfigError
 from eztinker.keys import check_api_key
 
 ENV_PREFIX = "EZTINKER_"
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 _NOT_IN_FILES = {
     "api_key": "a key does not belong in a settings file; set EZTINKER_API_KEY",
 }
@@ -50,6 +51,7 @@ class ServerConfig(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine (default: the physical cores).")
     max_batch_size: int = Field(128, ge=1, description="Sequences the sampler decodes at once.")
     max_train_tokens: int = Field(512, ge=1, description="Tokens in one training micro-batch; more need more memory.")
+    max_runs: int = Field(256, ge=1, description="Training runs loaded at once; one key alone may have half of them.")
     root_path: str = Field("", description="Path under which a reverse proxy publishes the server.")
     allow_remote: bool = Field(
         False, description="Allow an address that other machines reach; EZTINKER_API_KEY must then be set."
@@ -83,6 +85,13 @@ class ServerConfig(BaseSettings):
     @classmethod
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        if value and not _ROOT_PATH.fullmatch(value):
+            raise ConfigError(f"The root path must look like /prefix, got {value!r}")
+        return value.rstrip("/")
 
     @field_validator("api_key")
     @classmethod

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from eztinker.cli.child_server import child_server
 from eztinker.dataset import ArithmeticDataset
 from eztinker.errors import NotFound
+from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.rl import (
     RejectionSFTConfig,
     create_training_run,
@@ -121,8 +123,9 @@ def test_the_same_seed_draws_the_same_completions(finished: tuple[Path, dict[str
     run(replace(CONFIG, output_dir=tmp_path, checkpoint=False))
     again = [entry["completion"] for entry in load_buffer(tmp_path / "buffer.jsonl")]
     first = [entry["completion"] for entry in load_buffer(output_dir / "buffer.jsonl") if entry["round"] == 1]
-    # Requests meet in other batches each time; rounding there may tip a draw that falls on the border of two tokens.
-    assert sum(one != other for one, other in zip(again, first, strict=True)) <= 1
+    if cpu_kernels(torch.float32) is None:
+        pytest.skip("with torch's operators rounding depends on the batch, which may tip a draw between two tokens")
+    assert again == first
     assert not (tmp_path / "state.json").exists()
 
 

@@ -95,6 +95,22 @@ def test_a_doubled_batch_doubles_loss_and_gradient(trainer: tinker.TrainingClien
     assert gradient_norm(trainer, twice) == pytest.approx(2 * gradient_norm(trainer, once), rel=1e-4)
 
 
+def test_sparse_targets_count_as_the_dense_ones_they_stand_for(trainer: tinker.TrainingClient):
+    targets, weights = torch.zeros(7, 16, dtype=torch.int64), torch.zeros(7, 16)
+    targets[:, 0], weights[:, 0] = torch.tensor(TOKENS[1:]), torch.tensor([1.0, -2.0, 0.5, 1.0, 0.0, 3.0, 1.0])
+    targets[3, 5], weights[3, 5] = 42, 0.25
+    sparse = {"target_tokens": targets, "weights": weights}  # which the client sends as CSR of its own accord
+    dense = {name: types.TensorData.from_torch(tensor) for name, tensor in sparse.items()}
+    prompt = types.ModelInput.from_ints(TOKENS[:-1])
+    results = [
+        trainer.forward([types.Datum(model_input=prompt, loss_fn_inputs=inputs)], "cross_entropy").result()  # pyright: ignore
+        for inputs in (sparse, dense)
+    ]
+    logprobs = torch.tensor(results[0].loss_fn_outputs[0]["logprobs"].data).reshape(7, 16)
+    assert results[0].metrics["loss:sum"] == pytest.approx(-(weights * logprobs).sum().item(), rel=1e-5)
+    assert results[0].loss_fn_outputs[0]["logprobs"].data == results[1].loss_fn_outputs[0]["logprobs"].data
+
+
 BAD_DATA = {
     "a token out of range": (datum([10, 11, 9999, 13]), "token 9999 at position 2 is not in the vocabulary"),
     "a length mismatch": (
@@ -172,7 +188,7 @@ def test_a_run_resumed_with_its_optimizer_goes_on_as_if_it_had_not_stopped(
 def test_an_older_snapshot_does_not_see_later_steps(trainer: tinker.TrainingClient):
     sampler = trainer.save_weights_and_get_sampling_client().result()
     before = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
-    for _ in range(3):
+    for _ in range(100):
         step(trainer, learning_rate=1e-1)
     assert sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result() == before
 

@@ -249,7 +249,7 @@ def test_leftovers_of_saves_that_never_finished_are_collected_at_start(tmp_path:
 
 def test_a_silent_session_expires_and_its_unnamed_snapshots_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
-    monkeypatch.setattr("eztinker.service.checkpoints.REMOVAL_DELAY", timedelta(0))
+    monkeypatch.setattr("eztinker.service.checkpoint_collector.REMOVAL_DELAY", timedelta(0))
     with serving_scripted(tmp_path / "data", session_timeout_seconds=0.5) as server, server.client() as http:
         model_id = new_run(http)
         save(http, "/save_weights_for_sampler", model_id, 1, sampling_session_seq_id=0)

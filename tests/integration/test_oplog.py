@@ -280,8 +280,7 @@ def test_unnamed_and_expired_checkpoints_are_not_listed(store: Store):
         checkpoints.add(db, checkpoint("unnamed", None, kind=CheckpointKind.SAMPLER), overwrite=False)
         checkpoints.add(db, checkpoint("expired", "b", expires_at=NOW), overwrite=False)
         checkpoints.add(db, checkpoint("kept", "c"), overwrite=False)
-        checkpoints.remove_expired(db, NOW)
-        return checkpoints.of_owner(db, "local", Page(offset=0, limit=10))
+        return checkpoints.of_owner(db, "local", Page(offset=0, limit=10), NOW)
 
     rows, total = asyncio.run(store.write(fill))
     assert ([row.checkpoint_id for row in rows], total) == (["kept"], 1)

@@ -120,3 +120,14 @@ def test_a_key_does_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch):
 
 def test_every_setting_is_described():
     assert all(field.description for field in ServerConfig.model_fields.values())
+
+
+@pytest.mark.parametrize(("given", "kept"), [("", ""), ("/tinker", "/tinker"), ("/a/b-c/", "/a/b-c")])
+def test_a_root_path_is_kept_without_its_last_slash(given: str, kept: str):
+    assert load_config(root_path=given).root_path == kept
+
+
+@pytest.mark.parametrize("given", ["tinker", "/", "//x", "/a b", "/../x?", "https://x"])
+def test_a_root_path_of_another_form_is_refused(given: str):
+    with pytest.raises(ConfigError, match=r"The root path must look like /prefix, got"):
+        load_config(root_path=given)

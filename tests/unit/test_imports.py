@@ -14,16 +14,17 @@ import eztinker
 
 SOURCE = Path(eztinker.__file__).parent
 WORDS = {"types", "errors", "failpoints"}
-ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "addresses", "client_settings"}
+ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings"}
 MAY_IMPORT = {
     "protocol": WORDS,
-    "base_models": WORDS | {"config"},
+    "base_models": WORDS | {"config", "float_tensors"},
     "model": WORDS,
     "engine": WORDS | {"loss_specs", "model"},
-    "checkpoints": WORDS,
+    "checkpoints": WORDS | {"float_tensors"},
     "worker": WORDS | {"protocol", "checkpoints", "engine", "model"},
     "oplog": WORDS,
-    "service": WORDS | {"config", "keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},
+    "service": WORDS
+    | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},
     "api": WORDS | {"config", "addresses", "protocol", "service"},
     "dataset": {"errors"},
     "rl": {"errors", "client_settings", "dataset"},

@@ -6,18 +6,53 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, Depends, FastAPI
+from starlette.middleware.gzip import GZipMiddleware
 
-from eztinker.api.auth import authenticated_owner
+from eztinker.api.auth import authenticated
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
-from eztinker.api.routes import checkpoints, clients, futures, health, sampling, sessions, training, training_runs
+from eztinker.api.path_guard import PathGuard
+from eztinker.api.published_path import PublishedPath
+from eztinker.api.routes import (
+    adapters,
+    audit,
+    billing,
+    checkpoints,
+    clients,
+    futures,
+    health,
+    keys,
+    sampling,
+    session_search,
+    sessions,
+    tokenizers,
+    training,
+    training_runs,
+)
 from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.service import Catalog, Service
 
 API_PREFIX = "/api/v1"
+MIN_GZIP_BYTES = 1024
+GZIP_LEVEL = 1
+_NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plain")
+"""Results and weights, which hardly shrink; what is left are listings."""
 
-_RESOURCES = (clients, sessions, training, sampling, futures, training_runs, checkpoints)
+_RESOURCES = (
+    clients,
+    keys,
+    sessions,
+    session_search,
+    training,
+    sampling,
+    futures,
+    training_runs,
+    checkpoints,
+    adapters,
+    audit,
+    billing,
+)
 
 
 def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> FastAPI:
@@ -35,13 +70,20 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
             yield
 
     # no generated documentation pages: they would be routes without a key
-    app = FastAPI(title="EZTinker", lifespan=lifespan, root_path=config.root_path, openapi_url=None)
+    app = FastAPI(title="EZTinker", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     install_error_handlers(app)
+    app.add_middleware(
+        GZipMiddleware, minimum_size=MIN_GZIP_BYTES, compresslevel=GZIP_LEVEL, exclude_content_types=_NOT_GZIPPED
+    )
     app.add_middleware(BrowserGuard, host=config.host)
+    app.add_middleware(PathGuard)
+    app.add_middleware(PublishedPath, prefix=config.root_path)
     app.include_router(health.router)
-    app.include_router(checkpoints.open_router, prefix=API_PREFIX)
-    with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated_owner)])
+    for behind_signature in (checkpoints, adapters, session_search):
+        app.include_router(behind_signature.open_router, prefix=API_PREFIX)
+    with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated)])
     for resource in _RESOURCES:
         with_key.include_router(resource.router)
     app.include_router(with_key)
+    app.include_router(tokenizers.router)  # last: its paths begin with the name of a model, which may be anything
     return app

@@ -1,4 +1,4 @@
-"""Who is asking. Every route depends on `authenticated_owner`, except health and the files behind signed links."""
+"""Who is asking. Every route depends on `authenticated`, except health and the files behind signed links."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from eztinker.api.errors import AccessDenied
+from eztinker.api.errors import Refused
+from eztinker.service.access import KeyHolder
 from eztinker.service.service import Service
+from eztinker.service.tokens import TOKEN_PREFIX
 
 KEY_HEADER = "x-api-key"
+_RENEW = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+"""Tells the official SDK to exchange its key once more and to try again."""
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-def authenticated_owner(request: Request) -> str:
-    """The owner of the key that the request carries; one answer for every way in which it may be wrong."""
-    owner = service_of(request).keys.owner_of(request.headers.get(KEY_HEADER, ""))
-    if owner is None:
-        raise AccessDenied(
+ServiceDep = Annotated[Service, Depends(service_of)]
+
+
+async def authenticated(request: Request, service: ServiceDep) -> KeyHolder:
+    """The holder of the key or token that the request carries; one answer for every way in which it may be wrong."""
+    credential = request.headers.get(KEY_HEADER, "")
+    is_token = credential.startswith(TOKEN_PREFIX)
+    holder = service.tokens.holder_of(credential) if is_token else service.keys.holder_of(credential)
+    if holder is None:
+        raise Refused(
             HTTPStatus.UNAUTHORIZED,
             "unauthorized",
             "The X-API-Key header must carry a key of this server; `eztinker env` prints it on the server's machine",
+            headers=_RENEW if is_token else None,
         )
-    return owner
+    return holder
 
 
-Owner = Annotated[str, Depends(authenticated_owner)]
-ServiceDep = Annotated[Service, Depends(service_of)]
+async def owner_of(holder: Annotated[KeyHolder, Depends(authenticated)]) -> str:
+    return holder.owner
+
+
+Holder = Annotated[KeyHolder, Depends(authenticated)]
+Owner = Annotated[str, Depends(owner_of)]

@@ -6,15 +6,24 @@ that ask for what we do not have are listed, so that the refusal can say so.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from eztinker.errors import InvalidInput, Unsupported
-from eztinker.protocol.json_bodies import Body
-from eztinker.types import AdamParams
+from eztinker.protocol.json_bodies import MAX_SHOWN_CHARS, Body
+from eztinker.service.training import SaveRequest
+from eztinker.types import AdamParams, CheckpointKind
+
+Id = Annotated[str, msgspec.Meta(max_length=256)]
+"""Of an object of this server."""
+Name = Annotated[str, msgspec.Meta(max_length=1024)]
+"""Of a base model or a checkpoint, which may be a path."""
+MAX_TAGS = 64
 
 
 class CreateSessionBody(Body):
-    tags: tuple[str, ...] = ()
+    tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_TAGS)] = ()
     user_metadata: dict[str, Any] | None = None
     sdk_version: str = ""
     project_id: str | None = None
@@ -23,7 +32,7 @@ class CreateSessionBody(Body):
 
 
 class HeartbeatBody(Body):
-    session_id: str
+    session_id: Id
     type: str | None = None
 
 
@@ -45,9 +54,9 @@ class LoraConfigBody(Body):
 
 
 class CreateModelBody(Body):
-    session_id: str
+    session_id: Id
     model_seq_id: int
-    base_model: str
+    base_model: Name
     user_metadata: dict[str, Any] | None = None
     lora_config: LoraConfigBody = LoraConfigBody()
     optimizer_config: dict[str, Any] | None = None
@@ -57,7 +66,7 @@ class CreateModelBody(Body):
 class ModelBody(Body):
     """What get_info and unload_model ask with."""
 
-    model_id: str
+    model_id: Id
     type: str | None = None
 
 
@@ -71,7 +80,7 @@ class AdamBody(Body):
 
 
 class OptimStepBody(Body):
-    model_id: str
+    model_id: Id
     seq_id: int
     adam_params: AdamBody | None = None
     optimizer_params: dict[str, Any] | None = None
@@ -86,7 +95,9 @@ class OptimStepBody(Body):
             InvalidInput: there is none.
         """
         if self.optimizer_params is not None:
-            raise Unsupported(f"Optimizer {self.optimizer_params.get('type')!r} is not supported; send adam_params")
+            raise Unsupported(
+                f"Optimizer {optimizer_family(self.optimizer_params)!r} is not supported; send adam_params"
+            )
         if self.adam_params is None:
             raise InvalidInput("adam_params are missing", field="adam_params")
         adam = self.adam_params
@@ -101,45 +112,81 @@ class OptimStepBody(Body):
 
 
 class SaveWeightsBody(Body):
-    model_id: str
+    model_id: Id
     seq_id: int
-    path: str
+    path: Name
     ttl_seconds: int | None = None
     overwrite: bool = False
     user_metadata: dict[str, str] | None = None
     type: str | None = None
 
+    def save(self) -> SaveRequest:
+        return SaveRequest(
+            kind=CheckpointKind.TRAINING,
+            name=self.path,
+            ttl_seconds=self.ttl_seconds,
+            overwrite=self.overwrite,
+            user_metadata=self.user_metadata,
+        )
+
 
 class SaveForSamplerBody(Body):
-    model_id: str
+    model_id: Id
     seq_id: int
-    path: str | None = None
+    path: Name | None = None
     sampling_session_seq_id: int | None = None
     kind: Literal["snapshot", "inflight"] = "snapshot"
     ttl_seconds: int | None = None
     user_metadata: dict[str, str] | None = None
     type: str | None = None
 
+    def save(self) -> SaveRequest:
+        """The snapshot that was asked for.
+
+        Raises:
+            Unsupported: it is one that moves on with the run.
+        """
+        if self.kind == "inflight":
+            raise Unsupported("kind 'inflight' is not supported by this server; use 'snapshot'")
+        return SaveRequest(
+            kind=CheckpointKind.SAMPLER,
+            name=self.path,
+            ttl_seconds=self.ttl_seconds,
+            user_metadata=self.user_metadata,
+        )
+
 
 class SaveExternalBody(Body):
-    model_id: str
+    model_id: Id
     seq_id: int
-    path: str
+    path: Name
     ttl_seconds: int | None = None
-    age_encryption_recipients: list[str] | None = None
+    age_encryption_recipients: tuple[str, ...] | None = None
     type: str | None = None
+
+    def save(self) -> SaveRequest:
+        return SaveRequest(
+            kind=CheckpointKind.EXTERNAL,
+            name=self.path,
+            ttl_seconds=self.ttl_seconds,
+            age_recipients=self.age_encryption_recipients or (),
+        )
+
+
+SaveBody = SaveWeightsBody | SaveForSamplerBody | SaveExternalBody
+"""A checkpoint that is asked for; `save()` says which."""
 
 
 class LoadWeightsBody(Body, kw_only=True):
     """Addressed in one of two ways: into a model (model_id, seq_id), or as a new one (session_id, model_seq_id)."""
 
-    model_id: str | None = None
+    model_id: Id | None = None
     seq_id: int | None = None
-    session_id: str | None = None
+    session_id: Id | None = None
     model_seq_id: int | None = None
-    path: str
+    path: Name
     optimizer: bool
-    base_model: str | None = None
+    base_model: Name | None = None
     user_metadata: dict[str, Any] | None = None
     optimizer_config: dict[str, Any] | None = None
     weights_access_token: str | None = None
@@ -147,15 +194,15 @@ class LoadWeightsBody(Body, kw_only=True):
 
 
 class CreateSamplingSessionBody(Body):
-    session_id: str
+    session_id: Id
     sampling_session_seq_id: int
-    base_model: str | None = None
-    model_path: str | None = None
+    base_model: Name | None = None
+    model_path: Name | None = None
     type: str | None = None
 
 
 class RetrieveFutureBody(Body):
-    request_id: str
+    request_id: Id
     allow_metadata_only: bool = False
     """The client may then be told the size first; it always accepts the result itself."""
 
@@ -165,9 +212,18 @@ class TtlBody(Body):
 
 
 class WeightsInfoBody(Body):
-    tinker_path: str
+    tinker_path: Name
+
+
+class CopyWeightsBody(Body):
+    source_path: Name
+    destination_project_id: Id | None = None
+    session_id: Id | None = None
+    model_seq_id: int | None = None
+    ttl_seconds: int | None = None
+    weights_access_token: str | None = None
 
 
 def optimizer_family(config: dict[str, Any] | None) -> str | None:
     """The family that an optimizer_config names; None for the default."""
-    return None if config is None else str(config.get("type"))
+    return None if config is None else str(config.get("type"))[:MAX_SHOWN_CHARS]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eztinker.addresses import is_loopback
-from eztinker.api.errors import AccessDenied, error_response
+from eztinker.api.errors import Refused, error_response
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
+_HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
 
 
 class BrowserGuard:
@@ -31,22 +32,22 @@ class BrowserGuard:
             return
         await self._app(scope, receive, send)
 
-    def _denial(self, method: str, headers: Headers) -> AccessDenied | None:
+    def _denial(self, method: str, headers: Headers) -> Refused | None:
         host = headers.get("host", "")
-        if self._is_local and not is_loopback(_host_name(host)):
-            return AccessDenied(HTTPStatus.FORBIDDEN, "host_not_allowed", f"This server does not answer as {host!r}")
+        name = _name_in(host)
+        if not name:
+            return Refused(HTTPStatus.BAD_REQUEST, "bad_host", f"The Host header must be HOST:PORT, got {host[:100]!r}")
+        if self._is_local and not is_loopback(name):
+            return Refused(HTTPStatus.FORBIDDEN, "host_not_allowed", f"This server does not answer as {name[:100]!r}")
         origin = headers.get("origin")
-        if origin is not None and method not in _SAFE_METHODS and urlsplit(origin).netloc != host:
-            return AccessDenied(
-                HTTPStatus.FORBIDDEN, "origin_not_allowed", f"Origin {origin!r} may not change anything"
+        if origin is not None and method not in _SAFE_METHODS and origin.partition("://")[2] != host:
+            return Refused(
+                HTTPStatus.FORBIDDEN, "origin_not_allowed", f"Origin {origin[:100]!r} may not change anything"
             )
         return None
 
 
-def _host_name(host: str) -> str:
+def _name_in(host: str) -> str:
     """The name in a Host header, without port and brackets; empty if it is not one."""
-    try:
-        parts = urlsplit(f"//{host}")
-        return parts.hostname or "" if parts.netloc == host else ""
-    except ValueError:
-        return ""
+    match = _HOST.fullmatch(host)
+    return "" if match is None else match["v6"] or match["name"]

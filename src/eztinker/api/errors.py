@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from eztinker.errors import (
     AlreadyExists,
+    CheckpointDamaged,
     ContextExceeded,
     EngineLost,
     EZTinkerError,
@@ -38,6 +42,8 @@ _STATUS: dict[type[EZTinkerError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     # 400, not 409: clients retry every 409 for five minutes, and a taken name stays taken
     AlreadyExists: HTTPStatus.BAD_REQUEST,
+    # not 5xx either: what is damaged stays damaged
+    CheckpointDamaged: HTTPStatus.BAD_REQUEST,
     SessionEnded: HTTPStatus.GONE,
     ResultGone: HTTPStatus.GONE,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
@@ -48,29 +54,37 @@ _STATUS: dict[type[EZTinkerError], HTTPStatus] = {
 }
 """The nearest base class in this table decides."""
 
-_TRANSIENT = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_TRANSIENT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 RETRY_AFTER_SECONDS = 1
+MAX_SHOWN_CHARS = 100
+"""Of a wrong value, in the sentence about it."""
 
 
-class AccessDenied(UserError):
-    """A request that may not even be looked at; it never leaves this package."""
+class Refused(UserError):
+    """A request that is turned away for its form, or for who sent it; it never leaves this package."""
 
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+    def __init__(
+        self, status: HTTPStatus, reason: str, message: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
-        self.denial = code
+        self.reason = reason
+        """Takes the place of `code`."""
+        self.headers = headers or {}
 
 
 def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(EZTinkerError, _answer_known)
     app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_unknown)
 
 
 def error_response(error: EZTinkerError) -> JSONResponse:
     """What the client gets to read for `error`."""
-    if isinstance(error, AccessDenied):
-        return _response(error.status, error.denial, error.message)
+    if isinstance(error, Refused):
+        return _response(error.status, error.reason, error.message, headers=error.headers)
     status = next(_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
     field = error.field if isinstance(error, InvalidInput) else None
     return _response(status, error.code, error.message, field=field)
@@ -84,7 +98,22 @@ async def _answer_known(request: Request, error: Exception) -> JSONResponse:
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     """What the router refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    return _response(HTTPStatus(error.status_code), "http_error", str(error.detail))
+    status = HTTPStatus(error.status_code)
+    return _response(status, status.name.lower(), str(error.detail))
+
+
+async def _answer_bad_parameter(request: Request, error: Exception) -> JSONResponse:
+    """A part of the path or query that is not what the route declares."""
+    assert isinstance(error, RequestValidationError)
+    complaint = error.errors()[0]
+    field = str(complaint["loc"][-1])
+    message = f"{field}: {complaint['msg'].replace('Input', 'it')}, got {str(complaint['input'])[:MAX_SHOWN_CHARS]!r}"
+    return _response(HTTPStatus.UNPROCESSABLE_ENTITY, InvalidInput.code, message, field=field)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """The client left in the middle of its request, which therefore asks for nothing."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 async def _answer_unknown(request: Request, error: Exception) -> JSONResponse:
@@ -92,7 +121,17 @@ async def _answer_unknown(request: Request, error: Exception) -> JSONResponse:
     return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The server failed; its log says why")
 
 
-def _response(status: HTTPStatus, code: str, message: str, *, field: str | None = None) -> JSONResponse:
+def _response(
+    status: HTTPStatus,
+    code: str,
+    message: str,
+    *,
+    field: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
     error = {"code": code, "message": message} | ({"field": field} if field else {})
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in _TRANSIENT else {"x-should-retry": "false"}
-    return JSONResponse({"detail": message, "error": error}, status_code=status, headers=headers)
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in _TRANSIENT else {"x-should-retry": "false"}
+    # the rest of a body over its limit is not read, so no other request can follow on the connection
+    close = {"Connection": "close"} if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
+    all_headers = retry | close | dict(headers or {})
+    return JSONResponse({"detail": message, "error": error}, status_code=status, headers=all_headers)

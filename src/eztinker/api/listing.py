@@ -1,21 +1,21 @@
-"""How runs and checkpoints look in listings, and how lists are paged."""
+"""How runs and checkpoints look in listings, how lists are paged, and how links are written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import orjson
-from fastapi import Query
+from fastapi import Query, Request
 
 from eztinker.service.checkpoints import Checkpoint, tinker_path
-from eztinker.service.training_runs import RunListing
+from eztinker.service.run_listings import RunListing
+from eztinker.service.session_search import as_text
+from eztinker.service.signed_links import Signature
 from eztinker.types import CheckpointKind
 
 Limit = Annotated[int, Query(ge=0, le=10_000)]
 Offset = Annotated[int, Query(ge=0, le=2**62)]
 AccessScope = Literal["owned", "accessible"]
-"""Both mean the same as long as nothing can be shared."""
+"""`accessible` adds what others have published."""
 
 _CHECKPOINT_TYPE = {
     CheckpointKind.TRAINING: "training",
@@ -31,7 +31,7 @@ def checkpoint_as_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "time": checkpoint.created_at.isoformat(),
         "tinker_path": tinker_path(checkpoint),
         "size_bytes": checkpoint.size_bytes,
-        "public": False,
+        "public": checkpoint.is_public,
         "user_metadata": checkpoint.user_metadata,
         "expires_at": None if checkpoint.expires_at is None else checkpoint.expires_at.isoformat(),
     }
@@ -54,10 +54,11 @@ def run_as_json(listing: RunListing) -> dict[str, Any]:
     }
 
 
+def signed_url(request: Request, route: str, signature: Signature, **path: str) -> str:
+    """An absolute link to an open route, with what opens it."""
+    url = request.url_for(route, **path)
+    return str(url.include_query_params(expires=signature.expires, signature=signature.signature))
+
+
 def cursor(offset: int, limit: int, total_count: int) -> dict[str, int]:
     return {"offset": offset, "limit": limit, "total_count": total_count}
-
-
-def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Clients may store any JSON as metadata but read back strings only."""
-    return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in metadata.items()}

@@ -16,6 +16,7 @@ from gguf import GGUFReader, dequantize
 from safetensors import TensorSpec, serialize_file
 
 from eztinker.base_models.gguf_tokenizer import write_tokenizer
+from eztinker.float_tensors import to_bfloat16_bits
 
 _LAYER_WEIGHTS = {
     "attn_norm": "input_layernorm",
@@ -82,12 +83,6 @@ def undo_rotary_interleave(weight: np.ndarray, num_heads: int) -> np.ndarray:
     num_rows, num_columns = weight.shape
     pairs = weight.reshape(num_heads, num_rows // num_heads // 2, 2, num_columns)
     return pairs.swapaxes(1, 2).reshape(num_rows, num_columns)
-
-
-def to_bfloat16_bits(values: np.ndarray) -> np.ndarray:
-    """Finite float32 `values` rounded to bfloat16, ties to even; as uint16, for numpy has no such type."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _write_weights(

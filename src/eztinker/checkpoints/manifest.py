@@ -1,9 +1,15 @@
-"""The manifest of a checkpoint: what it is and the hash of every part. Its presence means the checkpoint is whole."""
+"""The manifest of a checkpoint: what it is and the hash of every part. Its presence means the checkpoint is whole.
+
+The file ends with a hash of the rest of it, so that it vouches for itself as it does for the parts.
+"""
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
+from eztinker.errors import CheckpointDamaged
 from eztinker.types import CheckpointKind, LoraSpec, Record
 
 MANIFEST = "manifest.json"
@@ -34,10 +40,37 @@ class Manifest(Record):
         return sum(part.size_bytes for part in self.parts.values())
 
 
+class _Format(msgspec.Struct):
+    """What can be read of a manifest of any version."""
+
+    format_version: int
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(manifest))
+    """The bytes of the file, the same for the same manifest."""
+    fields = msgspec.to_builtins(manifest)
+    return msgspec.json.format(msgspec.json.encode(fields | {"sha256": sha256(msgspec.json.encode(fields))}))
 
 
 def decode_manifest(raw: bytes) -> Manifest:
-    """Raises msgspec.DecodeError where the bytes are no manifest."""
-    return msgspec.json.decode(raw, type=Manifest)
+    """The manifest in `raw`, if every bit is as it was written.
+
+    Raises:
+        CheckpointDamaged: one is not, or a newer version has written it.
+    """
+    try:
+        version = msgspec.json.decode(raw, type=_Format).format_version
+        if version > FORMAT_VERSION:
+            raise CheckpointDamaged(
+                f"The checkpoint has format {version}, this version reads up to {FORMAT_VERSION}; upgrade"
+            )
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointDamaged(f"{MANIFEST} is damaged: {error}") from error
+    if encode_manifest(manifest) != raw:
+        raise CheckpointDamaged(f"{MANIFEST} of {manifest.tinker_path} is damaged: it differs from what was written")
+    return manifest
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -11,20 +11,26 @@ from eztinker.types import LoraSpec
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
+UNEMBEDDING = "model.unembed_tokens"
+"""The head in the protocol's own words; where it is tied, the weight it shares with the embedding."""
 
 
 def peft_parts(arrays: Arrays, lora: LoraSpec, base_model: str, *, head_is_tied: bool) -> dict[str, bytes]:
     """The two files of the folder.
 
-    Where the head is tied to the embedding, an adapter of the head changes both, and PEFT wants both named: the head
-    as a linear layer, the embedding with its own two factors, which are the head's transposed.
+    Where the head is tied to the embedding, an adapter of the head changes both. PEFT then wants the embedding's two
+    factors, which are the head's transposed, and ties the head itself; programs that merge adapters of this protocol
+    look for the head under the protocol's own name, which PEFT passes over.
     """
-    weights = {f"{_PREFIX}{name}": array for name, array in arrays.items()}
+    weights = {f"{PREFIX}{name}": array for name, array in arrays.items()}
     if lora.train_unembed and head_is_tied:
-        embedding = f"{_PREFIX}model.embed_tokens.lora_embedding"
-        weights[f"{embedding}_A"] = np.ascontiguousarray(arrays["lm_head.lora_B.weight"].T)
-        weights[f"{embedding}_B"] = np.ascontiguousarray(arrays["lm_head.lora_A.weight"].T)
+        head_a, head_b = (weights.pop(f"{PREFIX}{HEAD}.lora_{factor}.weight") for factor in "AB")
+        weights[f"{PREFIX}{UNEMBEDDING}.lora_A.weight"] = head_a
+        weights[f"{PREFIX}{UNEMBEDDING}.lora_B.weight"] = head_b
+        weights[f"{PREFIX}{EMBEDDING}.lora_embedding_A"] = np.ascontiguousarray(head_b.T)
+        weights[f"{PREFIX}{EMBEDDING}.lora_embedding_B"] = np.ascontiguousarray(head_a.T)
     return {WEIGHTS: tensors_part(weights), CONFIG: _config(lora, base_model, head_is_tied)}
 
 
@@ -35,7 +41,7 @@ def _config(lora: LoraSpec, base_model: str, head_is_tied: bool) -> bytes:
     if lora.train_mlp:
         targets += ["gate_proj", "up_proj", "down_proj"]
     if lora.train_unembed:
-        targets += ["lm_head", "embed_tokens"] if head_is_tied else ["lm_head"]
+        targets += ["embed_tokens"] if head_is_tied else ["lm_head"]
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -47,5 +53,6 @@ def _config(lora: LoraSpec, base_model: str, head_is_tied: bool) -> bytes:
         "bias": "none",
         "fan_in_fan_out": False,
         "target_modules": targets,
+        "ensure_weight_tying": lora.train_unembed and head_is_tied,
     }
     return json.dumps(config, indent=2).encode()

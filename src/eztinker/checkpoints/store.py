@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from eztinker.checkpoints.manifest import FORMAT_VERSION, MANIFEST, Manifest, Part, decode_manifest, encode_manifest
+from eztinker.checkpoints.manifest import MANIFEST, Manifest, Part, decode_manifest, encode_manifest, sha256
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
 from eztinker.failpoints import reach
 from eztinker.types import CheckpointKind, LoraSpec
@@ -43,40 +42,38 @@ def write_checkpoint(
 ) -> Manifest:
     """Write `parts` (file name to content) and their manifest to `directory`, which must not exist.
 
-    Everything is written beside it, flushed to the disk and renamed, so a crash at any point leaves either nothing
-    under this name or the whole checkpoint.
-
     Raises:
         FileExistsError: there is something under this name.
         OSError: the disk refused; what was written is removed.
     """
-    if directory.exists():
-        raise FileExistsError(f"{directory} exists already")
-    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    staging = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
     manifest = Manifest(
         tinker_path=tinker_path,
         kind=kind,
         base_model=base_model,
         lora=lora,
         step=step,
-        parts={name: Part(size_bytes=len(content), sha256=_sha256(content)) for name, content in parts.items()},
+        parts={name: Part(size_bytes=len(content), sha256=sha256(content)) for name, content in parts.items()},
     )
-    try:
-        reach("save.mkdir")
-        staging.mkdir(mode=0o700)
+    with _appearing_whole(directory) as staging:
         for name, content in parts.items():
             _write_durably(staging / name, content)
         _write_durably(staging / MANIFEST, encode_manifest(manifest))
-        _sync_directory(staging)
-        reach("save.rename")
-        staging.rename(directory)
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    _sync_directory(directory.parent)
     return manifest
+
+
+def copy_checkpoint(source: Path, directory: Path) -> None:
+    """Make `directory`, which must not exist, a checkpoint with the files of `source`, sharing their storage.
+
+    Either can then be removed without the other, since no file of a checkpoint is ever changed.
+
+    Raises:
+        CheckpointDamaged, CheckpointNotFound: `source` is not a whole checkpoint.
+        OSError: the disk refused; nothing is left behind.
+    """
+    names = [*read_manifest(source).parts, MANIFEST]
+    with _appearing_whole(directory) as staging:
+        for name in names:
+            _share(source / name, staging / name)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -84,21 +81,24 @@ def read_manifest(directory: Path) -> Manifest:
 
     Raises:
         CheckpointNotFound: there is none, so whatever lies there is not a whole checkpoint.
-        CheckpointDamaged: it cannot be read, or was written by a newer version.
+        CheckpointDamaged: it differs from what was written, or was written by a newer version.
     """
     try:
-        raw = (directory / MANIFEST).read_bytes()
+        return decode_manifest((directory / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise CheckpointNotFound("The checkpoint's files are gone from the server's data directory") from error
-    try:
-        manifest = decode_manifest(raw)
-    except msgspec.DecodeError as error:
-        raise CheckpointDamaged(f"The checkpoint's {MANIFEST} is damaged: {error}") from error
-    if manifest.format_version > FORMAT_VERSION:
-        raise CheckpointDamaged(
-            f"The checkpoint has format {manifest.format_version}, this version reads up to {FORMAT_VERSION}; upgrade"
-        )
-    return manifest
+
+
+def verify_checkpoint(directory: Path) -> None:
+    """Read every byte of the checkpoint in `directory` and compare its hashes.
+
+    Raises:
+        CheckpointNotFound: it has no manifest.
+        CheckpointDamaged: a byte of it is not as written; the file is named.
+    """
+    manifest = read_manifest(directory)
+    for part in manifest.parts:
+        _read_part(directory, manifest, part)
 
 
 def read_tensors(directory: Path, manifest: Manifest, part: str) -> dict[str, np.ndarray]:
@@ -107,23 +107,56 @@ def read_tensors(directory: Path, manifest: Manifest, part: str) -> dict[str, np
     Raises:
         CheckpointDamaged: a byte is not as written; the file is named.
     """
-    path, expected = directory / part, manifest.parts[part]
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointDamaged(f"{part} of {manifest.tinker_path} is gone; load another checkpoint") from error
-    if len(content) != expected.size_bytes or _sha256(content) != expected.sha256:
-        raise CheckpointDamaged(
-            f"{part} of {manifest.tinker_path} is damaged: its hash is not the manifest's; load another checkpoint"
-        )
+    content = _read_part(directory, manifest, part)
     try:
         return load(content)
     except SafetensorError as error:
         raise CheckpointDamaged(f"{part} of {manifest.tinker_path} cannot be read: {error}") from error
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _read_part(directory: Path, manifest: Manifest, part: str) -> bytes:
+    try:
+        content = (directory / part).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointDamaged(f"{part} of {manifest.tinker_path} is gone") from error
+    expected = manifest.parts[part]
+    if len(content) != expected.size_bytes or sha256(content) != expected.sha256:
+        raise CheckpointDamaged(f"{part} of {manifest.tinker_path} is damaged: its hash is not the manifest's")
+    return content
+
+
+def _share(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError as error:
+        raise CheckpointDamaged(f"{source.name} of the checkpoint is gone") from error
+    except OSError:  # a file system without hard links
+        _write_durably(target, source.read_bytes())
+
+
+@contextlib.contextmanager
+def _appearing_whole(directory: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `directory` at the end of the block, and is removed if the block fails.
+
+    What the block wrote is flushed before it is renamed, so a crash at any point leaves either nothing under this name
+    or all of it.
+    """
+    if directory.exists():
+        raise FileExistsError(f"{directory} exists already")
+    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    staging = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        reach("save.mkdir")
+        staging.mkdir(mode=0o700)
+        yield staging
+        _sync_directory(staging)
+        reach("save.rename")
+        staging.rename(directory)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    _sync_directory(directory.parent)
 
 
 def _write_durably(path: Path, content: bytes) -> None:

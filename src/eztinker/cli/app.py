@@ -16,14 +16,18 @@ from eztinker.cli import (
     demo,
     doctor,
     env,
+    export,
     fetch,
     health,
+    import_adapter,
+    keys,
     models,
     runs,
     sample,
     save,
     server,
     settings,
+    shadow_hub,
     status,
     version,
 )
@@ -42,8 +46,10 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("server")(server.server)
 app.command("env")(env.env)
+app.add_typer(keys.keys, name="keys")
 app.command("settings")(settings.settings)
 app.command("fetch")(fetch.fetch)
+app.command("shadow-hub")(shadow_hub.shadow_hub)
 app.command("status")(status.status)
 app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
@@ -56,6 +62,8 @@ app.command("sample")(sample.sample)
 app.command("save")(save.save)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("delete")(delete.delete)
+app.command("export")(export.export)
+app.command("import")(import_adapter.import_adapter)
 app.command("version")(version.version)
 
 

@@ -66,11 +66,21 @@ class RestClient:
 
     def tokenizer_directory(self, model_id: str) -> str:
         """Where the tokenizer of a Tinker model lies; the sampling clients of the SDK only ask the hub."""
-        return self._call("POST", "get_info", body={"model_id": model_id})["model_data"]["tokenizer_id"]
+        return self._call("POST", "get_info", json={"model_id": model_id})["model_data"]["tokenizer_id"]
 
     def delete_checkpoint(self, run_id: str, checkpoint_id: str) -> None:
         """Delete one checkpoint; `checkpoint_id` is `<kind>/<name>`, as listings give it."""
         self._call("DELETE", f"{_path_of(run_id)}/checkpoints/{quote(checkpoint_id)}")
+
+    def archive(self, path: str) -> bytes:
+        """The adapter of a checkpoint as a PEFT folder in a tar file."""
+        run_id, checkpoint_id = split_path(path)
+        return self._send("GET", f"{_path_of(run_id)}/checkpoints/{quote(checkpoint_id)}/archive").content
+
+    def import_adapter(self, archive: bytes, *, base_model: str, name: str) -> str:
+        """Make a checkpoint of such an archive; returns its tinker:// path."""
+        params = {"base_model": base_model, "name": name}
+        return self._send("POST", "import_adapter", params=params, content=archive).json()["tinker_path"]
 
     def _pages(self, what: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -80,18 +90,20 @@ class RestClient:
             if len(page) < _PAGE_SIZE:
                 return found
 
-    def _call(
-        self, method: str, path: str, *, params: dict[str, int] | None = None, body: dict[str, str] | None = None
-    ) -> dict[str, Any]:
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        response = self._send(method, path, **request)
+        return response.json() if response.content else {}
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         import httpx
 
         try:
-            response = self._http.request(method, f"/api/v1/{path}", params=params, json=body)
+            response = self._http.request(method, f"/api/v1/{path}", follow_redirects=True, **request)
         except httpx.HTTPError as error:
             raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
         if response.is_error:
             raise _refusal(response)
-        return response.json() if response.content else {}
+        return response
 
 
 @contextmanager

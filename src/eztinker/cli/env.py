@@ -12,12 +12,19 @@ def env(as_json: JsonFlag = False) -> None:
 
     Example: eval "$(eztinker env)"
     """
+    found = variables()
+    if not found:
+        raise ServerUnreachable("No key is known yet: the first start makes one; run: eztinker server")
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+def variables() -> dict[str, str]:
+    """What the official SDK reads from its environment to reach the server; empty as long as no key is known."""
     settings = client_settings()
     if not settings.api_key:
-        raise ServerUnreachable("No key is known yet: the first start makes one; run: eztinker server")
-    variables = {"TINKER_BASE_URL": settings.base_url, "TINKER_API_KEY": settings.api_key}
-    if as_json:
-        print_json(variables)
-        return
-    for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}")
+        return {}
+    return {"TINKER_BASE_URL": settings.base_url, "TINKER_API_KEY": settings.api_key}

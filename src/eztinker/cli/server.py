@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from eztinker.config import ServerConfig
 
-_KEEP_ALIVE_SECONDS = 120
-"""Longer than any pause of a client between requests, so that it never writes into a connection being closed."""
-_DRAIN_SECONDS = 10
-
 
 def server(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -61,6 +57,7 @@ def server(
     max_train_tokens: Annotated[
         int | None, typer.Option(help="Tokens in one training micro-batch.", show_default="512")
     ] = None,
+    max_runs: Annotated[int | None, typer.Option(help="Training runs loaded at once.", show_default="256")] = None,
     root_path: Annotated[
         str | None, typer.Option(help="Path under which a reverse proxy publishes the server.")
     ] = None,
@@ -68,7 +65,14 @@ def server(
         bool | None, typer.Option("--allow-remote", help="Allow an address that other machines reach.")
     ] = None,
     session_timeout_seconds: Annotated[
-        float | None, typer.Option(help="A client silent for this long loses its session.", show_default="900")
+        float | None,
+        typer.Option(
+            "--session-timeout",
+            "--session-timeout-seconds",
+            help="A client silent for this long loses its session.",
+            metavar="SECONDS",
+            show_default="900",
+        ),
     ] = None,
     snapshot_operations: Annotated[
         int | None, typer.Option(help="Operations between two snapshots of a training run.", show_default="100")
@@ -102,6 +106,7 @@ def server(
         threads=threads,
         max_batch_size=max_batch_size,
         max_train_tokens=max_train_tokens,
+        max_runs=max_runs,
         root_path=root_path,
         allow_remote=allow_remote,
         session_timeout_seconds=session_timeout_seconds,
@@ -126,24 +131,13 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
     note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))
     with announced(config.data_dir, note):
         Console(soft_wrap=True).print(_panel(note.url, config, catalog.names, stored))
-        _run(create_app(config, catalog), listener, config)
+        _run(create_app(config, catalog), listener)
 
 
-def _run(app: FastAPI, listener: socket.socket, config: ServerConfig) -> None:
-    from uvicorn import Config
+def _run(app: FastAPI, listener: socket.socket) -> None:
+    from eztinker.api.http_server import http_server
 
-    from eztinker.cli.draining_server import DrainingServer
-
-    running = DrainingServer(
-        Config(
-            app,
-            root_path=config.root_path,
-            log_level="warning",
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-            server_header=False,
-        )
-    )
+    running = http_server(app)
     running.run(sockets=[listener])
     if not running.started:
         raise ServerError("The server did not start; the lines above say why")

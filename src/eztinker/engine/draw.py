@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from eztinker.model.cpu_kernels import CpuKernels
+from eztinker.model.device import own_kernels
 from eztinker.types import SamplingParams
+
+Choose = Callable[[Tensor, Sequence[SamplingParams], Sequence[float], int], tuple[Tensor, Tensor]]
+"""Draws from (B, V) logits by parameters and uniforms of each row, among so many tokens; gives tokens and logprobs."""
 
 
 def draw(
@@ -26,16 +31,32 @@ def draw(
         top-k and top-p; untempered where the temperature is 0.
     """
     tokens, logprobs = [0] * len(params), [0.0] * len(params)
-    for choose, rows in (
-        (_greedy, [row for row, each in enumerate(params) if each.temperature == 0]),
-        (_warm, [row for row, each in enumerate(params) if each.temperature > 0]),
-    ):
+    for choose, rows in _by_kind(params, own_kernels(logits_BV)):
         if rows:
             logits = logits_BV if len(rows) == len(params) else logits_BV[rows]
             chosen = choose(logits, [params[row] for row in rows], [uniforms[row] for row in rows], num_tokens)
             for row, token, logprob in zip(rows, *(column.tolist() for column in chosen), strict=True):
                 tokens[row], logprobs[row] = token, logprob
     return tokens, logprobs
+
+
+def _by_kind(params: Sequence[SamplingParams], kernels: CpuKernels | None) -> list[tuple[Choose, list[int]]]:
+    """The rows that are drawn in the same way, and how."""
+    greedy = [row for row, each in enumerate(params) if each.temperature == 0]
+    truncated = [row for row, each in enumerate(params) if each.temperature > 0 and (each.top_k > 0 or each.top_p < 1)]
+    plain = [row for row, each in enumerate(params) if each.temperature > 0 and not (each.top_k > 0 or each.top_p < 1)]
+    if kernels is None:
+        return [(_greedy, greedy), (_warm, sorted(plain + truncated))]
+    return [(_in_one_go(kernels), sorted(greedy + plain)), (_warm, truncated)]
+
+
+def _in_one_go(kernels: CpuKernels) -> Choose:
+    def choose(
+        logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        return kernels.draw(logits_BV, [each.temperature for each in params], uniforms, num_tokens)
+
+    return choose
 
 
 def _greedy(

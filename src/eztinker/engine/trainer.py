@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eztinker.engine.adamw import AdamW
+from eztinker.engine.loss_metrics import policy_metrics
 from eztinker.engine.losses import LOSSES
 from eztinker.errors import NonFiniteUpdate
 from eztinker.loss_specs import LOSS_SPECS
@@ -78,6 +79,11 @@ class Pass:
     loss: float = 0.0
     logprobs: list[np.ndarray] = field(default_factory=list)
 
+    @property
+    def complete_config(self) -> dict[str, float]:
+        """The config with the loss's defaults where nothing was given."""
+        return {**LOSS_SPECS[self.loss_fn].defaults, **self.loss_fn_config}
+
     def carry_out(self, max_tokens: int) -> Iterator[None]:
         """Do the work, pausing after each micro-batch of at most `max_tokens` packed tokens.
 
@@ -94,7 +100,10 @@ class Pass:
             self.run.pass_grads.zero_()
 
     def result(self) -> ForwardBackwardResult:
-        metrics = {"loss:sum": self.loss, **_sampler_gap(self.data, self.logprobs)}
+        metrics = {
+            "loss:sum": self.loss,
+            **policy_metrics(self.loss_fn, self.complete_config, self.data, self.logprobs),
+        }
         outputs = [{"logprobs": logprobs} for logprobs in self.logprobs]
         return ForwardBackwardResult(loss_fn_outputs=outputs, metrics=metrics)
 
@@ -123,7 +132,7 @@ class Pass:
     def _loss(self, data: Sequence[Datum], hidden_TH: Tensor) -> Tensor:
         """Summed loss of one micro-batch; the logprobs of its data are kept."""
         decoder, loss = self.run.decoder, LOSSES[self.loss_fn]
-        config = {**LOSS_SPECS[self.loss_fn].defaults, **self.loss_fn_config}
+        config = self.complete_config
         deltas = [delta for delta in [self.run.adapter.delta(HEAD, None)] if delta is not None]
         total = hidden_TH.new_zeros((), dtype=torch.float32)
         start = 0
@@ -179,16 +188,3 @@ def _targets(data: Sequence[Datum]) -> Tensor:
 def _loss_inputs(datum: Datum, device: torch.device) -> dict[str, Tensor]:
     # A copy: arrays that came in a frame are read-only, which torch does not know.
     return {name: torch.tensor(array, device=device) for name, array in datum.loss_fn_inputs.items()}
-
-
-def _sampler_gap(data: Sequence[Datum], logprobs: Sequence[np.ndarray]) -> dict[str, float]:
-    """How far trainer and sampler disagree on tokens that carry an advantage; nothing for losses without them."""
-    gaps = [
-        np.abs(ours - datum.loss_fn_inputs["logprobs"])[datum.loss_fn_inputs["advantages"] != 0]
-        for datum, ours in zip(data, logprobs, strict=True)
-        if "logprobs" in datum.loss_fn_inputs and "advantages" in datum.loss_fn_inputs
-    ]
-    flat = np.concatenate(gaps) if gaps else np.zeros(0)
-    if flat.size == 0:
-        return {}
-    return {"sampler_trainer_gap:max": float(flat.max()), "sampler_trainer_gap:mean": float(flat.mean())}

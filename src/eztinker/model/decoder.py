@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from eztinker.model.attention import Attention
 from eztinker.model.config import DecoderConfig, read_config
-from eztinker.model.device import prefers_plain_attention
+from eztinker.model.device import own_attention_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVCache
 from eztinker.model.linear import FrozenLinear, LowRankDelta
 from eztinker.model.lora import HEAD, LowRankAdapter
@@ -70,7 +70,9 @@ class Decoder:
 
     @property
     def _key_dtype(self) -> torch.dtype:
-        """float32 where attention computes its scores in it anyway: keys are then converted once, not at every step."""
+        """float32 where torch's operators compute scores in it anyway: keys are then converted once, not every step."""
+        if own_attention_kernels(self._embedding, self.config.head_dim) is not None:
+            return self.dtype
         return torch.float32 if prefers_plain_attention(self.device, num_keys=1) else self.dtype
 
     def new_cache(self) -> KVCache:

@@ -101,6 +101,10 @@ class KVCache:
         """Count the tokens appended to the first rows, once all layers have written theirs."""
         self.lengths[:num_rows] += 1
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all rows and the whole capacity, (R, K, S, D), not copied."""
+        return self._keys_NBKSD[layer], self._values_NBKSD[layer]
+
     def view(self, layer: int, num_rows: int, num_keys: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first rows and positions, (B, K, S, D), not copied."""
         return (

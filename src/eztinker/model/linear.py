@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from eztinker.model.device import fastest_matmul
+from eztinker.model.cpu_kernels import CpuKernels
+from eztinker.model.device import fastest_matmul, own_kernels
 
 
 class FrozenLinear:
@@ -35,6 +37,23 @@ class FrozenLinear:
         return y_MO
 
 
+class PackedFactors:
+    """One A and one B of a fused weight as our own kernels read them, in the base model's dtype."""
+
+    def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
+        odd = a_RI.shape[0] % kernels.inputs_step  # a row of zeros changes nothing
+        self._kernels = kernels
+        self._num_hidden = a_RI.shape[0] + odd
+        self._a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).to(dtype))
+        self._b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).to(dtype))
+
+    def add_to(self, y_MO: Tensor, x_MI: Tensor, scale: float) -> Tensor:
+        """Add scale * x A^T B^T into `y_MO`, in place; gives x A^T."""
+        hidden_MR = self._kernels.linear(x_MI, self._a, None, self._num_hidden)
+        self._kernels.add_linear(y_MO, hidden_MR, self._b, scale)
+        return hidden_MR
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRankDelta:
     """What one adapter adds to one fused weight, on some rows: scale * x A^T B^T, projection by projection."""
@@ -48,10 +67,20 @@ class LowRankDelta:
     """Rows of the batch that belong to the adapter; None means all."""
     in_float32: bool = False
     """Compute in float32, not in the input's dtype: cheaper for few rows, as bfloat16 kernels take long to start."""
+    packed: PackedFactors | None = None
+    """The same factors as our own kernels read them; without it they are laid out anew at every use."""
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor) -> Tensor:
         """Add the delta into `y_MO`, in place; gives x A^T of its rows, which the backward pass needs."""
         x = x_MI if self.rows is None else x_MI[self.rows]
+        kernels = own_kernels(y_MO)
+        if kernels is not None:
+            packed = self.packed or PackedFactors(kernels, self.a, torch.block_diag(*self.bs), y_MO.dtype)
+            y = y_MO if self.rows is None else y_MO[self.rows]
+            hidden = packed.add_to(y, x, self.scale)
+            if isinstance(self.rows, Tensor):
+                y_MO[self.rows] = y
+            return hidden
         dtype = torch.float32 if self.in_float32 else x.dtype
         hidden = x.to(dtype) @ self.a.to(dtype).T
         if isinstance(self.rows, Tensor):

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from eztinker.errors import InvalidInput
 from eztinker.model.config import DecoderConfig
-from eztinker.model.linear import LowRankDelta
+from eztinker.model.device import kernels_for
+from eztinker.model.linear import LowRankDelta, PackedFactors
 from eztinker.types import LoraSpec
 
 HEAD = "lm_head"
@@ -66,15 +67,25 @@ class Factors:
 class LowRankAdapter:
     """Factors for some of the decoder's fused weights: all that applying an adapter takes."""
 
-    def __init__(self, factors: Mapping[str, Factors], scale: float, *, in_float32: bool = False) -> None:
+    def __init__(
+        self,
+        factors: Mapping[str, Factors],
+        scale: float,
+        *,
+        in_float32: bool = False,
+        packed: Mapping[str, PackedFactors] | None = None,
+    ) -> None:
         self.factors = factors
         self.scale = scale
         self._in_float32 = in_float32
+        self._packed = packed or {}
 
     def delta(self, key: str, rows: slice | Tensor | None) -> LowRankDelta | None:
         """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
         factors = self.factors.get(key)
-        return LowRankDelta(factors.a, factors.bs, self.scale, rows, self._in_float32) if factors else None
+        if factors is None:
+            return None
+        return LowRankDelta(factors.a, factors.bs, self.scale, rows, self._in_float32, self._packed.get(key))
 
 
 class Adapter(LowRankAdapter):
@@ -98,14 +109,16 @@ class Adapter(LowRankAdapter):
             factors.a.uniform_(-bound, bound, generator=generator)
         return cls(config, lora, flat.to(device))
 
-    def for_sampling(self) -> LowRankAdapter:
-        """A copy that never changes, with one B per fused weight and the scale in it: the fewest, smallest products."""
+    def for_sampling(self, dtype: torch.dtype) -> LowRankAdapter:
+        """A copy that never changes, for a base model of `dtype`, with one B per fused weight: the fewest products."""
         with torch.no_grad():
             fused = {
-                key: Factors(factors.a.clone(), (torch.block_diag(*factors.bs) * self.scale,))
+                key: Factors(factors.a.clone(), (torch.block_diag(*factors.bs),))
                 for key, factors in self.factors.items()
             }
-        return LowRankAdapter(fused, 1.0, in_float32=True)
+        kernels = kernels_for(dtype, self.flat.device)
+        packed = {key: PackedFactors(kernels, each.a, each.bs[0], dtype) for key, each in fused.items() if kernels}
+        return LowRankAdapter(fused, self.scale, in_float32=True, packed=packed)
 
     def require_grad(self, grads: Tensor) -> None:
         """Make backward passes add this adapter's gradient into `grads`, a flat buffer like `flat`."""

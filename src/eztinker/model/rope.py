@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eztinker.errors import Unsupported
+from eztinker.model.device import own_attention_kernels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,9 @@ def cos_sin(rope: RopeConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Turn channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
+    kernels = own_attention_kernels(x_THD, x_THD.shape[-1])
+    if kernels is not None and not x_THD.requires_grad:
+        return kernels.rotate(x_THD, cos_TD, sin_TD)
     partner_THD = x_THD.roll(x_THD.shape[-1] // 2, dims=-1)
     return torch.addcmul(x_THD * cos_TD[:, None, :], partner_THD, sin_TD[:, None, :])
 

@@ -1,11 +1,14 @@
-"""Queries on checkpoints. Removed ones stay until their directory is gone, and no query but `removed` sees them."""
+"""Queries on checkpoints. Removed ones stay until their directory is gone, and no query but `removed` sees them.
+
+One that has expired is removed at the next sweep; until then only `of_owner`, which counts, passes over it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
@@ -24,8 +27,9 @@ def add(db: Connection, checkpoint: Checkpoint, *, overwrite: bool) -> None:
     Raises:
         AlreadyExists: the name is taken.
     """
-    if overwrite:
-        _remove(db, _named(checkpoint.model_id, checkpoint.kind, checkpoint.name), checkpoint.created_at)
+    now = checkpoint.created_at
+    same_name = _named(checkpoint.model_id, checkpoint.kind, checkpoint.name)
+    _remove(db, same_name if overwrite else and_(same_name, checkpoints.c.expires_at <= now), now)
     try:
         queries.add(db, checkpoints, checkpoint)
     except IntegrityError as error:
@@ -43,12 +47,12 @@ def get(db: Connection, checkpoint_id: str) -> Checkpoint | None:
 
 
 def by_name(db: Connection, model_id: str, kind: CheckpointKind, name: str) -> Checkpoint | None:
-    return queries.one(db, select(checkpoints).where(*_named(model_id, kind, name)), Checkpoint)
+    return queries.one(db, select(checkpoints).where(_named(model_id, kind, name)), Checkpoint)
 
 
-def of_owner(db: Connection, owner: str, page: Page) -> tuple[list[Checkpoint], int]:
+def of_owner(db: Connection, owner: str, page: Page, now: datetime) -> tuple[list[Checkpoint], int]:
     """The owner's named checkpoints, newest first, and how many there are."""
-    query = _listed().where(checkpoints.c.owner == owner)
+    query = _listed().where(checkpoints.c.owner == owner, _lasting(now))
     newest = query.order_by(*_newest_first)
     return queries.many(db, newest.offset(page.offset).limit(page.limit), Checkpoint), queries.count(db, query)
 
@@ -63,18 +67,23 @@ def set_expiry(db: Connection, checkpoint_id: str, expires_at: datetime | None) 
     db.execute(update(checkpoints).where(checkpoints.c.checkpoint_id == checkpoint_id).values(expires_at=expires_at))
 
 
+def set_public(db: Connection, checkpoint_id: str, is_public: bool) -> None:
+    db.execute(update(checkpoints).where(checkpoints.c.checkpoint_id == checkpoint_id).values(is_public=is_public))
+
+
 def remove(db: Connection, checkpoint_id: str, now: datetime) -> None:
-    _remove(db, (checkpoints.c.checkpoint_id == checkpoint_id, _live), now)
+    _remove(db, and_(checkpoints.c.checkpoint_id == checkpoint_id, _live), now)
 
 
-def remove_expired(db: Connection, now: datetime) -> None:
-    _remove(db, (checkpoints.c.expires_at <= now, _live), now)
+def expired(db: Connection, now: datetime) -> list[Checkpoint]:
+    """Those whose time has come and that have not been removed."""
+    return queries.many(db, select(checkpoints).where(checkpoints.c.expires_at <= now, _live), Checkpoint)
 
 
 def remove_unnamed(db: Connection, session_id: str, now: datetime) -> None:
     """The snapshots behind the sampling clients of a session that has ended."""
     of_session = select(models.c.model_id).where(models.c.session_id == session_id)
-    _remove(db, (checkpoints.c.model_id.in_(of_session), checkpoints.c.name.is_(None), _live), now)
+    _remove(db, and_(checkpoints.c.model_id.in_(of_session), checkpoints.c.name.is_(None), _live), now)
 
 
 def removed(db: Connection, before: datetime) -> list[str]:
@@ -92,13 +101,17 @@ def known_ids(db: Connection) -> set[str]:
     return set(db.execute(select(checkpoints.c.checkpoint_id)).scalars())
 
 
-def _named(model_id: str, kind: CheckpointKind, name: str | None) -> tuple:
-    return (checkpoints.c.model_id == model_id, checkpoints.c.kind == kind, checkpoints.c.name == name, _live)
+def _lasting(now: datetime) -> ColumnElement[bool]:
+    return or_(checkpoints.c.expires_at.is_(None), checkpoints.c.expires_at > now)
+
+
+def _named(model_id: str, kind: CheckpointKind, name: str | None) -> ColumnElement[bool]:
+    return and_(checkpoints.c.model_id == model_id, checkpoints.c.kind == kind, checkpoints.c.name == name, _live)
 
 
 def _listed() -> Select:
     return select(checkpoints).where(_live, checkpoints.c.name.is_not(None))
 
 
-def _remove(db: Connection, conditions: tuple, now: datetime) -> None:
-    db.execute(update(checkpoints).where(*conditions).values(removed_at=now))
+def _remove(db: Connection, which: ColumnElement[bool], now: datetime) -> None:
+    db.execute(update(checkpoints).where(which).values(removed_at=now))

@@ -9,6 +9,9 @@ from typing import Any
 from eztinker.errors import Category, EZTinkerError
 from eztinker.types import CheckpointKind, Record
 
+DEFAULT_PROJECT = "default"
+"""Where the sessions are that name no project."""
+
 
 class SessionStatus(StrEnum):
     ACTIVE = "active"
@@ -43,6 +46,8 @@ class ModelStatus(StrEnum):
     LOST = "lost"
     """The engine that held it died, and its state could not be brought back."""
     UNLOADED = "unloaded"
+    ARCHIVE = "archive"
+    """Made to hold a copy of a checkpoint; never in an engine."""
 
 
 class Model(Record, kw_only=True):
@@ -74,10 +79,15 @@ class Checkpoint(Record, kw_only=True):
     size_bytes: int
     step: int
     user_metadata: dict[str, str] | None
+    is_public: bool = False
+    """Whether every key of the server may read it; only its owner may change it."""
     created_at: datetime
     expires_at: datetime | None
     removed_at: datetime | None = None
     """Set when it was deleted, replaced or expired; its directory goes a little later."""
+
+    def has_expired(self, now: datetime) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
 
 class SamplingSession(Record):
@@ -151,3 +161,42 @@ class Snapshot(Record, kw_only=True):
     """The last operation in it."""
     size_bytes: int
     created_at: datetime
+
+
+class AuditEntry(Record):
+    """Something that was done to an object of `owner`, by whom the details say."""
+
+    owner: str
+    event: str
+    """`<resource>_<action>`."""
+    details: dict[str, Any]
+    created_at: datetime
+
+
+class UsageKind(StrEnum):
+    """What was used: tokens, except for checkpoints."""
+
+    TRAINING = "training"
+    """Read by forward and backward passes."""
+    PREFILL = "prefill"
+    """Prompt tokens that were computed."""
+    CACHED_PREFILL = "cached_prefill"
+    """Prompt tokens that were found in the prefix cache."""
+    SAMPLING = "sampling"
+    """Tokens drawn."""
+    CHECKPOINT = "checkpoint"
+    """Checkpoints written."""
+
+
+class Usage(Record):
+    """How much one run used of one thing within one hour."""
+
+    owner: str
+    hour: datetime
+    """Its beginning."""
+    session_id: str
+    model_id: str | None
+    """The training run whose weights did the work; None for a base model alone."""
+    base_model: str
+    kind: UsageKind
+    amount: int

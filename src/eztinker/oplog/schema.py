@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 SCHEMA_VERSION = 2
@@ -95,6 +96,7 @@ checkpoints = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("step", Integer, nullable=False),
     Column("user_metadata", JSON),
+    Column("is_public", Boolean, nullable=False, server_default=false()),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime),
     Column("removed_at", UtcDateTime),
@@ -171,4 +173,29 @@ epochs = Table(
     metadata,
     Column("epoch", Integer, primary_key=True),
     Column("started_at", UtcDateTime, nullable=False),
+)
+
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("entry_id", Integer, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("event", String, nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("audit_entries_by_owner", "owner", "created_at"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("usage_id", Integer, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("hour", UtcDateTime, nullable=False),
+    Column("session_id", String, nullable=False),
+    Column("model_id", String),
+    Column("base_model", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Index("usage_by_owner", "owner", "hour"),
 )

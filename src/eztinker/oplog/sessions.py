@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from eztinker.oplog import queries
-from eztinker.oplog.rows import SamplingSession, Session, SessionStatus
+from eztinker.oplog.rows import DEFAULT_PROJECT, SamplingSession, Session, SessionStatus
 from eztinker.oplog.schema import sampling_sessions, sessions
 from eztinker.types import Page
+
+newest_first = (sessions.c.created_at.desc(), sessions.c.session_id.desc())
+project = func.coalesce(sessions.c.project_id, DEFAULT_PROJECT)
 
 
 def add_session(db: Connection, session: Session) -> Session:
@@ -34,7 +37,7 @@ def active_sessions(db: Connection) -> list[Session]:
 
 def sessions_of(db: Connection, owner: str, page: Page) -> list[Session]:
     """The owner's sessions, newest first."""
-    query = select(sessions).where(sessions.c.owner == owner).order_by(sessions.c.created_at.desc())
+    query = select(sessions).where(sessions.c.owner == owner).order_by(*newest_first)
     return queries.many(db, query.offset(page.offset).limit(page.limit), Session)
 
 

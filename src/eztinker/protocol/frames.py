@@ -105,6 +105,8 @@ class SaveCheckpoint(Command):
     """Recorded in the manifest, so that a folder tells what it is."""
     with_gradient: bool = False
     """Also keep the gradient accumulated so far: with adapter and optimizer it is all there is to the model."""
+    age_recipients: tuple[str, ...] = ()
+    """Public keys for which the files of an export are encrypted; none leaves them plain."""
 
 
 class UnloadModel(Command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar, dataclass_transform
 
 import msgspec
@@ -12,6 +13,7 @@ from eztinker.errors import InvalidInput, MalformedBody
 BodyT = TypeVar("BodyT", bound="Body")
 
 MAX_SHOWN_FIELDS = 5
+MAX_SHOWN_CHARS = 100
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -23,15 +25,23 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`; numbers beyond JSON, such as NaN, are refused by the parser.
 
     Raises:
-        MalformedBody: not JSON, or not an object.
+        MalformedBody: not JSON, not an object, or with a name that stands twice in one object.
     """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise MalformedBody(f"The request body must be JSON: {error}") from error
+    json.loads(body, object_pairs_hook=_refuse_repeats)  # the fast parser takes the last of repeated names
     if not isinstance(value, dict):
         raise MalformedBody(f"The request body must be a JSON object, got {type(value).__name__}")
     return value
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise MalformedBody(f"The request body names {repeated[:MAX_SHOWN_CHARS]!r} more than once in one object")
 
 
 def convert_object(value: dict[str, Any], body_type: type[BodyT]) -> BodyT:
@@ -44,7 +54,7 @@ def convert_object(value: dict[str, Any], body_type: type[BodyT]) -> BodyT:
         InvalidInput: a field is unknown, missing or of the wrong type.
     """
     known = {field.encode_name for field in msgspec.structs.fields(body_type)}
-    unknown = [name for name, content in value.items() if name not in known and content]
+    unknown = [name[:MAX_SHOWN_CHARS] for name, content in value.items() if name not in known and content]
     if unknown:
         raise InvalidInput(f"Unknown fields in the request: {', '.join(sorted(unknown)[:MAX_SHOWN_FIELDS])}")
     try:

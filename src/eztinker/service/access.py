@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+from datetime import datetime
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from eztinker.config import ServerConfig
 from eztinker.errors import NotFound
-from eztinker.keys import ensure_api_key
+from eztinker.issued_keys import ValidKeys, id_in, revoke_key
+from eztinker.keys import ensure_api_key, hash_key
+from eztinker.types import Record
 
 LOCAL_OWNER = "local"
-"""Whoever holds the server's one key."""
+"""Whoever holds the server's own key."""
+SERVER_KEY_ID = 0
+MAX_SHOWN_CHARS = 300
+"""Of an id that nobody has, in the sentence about it."""
 
 
 class Owned(Protocol):
@@ -22,29 +28,56 @@ class Owned(Protocol):
 OwnedT = TypeVar("OwnedT", bound=Owned)
 
 
-class Keys:
-    """The keys this server takes. Only their hashes are kept."""
+class KeyHolder(Record):
+    """Whose key a request carries."""
 
-    def __init__(self, key: str) -> None:
-        self._owners = {_hash(key): LOCAL_OWNER}
-        self.signing_secret = hmac.digest(key.encode(), b"eztinker signed urls", "sha256")
-        """Signs links that work without a key; it changes when the key does."""
+    key_id: int
+    owner: str
+    key_hash: bytes
+
+
+class Keys:
+    """The keys this server takes: its own, and those its operator has issued. Only their hashes are kept."""
+
+    def __init__(self, server_key: str, data_dir: Path) -> None:
+        self._server = KeyHolder(key_id=SERVER_KEY_ID, owner=LOCAL_OWNER, key_hash=hash_key(server_key))
+        self._data_dir = data_dir
+        self._issued = ValidKeys(data_dir)
 
     @classmethod
     def of(cls, config: ServerConfig) -> Keys:
-        """The configured key, or the one of the data directory, made on first use."""
-        if config.api_key is not None:
-            return cls(config.api_key.get_secret_value())
-        return cls(ensure_api_key(config.data_dir).key)
+        """With the configured key, or the one of the data directory, made on first use.
 
-    def owner_of(self, key: str) -> str | None:
-        """The owner of `key`, or None for a key we do not know. Takes the same time for every wrong key."""
-        presented = _hash(key)
-        owner = None
-        for known, known_owner in self._owners.items():
-            if hmac.compare_digest(known, presented):
-                owner = known_owner
-        return owner
+        Raises:
+            ConfigError: a key file is open to other users, or damaged.
+        """
+        configured = config.api_key
+        return cls(
+            configured.get_secret_value() if configured else ensure_api_key(config.data_dir).key, config.data_dir
+        )
+
+    def holder_of(self, key: str) -> KeyHolder | None:
+        """The holder of `key`, or None for a key we do not know. Takes the same time for every wrong key."""
+        presented = hash_key(key)
+        named = self.holder(id_in(key) or SERVER_KEY_ID) or self._server
+        is_named = hmac.compare_digest(named.key_hash, presented)
+        is_server = hmac.compare_digest(self._server.key_hash, presented)
+        if is_named:
+            return named
+        return self._server if is_server else None
+
+    def holder(self, key_id: int) -> KeyHolder | None:
+        """Who holds the key with this id; None if there is none, or it was revoked."""
+        if key_id == SERVER_KEY_ID:
+            return self._server
+        issued = self._issued.by_id().get(key_id)
+        if issued is None:
+            return None
+        return KeyHolder(key_id=key_id, owner=issued.owner, key_hash=bytes.fromhex(issued.sha256))
+
+    def revoke(self, holder: KeyHolder, now: datetime) -> None:
+        """End an issued key, as its holder asks."""
+        revoke_key(self._data_dir, holder.key_id, now)
 
 
 def owned(row: OwnedT | None, owner: str, what: str) -> OwnedT:
@@ -54,9 +87,5 @@ def owned(row: OwnedT | None, owner: str, what: str) -> OwnedT:
         NotFound: `what` says what was looked for.
     """
     if row is None or row.owner != owner:
-        raise NotFound(f"No such {what}")
+        raise NotFound(f"No such {what[:MAX_SHOWN_CHARS]}")
     return row
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()

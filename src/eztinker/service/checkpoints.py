@@ -1,28 +1,36 @@
-"""Saved checkpoints: finding, listing, ageing, deleting. The engine writes them; here are only rows and directories."""
+"""Saved checkpoints: finding, listing and reading them. The engine writes them; here are only rows and directories."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-import shutil
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
-from eztinker.errors import CheckpointNotFound, InvalidInput
-from eztinker.oplog import checkpoints, models
-from eztinker.oplog.rows import Checkpoint, Model
+from sqlalchemy import Connection
+
+from eztinker.checkpoints.store import read_manifest, verify_checkpoint
+from eztinker.errors import CheckpointDamaged, CheckpointNotFound, InvalidInput
+from eztinker.oplog import audit, checkpoints, models
+from eztinker.oplog.rows import AuditEntry, Checkpoint, Model
 from eztinker.oplog.store import Store
 from eztinker.service.access import owned
 from eztinker.service.clock import Clock
-from eztinker.service.validation import TinkerPath, expiry, parse_tinker_path
+from eztinker.service.validation import TinkerPath, parse_tinker_path
 from eztinker.types import CheckpointKind, Page
 
-REMOVAL_DELAY = timedelta(seconds=60)
-"""How long the directory of a removed checkpoint stays, for loads that have been sent to the engine."""
+Purpose = Literal["load", "sample", "download", "copy"]
 
 
 class Checkpoints:
-    """The checkpoints under one directory, each in a folder named by its id."""
+    """The checkpoints under one directory, each in a folder named by its id.
+
+    Its owner may do anything with a checkpoint. Others may read it if it is public, or with a key of the owner's, which
+    they pass as an access token: the `lender` of a method is whom that key belongs to.
+    """
 
     def __init__(self, store: Store, root: Path, clock: Clock) -> None:
         self._store = store
@@ -35,105 +43,134 @@ class Checkpoints:
     def directory(self, checkpoint_id: str) -> Path:
         return self._root / checkpoint_id
 
-    async def find(self, owner: str, path: str) -> tuple[Checkpoint, Model]:
+    async def find(self, reader: str, path: str, *, lender: str | None = None) -> tuple[Checkpoint, Model]:
         """The checkpoint at a tinker:// path and the run that saved it.
 
         Raises:
-            CheckpointNotFound: the owner has none there; the message lists what the run has.
+            CheckpointNotFound: the reader may see none there; the message lists what their run has.
         """
         wanted = parse_tinker_path(path)
 
-        def query(db):
+        def query(db: Connection) -> tuple[Checkpoint | None, Model | None]:
             return checkpoints.by_name(db, wanted.model_id, wanted.kind, wanted.name), models.get(db, wanted.model_id)
 
         checkpoint, model = await self._store.read(query)
-        if model is None or model.owner != owner:
+        if checkpoint is not None and checkpoint.has_expired(self._clock.now()):
+            checkpoint = None
+        if model is not None and checkpoint is not None and (checkpoint.is_public or model.owner in (reader, lender)):
+            return checkpoint, model
+        if model is None or model.owner not in (reader, lender):
             raise CheckpointNotFound(f"No checkpoint at {path}: there is no training run {wanted.model_id!r}")
-        if checkpoint is None:
-            raise await self._nothing_there(wanted)
+        raise await self._nothing_there(wanted)
+
+    async def open(
+        self, reader: str, path: str, purpose: Purpose, *, lender: str | None = None
+    ) -> tuple[Checkpoint, Model]:
+        """The same, to be read from now: every byte of it is as it was written, and the audit log has a line.
+
+        Raises:
+            CheckpointDamaged: a file is not as it was written; the message offers the newest older one that is whole.
+        """
+        checkpoint, model = await self.find(reader, path, lender=lender)
+        try:
+            await asyncio.to_thread(verify_checkpoint, self.directory(checkpoint.checkpoint_id))
+        except CheckpointDamaged as error:
+            raise CheckpointDamaged(f"{error.message}; {await self._offer_older(checkpoint)}") from error
+        entry = checkpoint_event("read", checkpoint, by=reader, now=self._clock.now(), purpose=purpose)
+        await self._store.write(lambda db: audit.add(db, entry))
         return checkpoint, model
 
-    async def loadable(self, owner: str, path: str, *, with_optimizer: bool) -> tuple[Checkpoint, Model]:
+    async def loadable(
+        self, reader: str, path: str, *, with_optimizer: bool, lender: str | None = None
+    ) -> tuple[Checkpoint, Model]:
         """A checkpoint to continue training from.
 
         Raises:
             InvalidInput: it lacks the optimizer that was asked for, or is a copy for other programs.
         """
-        checkpoint, model = await self.find(owner, path)
-        if checkpoint.kind is CheckpointKind.EXTERNAL:
+        kind = parse_tinker_path(path).kind
+        if kind is CheckpointKind.EXTERNAL:
             raise InvalidInput(f"{path} is an export for other programs; load a training checkpoint")
-        if with_optimizer and checkpoint.kind is not CheckpointKind.TRAINING:
+        if with_optimizer and kind is not CheckpointKind.TRAINING:
             raise InvalidInput(f"{path} has no optimizer state; load it without, or load a training checkpoint")
-        return checkpoint, model
+        return await self.open(reader, path, "load", lender=lender)
 
-    async def of_run(self, owner: str, model_id: str) -> list[Checkpoint]:
-        """The run's named checkpoints, newest first."""
+    async def of_run(self, reader: str, model_id: str) -> list[Checkpoint]:
+        """The run's named checkpoints, newest first; of another owner's run the public ones.
+
+        Raises:
+            NotFound: there is no such run, or nothing of it is for the reader.
+        """
         model, rows = await self._store.read(
             lambda db: (models.get(db, model_id), checkpoints.of_models(db, [model_id]))
         )
-        owned(model, owner, f"training run {model_id!r}")
-        return rows
+        visible = visible_to(reader, rows, self._clock.now())
+        if not visible:
+            owned(model, reader, f"training run {model_id!r}")
+        return visible
 
     async def of_owner(self, owner: str, page: Page) -> tuple[list[Checkpoint], int]:
         """The owner's named checkpoints, newest first, and how many there are."""
-        return await self._store.read(lambda db: checkpoints.of_owner(db, owner, page))
-
-    async def by_id(self, checkpoint_id: str) -> Checkpoint | None:
-        return await self._store.read(lambda db: checkpoints.get(db, checkpoint_id))
+        now = self._clock.now()
+        return await self._store.read(lambda db: checkpoints.of_owner(db, owner, page, now))
 
     async def is_taken(self, model_id: str, kind: CheckpointKind, name: str) -> bool:
-        return await self._store.read(lambda db: checkpoints.by_name(db, model_id, kind, name)) is not None
+        row = await self._store.read(lambda db: checkpoints.by_name(db, model_id, kind, name))
+        return row is not None and not row.has_expired(self._clock.now())
 
-    async def delete(self, owner: str, path: str) -> None:
-        checkpoint, _ = await self.find(owner, path)
+    async def exported_files(self, reader: str, path: str) -> tuple[Checkpoint, list[str]]:
+        """An export that is about to be downloaded, and the names of its files.
+
+        Raises:
+            InvalidInput: it is a checkpoint of another kind.
+        """
+        if parse_tinker_path(path).kind is not CheckpointKind.EXTERNAL:
+            raise InvalidInput(f"{path} is not an export; save one with save_weights_external")
+        checkpoint, _ = await self.open(reader, path, "download")
+        manifest = await asyncio.to_thread(read_manifest, self.directory(checkpoint.checkpoint_id))
+        return checkpoint, sorted(manifest.parts)
+
+    async def linked(self, checkpoint_id: str) -> Checkpoint:
+        """The checkpoint that a signed link names.
+
+        Raises:
+            CheckpointNotFound: it has been deleted or has expired since.
+        """
+        checkpoint = await self._store.read(lambda db: checkpoints.get(db, checkpoint_id))
+        if checkpoint is None or checkpoint.has_expired(self._clock.now()):
+            raise CheckpointNotFound("This checkpoint was deleted or has expired")
+        return checkpoint
+
+    async def _saved_by(self, model_id: str, kind: CheckpointKind) -> list[Checkpoint]:
+        """The run's named checkpoints of one kind, newest first."""
         now = self._clock.now()
-        await self._store.write(lambda db: checkpoints.remove(db, checkpoint.checkpoint_id, now))
+        rows = await self._store.read(lambda db: checkpoints.of_models(db, [model_id]))
+        return [row for row in rows if row.kind is kind and not row.has_expired(now)]
 
-    async def set_ttl(self, owner: str, path: str, ttl_seconds: int | None) -> None:
-        """Let the checkpoint end that many seconds from now; None keeps it for ever."""
-        checkpoint, _ = await self.find(owner, path)
-        expires_at = expiry(ttl_seconds, self._clock.now())
-        await self._store.write(lambda db: checkpoints.set_expiry(db, checkpoint.checkpoint_id, expires_at))
-
-    def files(self, checkpoint: Checkpoint) -> list[Path]:
-        """The files of an exported checkpoint that other programs read."""
-        return sorted(
-            path for path in self.directory(checkpoint.checkpoint_id).iterdir() if path.name in EXPORTED_FILES
-        )
-
-    async def end_session(self, session_id: str) -> None:
-        """Drop the unnamed snapshots behind the sampling clients of a session that is over."""
-        now = self._clock.now()
-        await self._store.write(lambda db: checkpoints.remove_unnamed(db, session_id, now))
-
-    async def sweep(self) -> None:
-        """Remove what has expired, and the directories of what was removed a while ago."""
-        now = self._clock.now()
-        await self._store.write(lambda db: checkpoints.remove_expired(db, now))
-        await self._remove_directories(now - REMOVAL_DELAY)
-
-    async def collect_leftovers(self) -> None:
-        """Remove directories that no row knows: saves that an earlier process never finished."""
-        known = await self._store.read(checkpoints.known_ids)
-        for directory in self._root.iterdir():
-            if directory.name not in known:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-
-    async def _remove_directories(self, removed_before: datetime) -> None:
-        removed = await self._store.read(lambda db: checkpoints.removed(db, removed_before))
-        for checkpoint_id in removed:
-            await asyncio.to_thread(shutil.rmtree, self.directory(checkpoint_id), ignore_errors=True)
-        if removed:
-            await self._store.write(lambda db: checkpoints.forget(db, removed))
+    async def _offer_older(self, damaged: Checkpoint) -> str:
+        for row in await self._saved_by(damaged.model_id, damaged.kind):
+            if row.created_at < damaged.created_at:
+                with contextlib.suppress(CheckpointDamaged, CheckpointNotFound):
+                    await asyncio.to_thread(verify_checkpoint, self.directory(row.checkpoint_id))
+                    return f"the newest one before it that is whole is {tinker_path(row)}"
+        return f"this run has no older {damaged.kind} that is whole"
 
     async def _nothing_there(self, wanted: TinkerPath) -> CheckpointNotFound:
-        rows = await self._store.read(lambda db: checkpoints.of_models(db, [wanted.model_id]))
-        names = [row.name for row in rows if row.kind is wanted.kind and row.name is not None][:10]
+        rows = await self._saved_by(wanted.model_id, wanted.kind)
+        names = [row.name for row in rows if row.name is not None][:10]
         there = f"this run has {', '.join(names)}" if names else f"this run has no {wanted.kind} yet"
         return CheckpointNotFound(f"No checkpoint at {wanted}; {there}")
 
 
-EXPORTED_FILES = ("adapter_config.json", "adapter_model.safetensors")
+def visible_to(reader: str, rows: Iterable[Checkpoint], now: datetime) -> list[Checkpoint]:
+    """Those of `rows` that are the reader's or public, and have not expired."""
+    return [row for row in rows if (row.is_public or row.owner == reader) and not row.has_expired(now)]
+
+
+def checkpoint_event(action: str, checkpoint: Checkpoint, *, by: str, now: datetime, **details: Any) -> AuditEntry:
+    """A line for the audit log, stored together with the deed."""
+    about = {"by": by, "model_id": checkpoint.model_id, "tinker_path": tinker_path(checkpoint)}
+    return AuditEntry(owner=checkpoint.owner, event=f"checkpoint_{action}", details=about | details, created_at=now)
 
 
 def tinker_path(checkpoint: Checkpoint) -> str:

@@ -97,11 +97,6 @@ class EngineProcess:
         """That of the engine which takes commands now, if there is one; state in older ones is gone."""
         return None if self._ready is None else self._epoch
 
-    @property
-    def pending_samples(self) -> int:
-        """Samples accepted and not yet done."""
-        return sum(isinstance(pending.command, Sample) for pending in self._pending.values())
-
     def start(self) -> None:
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 

@@ -33,6 +33,8 @@ class NewOperation:
     plan: Plan
     also: Change | None = None
     """Rows to store together with the operation, if it is new."""
+    needs_room: bool = True
+    """False for what the server does on its own, which must not wait for its owner's other work."""
 
     def change(self, now: datetime) -> Change:
         """Appends it, and gives the id of its promise: that of the first one if this is a repeat."""

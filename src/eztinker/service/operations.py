@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from eztinker.protocol.frames import Failed, OptimStep, Sample, changes_state
 from eztinker.service.access import owned
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import Answer
+from eztinker.service.fair_share import Room
 from eztinker.service.new_operation import NewOperation, Refused
 from eztinker.service.plans import Change, store_failure
 from eztinker.types import Record
@@ -26,6 +28,8 @@ from eztinker.types import Record
 log = logging.getLogger(__name__)
 
 STORE_RETRY_SECONDS = 1.0
+MAX_UNSETTLED = 16384
+"""Operations that wait or run; the official client keeps up to 2000 per sampling client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,25 @@ class Operations:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._room = Room(MAX_UNSETTLED, "requests waiting")
         self._unsettled: dict[str, _Unsettled] = {}
         self._storing: set[asyncio.Task[None]] = set()
         self._polls_released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def accept(self, new: NewOperation | Refused) -> str:
-        """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat."""
-        stored_id = await self._store.write(new.change(self._clock.now()))
-        if stored_id == new.op_id and isinstance(new, NewOperation):
-            self.expect(new)
+        """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat.
+
+        Raises:
+            QueueFull: its owner has its share of what may wait.
+        """
+        with contextlib.ExitStack() as place:
+            if isinstance(new, NewOperation) and new.needs_room:
+                place.enter_context(self._room.held(new.owner))
+            stored_id = await self._store.write(new.change(self._clock.now()))
+            if stored_id == new.op_id and isinstance(new, NewOperation):
+                self.expect(new)
+                give_back = place.pop_all()
+                self._unsettled[new.op_id].outcome.add_done_callback(lambda _: give_back.close())
         return stored_id
 
     def expect(self, new: NewOperation) -> None:
@@ -72,6 +86,11 @@ class Operations:
     def settle(self, new: NewOperation, answer: Answer) -> asyncio.Task[None]:
         """Store what the engine answered and wake who waits for it; the task ends when both is done."""
         return self._keep(self._settle(new, answer))
+
+    def settlement(self, op_id: str) -> asyncio.Future[Done | Failure] | None:
+        """Ends when the operation does; None if it has ended already."""
+        unsettled = self._unsettled.get(op_id)
+        return None if unsettled is None else unsettled.outcome
 
     def fail(self, new: NewOperation, error: EZTinkerError) -> asyncio.Task[None]:
         """End an accepted operation in `error`."""

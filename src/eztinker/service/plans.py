@@ -14,8 +14,8 @@ import msgspec
 import orjson
 from sqlalchemy import Connection
 
-from eztinker.oplog import checkpoints, models, sessions, snapshots
-from eztinker.oplog.rows import Checkpoint, ModelStatus
+from eztinker.oplog import audit, checkpoints, models, sessions, snapshots, usage
+from eztinker.oplog.rows import Checkpoint, ModelStatus, SamplingSession, Usage
 from eztinker.protocol import sampling_codec, training_codec
 from eztinker.protocol.frames import (
     CheckpointDone,
@@ -24,8 +24,9 @@ from eztinker.protocol.frames import (
     Outcome,
     SampleDone,
 )
-from eztinker.service.checkpoints import tinker_path
+from eztinker.service.checkpoints import checkpoint_event, tinker_path
 from eztinker.service.sampling_sessions import new_sampling_session
+from eztinker.service.usage import used_by_sample
 from eztinker.types import Record
 
 JSON = "application/json"
@@ -50,9 +51,12 @@ class Finished:
 class PassPlan(Record, tag=True):
     """forward_backward, forward."""
 
+    used: Usage
+
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, ForwardBackwardDone)
-        return Finished(body=training_codec.encode_result(outcome.result), media_type=PROTOBUF)
+        body = training_codec.encode_result(outcome.result)
+        return Finished(body=body, media_type=PROTOBUF, also=lambda db: usage.add(db, self.used))
 
 
 class StepPlan(Record, tag=True):
@@ -72,6 +76,7 @@ class SavePlan(Record, tag=True):
     overwrite: bool
     session_id: str
     base_model: str
+    used: Usage
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, CheckpointDone)
@@ -81,7 +86,13 @@ class SavePlan(Record, tag=True):
         if written.name is None:
             return self._finish_sampler(written)
         answer = {"path": tinker_path(written), "size_bytes": written.size_bytes, "type": self.kind}
-        return Finished.json(answer, also=lambda db: checkpoints.add(db, written, overwrite=self.overwrite))
+
+        def store(db: Connection) -> None:
+            checkpoints.add(db, written, overwrite=self.overwrite)
+            audit.add(db, checkpoint_event("create", written, by=written.owner, now=now))
+            usage.add(db, self.used)
+
+        return Finished.json(answer, also=store)
 
     def _finish_sampler(self, written: Checkpoint) -> Finished:
         sampler = new_sampling_session(
@@ -129,9 +140,16 @@ class UnloadPlan(Record, tag=True):
 
 
 class SamplePlan(Record, tag=True):
+    sampler: SamplingSession
+    model_id: str | None
+    """The run whose weights are sampled from; None for a base model alone."""
+    num_prompt_tokens: int
+
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, SampleDone)
-        return Finished(body=sampling_codec.encode_result(outcome.result), media_type=PROTOBUF)
+        used = used_by_sample(self.sampler, self.model_id, self.num_prompt_tokens, outcome.result, now)
+        body = sampling_codec.encode_result(outcome.result)
+        return Finished(body=body, media_type=PROTOBUF, also=lambda db: usage.add(db, *used))
 
 
 Plan = PassPlan | StepPlan | SavePlan | LoadPlan | BeginPlan | UnloadPlan | SamplePlan

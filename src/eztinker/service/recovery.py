@@ -169,6 +169,10 @@ def ended_error(db: Connection, model: Model) -> EZTinkerError:
     match model.status:
         case ModelStatus.UNLOADED:
             return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
+        case ModelStatus.ARCHIVE:
+            return NotFound(
+                f"{model.model_id} holds a copy and is not trained; create a training run from that checkpoint"
+            )
         case ModelStatus.FAILED:
             return NotFound(f"The training run {model.model_id} could not be created; its first operation says why")
         case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
-from eztinker.errors import CheckpointNotFound, InvalidInput, QueueFull
+from eztinker.errors import CheckpointNotFound, InvalidInput
 from eztinker.oplog import checkpoints, sessions
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
@@ -14,19 +14,16 @@ from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.engine_process import EngineProcess
 from eztinker.service.new_operation import NewOperation, new_op_id
 from eztinker.service.operations import Operations
 from eztinker.service.plans import SamplePlan
 from eztinker.service.recovery import SAMPLE
+from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling_requests import engine_request
 from eztinker.service.sampling_sessions import new_sampling_session
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_seq_id
 from eztinker.types import CheckpointKind, Record
-
-MAX_PENDING_SAMPLES = 8192
-"""Requests waiting or running; the official client keeps up to 2000 per sampling client."""
 
 
 class SamplePromise(Record):
@@ -49,7 +46,7 @@ class Sampling:
         catalog: Catalog,
         sessions_: Sessions,
         operations: Operations,
-        engine: EngineProcess,
+        turns: SampleTurns,
         saved: Checkpoints,
         clock: Clock,
     ) -> None:
@@ -57,7 +54,7 @@ class Sampling:
         self._catalog = catalog
         self._sessions = sessions_
         self._operations = operations
-        self._engine = engine
+        self._turns = turns
         self._saved = saved
         self._clock = clock
 
@@ -88,7 +85,7 @@ class Sampling:
         """Draw completions; the promise ends in SampleResponse.
 
         Raises:
-            QueueFull: too many samples wait already.
+            QueueFull: the owner has its share of what may wait.
         """
         sampler, checkpoint = await self._find(owner, wire.sampling_session_id)
         await self._sessions.require_active(owner, sampler.session_id)
@@ -96,23 +93,24 @@ class Sampling:
             raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
         base_model = self._catalog.get(sampler.base_model)
         request = engine_request(wire, base_model)
-        if self._engine.pending_samples >= MAX_PENDING_SAMPLES:
-            raise QueueFull(f"{MAX_PENDING_SAMPLES} samples are waiting already; try again in a moment")
         op_id = new_op_id()
         directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
-        command = Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request)
         new = NewOperation(
             op_id=op_id,
             owner=owner,
             lane=sampler.sampling_session_id,
             seq_id=wire.seq_id,
             kind=SAMPLE,
-            work=command,
-            plan=SamplePlan(),
+            work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
+            plan=SamplePlan(
+                sampler=sampler,
+                model_id=None if checkpoint is None else checkpoint.model_id,
+                num_prompt_tokens=len(request.prompt),
+            ),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
-            self._operations.follow(new, self._engine.sample(command))
+            self._turns.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
@@ -121,7 +119,7 @@ class Sampling:
             if base_model is None:
                 raise InvalidInput("A sampling session needs a base_model or a model_path", field="base_model")
             return self._catalog.get(base_model).name, None
-        checkpoint, model = await self._saved.find(owner, model_path)
+        checkpoint, model = await self._saved.open(owner, model_path, "sample")
         if checkpoint.kind is not CheckpointKind.SAMPLER:
             raise InvalidInput(
                 f"{model_path} is not a sampler checkpoint; save one with save_weights_for_sampler", field="model_path"

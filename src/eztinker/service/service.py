@@ -10,24 +10,37 @@ from datetime import timedelta
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
+from eztinker.keys import ensure_signing_secret
 from eztinker.oplog import epochs
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
+from eztinker.service.adapters import Adapters
+from eztinker.service.audit_log import AuditLog
+from eztinker.service.checkpoint_changes import CheckpointChanges
+from eztinker.service.checkpoint_collector import CheckpointCollector
+from eztinker.service.checkpoint_copies import CheckpointCopies
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.engine_process import EngineProcess
+from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
 from eztinker.service.recovery import Recovery, recover_log
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
+from eztinker.service.run_listings import RunListings
+from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling import Sampling
+from eztinker.service.session_search import SessionSearch
 from eztinker.service.sessions import Sessions
 from eztinker.service.signed_links import LinkSigner
 from eztinker.service.snapshots import Snapshots
+from eztinker.service.tokens import Tokens
+from eztinker.service.traces import Traces
 from eztinker.service.training import Training
 from eztinker.service.training_runs import TrainingRuns
+from eztinker.service.usage import UsageLedger
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +48,12 @@ LOG_FILE = "oplog.sqlite3"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 SNAPSHOTS_DIRECTORY = "snapshots"
 RESULT_RETENTION = timedelta(hours=24)
+MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
 PARK_SECONDS = 10.0
 """For work in hand when the server stops; what is not done by then is done when it runs again."""
+HOUSEKEEPING_PER_TIMEOUT = 4
+"""Rounds within one session timeout, so that a short timeout is kept about as well as a long one."""
 
 
 class Service:
@@ -49,7 +65,10 @@ class Service:
         self.clock = Clock()
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.keys = Keys.of(config)
-        self.links = LinkSigner(self.keys.signing_secret)
+        secret = ensure_signing_secret(config.data_dir)
+        self.tokens = Tokens(secret, self.keys, self.clock)
+        self.links = LinkSigner(secret)
+        self.polls = Room(MAX_HELD_POLLS, "polls open")
         self._store = Store(config.data_dir / LOG_FILE)
         checkpoints_root = config.data_dir / CHECKPOINTS_DIRECTORY
         checkpoints_root.mkdir(mode=0o700, exist_ok=True)
@@ -73,13 +92,30 @@ class Service:
         )
         self.sessions = Sessions(self._store, self.clock, timeout_seconds=config.session_timeout_seconds)
         self.checkpoints = Checkpoints(self._store, checkpoints_root, self.clock)
+        self.checkpoint_changes = CheckpointChanges(self._store, self.checkpoints, self.clock)
+        self.checkpoint_copies = CheckpointCopies(self._store, self.checkpoints, self.sessions, self.clock)
+        self.run_listings = RunListings(self._store, self.clock)
+        self.session_search = SessionSearch(self._store, self.clock)
+        self.traces = Traces(self._store)
+        self.audit = AuditLog(self._store, self.clock)
+        self.usage = UsageLedger(self._store, self.clock)
+        self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
+        self.adapters = Adapters(self._store, catalog, self.sessions, self.checkpoints, self.clock)
         self._lanes = RunLanes(self.operations, self._new_feed, self.clock)
         self.runs = TrainingRuns(
-            self._store, catalog, self.sessions, self.operations, self._lanes, self.checkpoints, self.clock
+            self._store,
+            catalog,
+            self.sessions,
+            self.operations,
+            self._lanes,
+            self.checkpoints,
+            self.clock,
+            max_runs=config.max_runs,
         )
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
+        turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.sampling = Sampling(
-            self._store, catalog, self.sessions, self.operations, self.engine, self.checkpoints, self.clock
+            self._store, catalog, self.sessions, self.operations, turns, self.checkpoints, self.clock
         )
 
     @contextlib.asynccontextmanager
@@ -87,7 +123,7 @@ class Service:
         """Go on with what an earlier process left, then serve for the length of the block."""
         for unfinished in await recover_log(self._store, self.clock):
             self._lanes.resume(unfinished)
-        await self.checkpoints.collect_leftovers()
+        await self._collector.collect_leftovers()
         await self.sessions.resume()
         self.engine.start()
         housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
@@ -104,7 +140,7 @@ class Service:
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""
         await self.runs.end_session(session_id)
-        await self.checkpoints.end_session(session_id)
+        await self._collector.end_session(session_id)
 
     async def _begin_epoch(self) -> int:
         """The number of a new engine. What the one before it has answered is stored first, for it is refused after."""
@@ -116,13 +152,16 @@ class Service:
         return RunFeed(model_id, self.operations, self.engine, self._recovery, self._snapshots)
 
     async def _keep_house(self) -> None:
+        pause_seconds = min(HOUSEKEEPING_SECONDS, self.config.session_timeout_seconds / HOUSEKEEPING_PER_TIMEOUT)
         while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            await asyncio.sleep(pause_seconds)
             try:
                 for session_id in await self.sessions.expire_silent():
                     await self.end_session(session_id)
-                await self.checkpoints.sweep()
+                await self._collector.sweep()
                 await self._snapshots.sweep()
+                await self.audit.expire()
+                await self.usage.expire()
                 await self.operations.expire_results(RESULT_RETENTION)
             except Exception:
                 log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})

@@ -51,6 +51,7 @@ class Sessions:
     async def create(self, owner: str, request: SessionRequest, *, idempotency_key: str | None) -> Session:
         """A new session, or the one that the same idempotency key made before."""
         _check(request)
+        check_text(idempotency_key, field="X-Idempotency-Key")
         session = Session(
             session_id=str(uuid.uuid4()),
             owner=owner,

@@ -1,4 +1,4 @@
-"""Links to the files of exported checkpoints that work without a key, for a while."""
+"""Links that work without a key, for a while: to the files of an export, to the trace of a session."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from eztinker.types import Record
 LIFETIME = timedelta(hours=1)
 
 
-class SignedFile(Record):
-    """Who may fetch what until when; the four parts of a link."""
+class Signature(Record):
+    """Until when a link works, and the proof that we said so."""
 
-    checkpoint_id: str
-    file_name: str
     expires: int
     """Unix seconds."""
     signature: str
@@ -23,24 +21,24 @@ class SignedFile(Record):
 
 class LinkSigner:
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._secret = hmac.digest(secret, b"eztinker signed links", "sha256")
 
-    def sign(self, checkpoint_id: str, file_name: str, expires_at: datetime) -> SignedFile:
+    def sign(self, *resource: str, expires_at: datetime) -> Signature:
+        """Open `resource`, named by the parts of its path, until then."""
         expires = int(expires_at.timestamp())
-        signature = self._signature(checkpoint_id, file_name, expires)
-        return SignedFile(checkpoint_id=checkpoint_id, file_name=file_name, expires=expires, signature=signature)
+        return Signature(expires=expires, signature=self._signature(resource, expires))
 
-    def check(self, link: SignedFile, now: datetime) -> None:
-        """Let a link pass that we signed and that has not expired.
+    def check(self, *resource: str, signature: Signature, now: datetime) -> None:
+        """Let a link pass that we signed for this resource and that has not expired.
 
         Raises:
             NotFound: anything else; a forged link learns no more than that.
         """
-        expected = self._signature(link.checkpoint_id, link.file_name, link.expires)
-        is_ours = hmac.compare_digest(expected.encode(), link.signature.encode(errors="surrogatepass"))
-        if not is_ours or now.timestamp() >= link.expires:
+        expected = self._signature(resource, signature.expires)
+        is_ours = hmac.compare_digest(expected.encode(), signature.signature.encode(errors="surrogatepass"))
+        if not is_ours or now.timestamp() >= signature.expires:
             raise NotFound("This link is not valid, or no longer; ask for a new one")
 
-    def _signature(self, checkpoint_id: str, file_name: str, expires: int) -> str:
-        message = "\n".join((checkpoint_id, file_name, str(expires))).encode(errors="surrogatepass")
+    def _signature(self, resource: tuple[str, ...], expires: int) -> str:
+        message = "\n".join((*resource, str(expires))).encode(errors="surrogatepass")
         return hmac.new(self._secret, message, "sha256").hexdigest()

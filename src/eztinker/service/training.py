@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from eztinker.errors import EZTinkerError, UserError
+from eztinker.checkpoints.encryption import parse_recipients
+from eztinker.errors import CheckpointDamaged, EZTinkerError, UserError
 from eztinker.oplog import checkpoints, models
-from eztinker.oplog.rows import Checkpoint, Model
+from eztinker.oplog.rows import Checkpoint, Model, UsageKind
 from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
 from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.checkpoints import Checkpoints, tinker_path
@@ -21,6 +22,7 @@ from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.plans import LoadPlan, PassPlan, Plan, SavePlan, StepPlan
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.training_runs import TrainingRuns
+from eztinker.service.usage import used_by_run
 from eztinker.service.validation import check_adam, check_metadata, check_name, check_seq_id, expiry
 from eztinker.types import AdamParams, CheckpointKind, Record
 
@@ -36,6 +38,8 @@ class SaveRequest(Record):
     ttl_seconds: int | None = None
     overwrite: bool = False
     user_metadata: dict[str, str] | None = None
+    age_recipients: tuple[str, ...] = ()
+    """Public keys that an export is encrypted for."""
 
 
 class Training:
@@ -50,7 +54,9 @@ class Training:
         model = await self._runs.require_active(owner, request.model_id)
         op_id = new_op_id()
         work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request)
-        return await self._submit(model, op_id, request.seq_id, FORWARD_BACKWARD, work, PassPlan(), is_chunked=True)
+        num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
+        plan = PassPlan(used=used_by_run(model, UsageKind.TRAINING, num_tokens, self._clock.now()))
+        return await self._submit(model, op_id, request.seq_id, FORWARD_BACKWARD, work, plan, is_chunked=True)
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
         """Make one AdamW step with the accumulated gradients; the promise ends in metrics."""
@@ -80,6 +86,7 @@ class Training:
             kind=checkpoint.kind,
             directory=str(self._saved.directory(checkpoint.checkpoint_id)),
             tinker_path=tinker_path(checkpoint),
+            age_recipients=request.age_recipients,
         )
 
         plan = SavePlan(
@@ -88,19 +95,22 @@ class Training:
             overwrite=request.overwrite,
             session_id=model.session_id,
             base_model=model.base_model,
+            used=used_by_run(model, UsageKind.CHECKPOINT, 1, checkpoint.created_at),
         )
         return await self._submit(model, op_id, seq_id, kind, work, plan)
 
-    async def load(self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool) -> str:
+    async def load(
+        self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool, lender: str | None
+    ) -> str:
         """Put a checkpoint into an existing run; the promise ends in its path."""
         model = await self._runs.require_active(owner, model_id)
         op_id = new_op_id()
-        work: LoadModel | UserError
+        work: LoadModel | EZTinkerError
         try:
-            checkpoint, _ = await self._saved.loadable(owner, path, with_optimizer=with_optimizer)
+            checkpoint, _ = await self._saved.loadable(owner, path, with_optimizer=with_optimizer, lender=lender)
             directory = str(self._saved.directory(checkpoint.checkpoint_id))
             work = LoadModel(op_id=op_id, model_id=model_id, directory=directory, with_optimizer=with_optimizer)
-        except UserError as error:
+        except (UserError, CheckpointDamaged) as error:
             work = error
         plan = LoadPlan(model_id=model_id, path=path)
         return await self._submit(model, op_id, seq_id, "load_weights", work, plan)
@@ -131,10 +141,11 @@ class Training:
         """The row of a checkpoint that is about to be written.
 
         Raises:
-            InvalidInput: its name, lifetime or metadata cannot be accepted.
+            InvalidInput: its name, lifetime, metadata or recipients cannot be accepted.
             AlreadyExists: its name is taken.
         """
         check_metadata(request.user_metadata)
+        parse_recipients(request.age_recipients)
         now = self._clock.now()
         expires_at = expiry(request.ttl_seconds, now)
         if request.name is not None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import BaseModel, Catalog
-from eztinker.errors import EZTinkerError, InvalidInput, UserError
-from eztinker.oplog import checkpoints, models
-from eztinker.oplog.rows import Checkpoint, Model, ModelStatus
+from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, UserError
+from eztinker.oplog import models
+from eztinker.oplog.rows import Model, ModelStatus
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import CreateModel, LoadModel, UnloadModel
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
+from eztinker.service.fair_share import require_share
 from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.operations import Operations
 from eztinker.service.plans import BeginPlan, UnloadPlan
@@ -23,7 +25,7 @@ from eztinker.service.recovery import ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_lora, check_metadata, check_optimizer_family, check_seq_id
-from eztinker.types import CheckpointKind, LoraSpec, Page, Record
+from eztinker.types import LoraSpec, Record
 
 
 class LoraRequest(Record):
@@ -46,17 +48,17 @@ class LoraRequest(Record):
         )
 
 
-class RunListing(Record):
-    """A run with the newest checkpoints of both kinds."""
+class NewRun(Record):
+    """Where a run is to be: the client numbers the runs of its session."""
 
-    model: Model
-    last_checkpoint: Checkpoint | None
-    last_sampler_checkpoint: Checkpoint | None
+    session_id: str
+    model_seq_id: int
+    user_metadata: dict[str, Any] | None
 
     @property
-    def is_corrupted(self) -> bool:
-        """Whether the run ended other than on purpose."""
-        return self.model.status in (ModelStatus.LOST, ModelStatus.FAILED)
+    def model_id(self) -> str:
+        """The id that the client computes for itself when it creates a run from a checkpoint."""
+        return f"{self.session_id}:train:{self.model_seq_id}"
 
 
 class TrainingRuns:
@@ -69,7 +71,10 @@ class TrainingRuns:
         lanes: RunLanes,
         saved: Checkpoints,
         clock: Clock,
+        *,
+        max_runs: int,
     ) -> None:
+        self._max_runs = max_runs
         self._store = store
         self._catalog = catalog
         self._sessions = sessions
@@ -79,61 +84,44 @@ class TrainingRuns:
         self._clock = clock
 
     async def create(
-        self,
-        owner: str,
-        *,
-        session_id: str,
-        model_seq_id: int,
-        base_model: str,
-        lora: LoraRequest,
-        optimizer_family: str | None,
-        user_metadata: dict[str, Any] | None,
+        self, owner: str, new: NewRun, *, base_model: str, lora: LoraRequest, optimizer_family: str | None
     ) -> str:
         """Begin a run with a fresh adapter; the promise ends in its model_id, or in what was wrong."""
-        model_id = await self._model_id(owner, session_id, model_seq_id)
-        op_id = new_op_id()
-        try:
+
+        async def plan(op_id: str, model_id: str) -> tuple[CreateModel, Model]:
             check_optimizer_family(optimizer_family)
-            check_metadata(user_metadata)
+            check_metadata(new.user_metadata)
             spec = check_lora(lora.spec())
             served = self._catalog.get(base_model)
-        except UserError as error:
-            return await self._refuse(owner, op_id, model_id, "create_model", error)
-        command = CreateModel(op_id=op_id, model_id=model_id, base_model=served.name, lora=spec)
-        model = self._model(owner, session_id, model_id, served.name, spec, user_metadata)
-        return await self._begin(owner, op_id, model_id, "create_model", command, model)
+            command = CreateModel(op_id=op_id, model_id=model_id, base_model=served.name, lora=spec)
+            return command, self._model(owner, new, served.name, spec)
+
+        return await self._begin(owner, new, "create_model", plan)
 
     async def create_from_checkpoint(
         self,
         owner: str,
+        new: NewRun,
         *,
-        session_id: str,
-        model_seq_id: int,
         path: str,
         with_optimizer: bool,
         base_model: str | None,
         optimizer_family: str | None,
-        user_metadata: dict[str, Any] | None,
+        lender: str | None,
     ) -> str:
         """Begin a run with the adapter of a checkpoint; the promise ends in its model_id, or in what was wrong."""
-        model_id = await self._model_id(owner, session_id, model_seq_id)
-        op_id = new_op_id()
-        try:
+
+        async def plan(op_id: str, model_id: str) -> tuple[LoadModel, Model]:
             check_optimizer_family(optimizer_family)
-            check_metadata(user_metadata)
-            checkpoint, source = await self._saved.loadable(owner, path, with_optimizer=with_optimizer)
+            check_metadata(new.user_metadata)
+            checkpoint, source = await self._saved.loadable(owner, path, with_optimizer=with_optimizer, lender=lender)
             if base_model is not None and self._catalog.get(base_model).name != source.base_model:
                 raise InvalidInput(f"{path} was trained over {source.base_model}, not over {base_model}")
-        except UserError as error:
-            return await self._refuse(owner, op_id, model_id, "load_weights", error)
-        command = LoadModel(
-            op_id=op_id,
-            model_id=model_id,
-            directory=str(self._saved.directory(checkpoint.checkpoint_id)),
-            with_optimizer=with_optimizer,
-        )
-        model = self._model(owner, session_id, model_id, source.base_model, source, user_metadata)
-        return await self._begin(owner, op_id, model_id, "load_weights", command, model)
+            directory = str(self._saved.directory(checkpoint.checkpoint_id))
+            command = LoadModel(op_id=op_id, model_id=model_id, directory=directory, with_optimizer=with_optimizer)
+            return command, self._model(owner, new, source.base_model, source)
+
+        return await self._begin(owner, new, "load_weights", plan)
 
     async def get(self, owner: str, model_id: str) -> Model:
         row = await self._store.read(lambda db: models.get(db, model_id))
@@ -152,19 +140,6 @@ class TrainingRuns:
 
     def base_model(self, model: Model) -> BaseModel:
         return self._catalog.get(model.base_model)
-
-    async def listing(self, owner: str, model_id: str) -> RunListing:
-        model = await self.get(owner, model_id)
-        return await self._store.read(lambda db: _listing(db, model))
-
-    async def listings(self, owner: str, page: Page) -> tuple[list[RunListing], int]:
-        """The owner's runs, newest first, and how many there are."""
-
-        def query(db: Connection) -> tuple[list[RunListing], int]:
-            rows, total = models.of_owner(db, owner, page)
-            return [_listing(db, model) for model in rows], total
-
-        return await self._store.read(query)
 
     async def unload(self, owner: str, model_id: str) -> str:
         """Take the run out of the engine; its checkpoints stay."""
@@ -200,36 +175,24 @@ class TrainingRuns:
                 work=UnloadModel(op_id=op_id, model_id=model_id),
                 plan=UnloadPlan(model_id=model_id),
                 also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
+                needs_room=False,
             )
         promise = await self._lanes.submit(new, is_chunked=False)
         self._lanes.close(model_id)
         return promise
 
-    async def _model_id(self, owner: str, session_id: str, model_seq_id: int) -> str:
-        """The id that the client computes for itself when it creates a run from a checkpoint."""
-        await self._sessions.require_active(owner, session_id)
-        return f"{session_id}:train:{check_seq_id(model_seq_id)}"
-
-    def _model(
-        self,
-        owner: str,
-        session_id: str,
-        model_id: str,
-        base_model: str,
-        shape: LoraSpec | Model,
-        user_metadata: dict[str, Any] | None,
-    ) -> Model:
+    def _model(self, owner: str, new: NewRun, base_model: str, shape: LoraSpec | Model) -> Model:
         now = self._clock.now()
         return Model(
-            model_id=model_id,
+            model_id=new.model_id,
             owner=owner,
-            session_id=session_id,
+            session_id=new.session_id,
             base_model=base_model,
             rank=shape.rank,
             train_attn=shape.train_attn,
             train_mlp=shape.train_mlp,
             train_unembed=shape.train_unembed,
-            user_metadata=user_metadata,
+            user_metadata=new.user_metadata,
             created_at=now,
             last_request_at=now,
         )
@@ -237,14 +200,24 @@ class TrainingRuns:
     async def _begin(
         self,
         owner: str,
-        op_id: str,
-        model_id: str,
+        new: NewRun,
         kind: str,
-        work: CreateModel | LoadModel,
-        model: Model,
+        plan: Callable[[str, str], Awaitable[tuple[CreateModel | LoadModel, Model]]],
     ) -> str:
-        """Accept a run's first operation, number 0 of its lane; a repeat is the same run."""
-        new = NewOperation(
+        """Accept a run's first operation, number 0 of its lane; a repeat is the same run.
+
+        Args:
+            plan: makes the command and the run from their ids, or raises what is wrong with the request.
+        """
+        await self._sessions.require_active(owner, new.session_id)
+        check_seq_id(new.model_seq_id)
+        op_id, model_id = new_op_id(), new.model_id
+        try:
+            work, model = await plan(op_id, model_id)
+        except (UserError, CheckpointDamaged) as error:
+            refused = Refused(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, error=error)
+            return await self._operations.accept(refused)
+        operation = NewOperation(
             op_id=op_id,
             owner=owner,
             lane=model_id,
@@ -252,27 +225,20 @@ class TrainingRuns:
             kind=kind,
             work=work,
             plan=BeginPlan(kind=kind, model_id=model_id),
-            also=lambda db: models.add(db, model),
+            also=lambda db: self._add(db, model),
         )
-        promise = await self._operations.accept(new)
+        promise = await self._operations.accept(operation)
         if promise == op_id:
             self._lanes.open(model_id)
-            self._lanes.start_first(new)
+            self._lanes.start_first(operation)
         return promise
 
-    async def _refuse(self, owner: str, op_id: str, model_id: str, kind: str, error: UserError) -> str:
-        refused = Refused(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, error=error)
-        return await self._operations.accept(refused)
+    def _add(self, db: Connection, model: Model) -> None:
+        """Store a new run, if its owner may have one more.
 
-
-def _listing(db: Connection, model: Model) -> RunListing:
-    rows = checkpoints.of_models(db, [model.model_id])
-
-    def newest(kind: CheckpointKind) -> Checkpoint | None:
-        return next((row for row in rows if row.kind is kind), None)
-
-    return RunListing(
-        model=model,
-        last_checkpoint=newest(CheckpointKind.TRAINING),
-        last_sampler_checkpoint=newest(CheckpointKind.SAMPLER),
-    )
+        Raises:
+            QueueFull: it has its share of those that may live at once.
+        """
+        active = models.num_active(db)
+        require_share(active.get(model.owner, 0), sum(active.values()), self._max_runs, "training runs loaded")
+        models.add(db, model)

@@ -45,7 +45,7 @@ def parse_tinker_path(path: str) -> TinkerPath:
     if not path.startswith(TINKER_SCHEME) or len(parts) != 3 or parts[1] not in set(CheckpointKind):
         kinds = ", ".join(CheckpointKind)
         raise CheckpointNotFound(
-            f"A checkpoint path is {TINKER_SCHEME}RUN/KIND/NAME, KIND one of {kinds}; got {path!r}"
+            f"A checkpoint path is {TINKER_SCHEME}RUN/KIND/NAME, KIND one of {kinds}; got {path[:200]!r}"
         )
     return TinkerPath(model_id=parts[0], kind=CheckpointKind(parts[1]), name=parts[2])
 

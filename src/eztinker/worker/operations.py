@@ -103,11 +103,10 @@ class Operations:
 
     def _save(self, command: SaveCheckpoint) -> CheckpointWritten:
         run = self._run(command.model_id)
-        directory = Path(command.directory)
-        shutil.rmtree(directory, ignore_errors=True)
-        manifest = save_run(run, command.kind, directory, command.tinker_path, with_gradient=command.with_gradient)
+        shutil.rmtree(command.directory, ignore_errors=True)
+        manifest = save_run(run, command)
         if command.kind is CheckpointKind.SAMPLER:
-            self._sampler_adapters.put(command.directory, run.adapter.for_sampling())
+            self._sampler_adapters.put(command.directory, run.adapter.for_sampling(run.decoder.dtype))
         return CheckpointWritten(size_bytes=manifest.size_bytes, step=manifest.step)
 
     def _unload(self, command: UnloadModel) -> None:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from eztinker.checkpoints.encryption import encrypted, parse_recipients
 from eztinker.checkpoints.manifest import Manifest
 from eztinker.checkpoints.peft import peft_parts
 from eztinker.checkpoints.store import (
@@ -21,6 +22,7 @@ from eztinker.engine.trainer import TrainingRun
 from eztinker.errors import InvalidInput
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter
+from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.types import CheckpointKind
 
 MAX_SAMPLER_ADAPTERS = 32
@@ -29,18 +31,18 @@ MAX_SAMPLER_ADAPTERS = 32
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_run(
-    run: TrainingRun, kind: CheckpointKind, directory: Path, tinker_path: str, *, with_gradient: bool = False
-) -> Manifest:
-    """Write what `kind` calls for to `directory`; the run is not changed."""
-    parts = _parts(run, kind)
-    if with_gradient:
+def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
+    """Write what `command` calls for; the run is not changed."""
+    parts = _parts(run, command.kind)
+    if command.with_gradient:
         parts[GRADIENT_PART] = tensors_part(run.adapter.named_arrays(run.grads))
+    if command.age_recipients:
+        parts = encrypted(parts, parse_recipients(command.age_recipients))
     return write_checkpoint(
-        directory,
+        Path(command.directory),
         parts,
-        tinker_path=tinker_path,
-        kind=kind,
+        tinker_path=command.tinker_path,
+        kind=command.kind,
         base_model=run.base_model,
         lora=run.adapter.lora,
         step=run.optimizer.step,
@@ -101,7 +103,7 @@ def _read_adapter(directory: Path, decoder_of: Callable[[str], Decoder]) -> LowR
     decoder = decoder_of(manifest.base_model)
     adapter = Adapter.new(decoder.config, manifest.lora, decoder.device)
     adapter.fill(read_tensors(directory, manifest, ADAPTER_PART))
-    return adapter.for_sampling()
+    return adapter.for_sampling(decoder.dtype)
 
 
 def _parts(run: TrainingRun, kind: CheckpointKind) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from tests.unit.engine.engine_helpers import TinyModel, new_run
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft's use of transformers
     pytest.mark.filterwarnings("ignore:.*tie:UserWarning"),  # peft advises against merging adapters of tied weights
+    pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning"),  # those that peft ties itself
 ]
 
 ATTENTION_ONLY = {"train_mlp": False, "train_unembed": False}

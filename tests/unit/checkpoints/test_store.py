@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 
 from eztinker.checkpoints import store
 from eztinker.checkpoints.manifest import MANIFEST, Manifest
-from eztinker.checkpoints.store import ADAPTER_PART, read_manifest, read_tensors, tensors_part, write_checkpoint
+from eztinker.checkpoints.store import (
+    ADAPTER_PART,
+    OPTIMIZER_PART,
+    copy_checkpoint,
+    read_manifest,
+    read_tensors,
+    tensors_part,
+    verify_checkpoint,
+    write_checkpoint,
+)
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
 from eztinker.types import CheckpointKind, LoraSpec
 
@@ -18,13 +28,14 @@ ARRAYS = {
     "a.lora_A.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
     "a.lora_B.weight": np.ones((2, 3), np.float32),
 }
+MOMENTS = {f"exp_avg.{name}": array / 2 for name, array in ARRAYS.items()}
 PATH = "tinker://s:train:0/weights/step-1"
 
 
 def write(directory: Path) -> Manifest:
     return write_checkpoint(
         directory,
-        {ADAPTER_PART: tensors_part(ARRAYS)},
+        {ADAPTER_PART: tensors_part(ARRAYS), OPTIMIZER_PART: tensors_part(MOMENTS)},
         tinker_path=PATH,
         kind=CheckpointKind.TRAINING,
         base_model="tiny",
@@ -42,7 +53,8 @@ def test_what_was_written_is_read(tmp_path: Path):
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], array)
-    assert manifest.size_bytes == (tmp_path / "c" / ADAPTER_PART).stat().st_size
+    parts = [path for path in (tmp_path / "c").iterdir() if path.name != MANIFEST]
+    assert manifest.size_bytes == sum(path.stat().st_size for path in parts)
 
 
 def test_an_existing_checkpoint_is_never_overwritten(tmp_path: Path):
@@ -51,7 +63,7 @@ def test_an_existing_checkpoint_is_never_overwritten(tmp_path: Path):
         write(tmp_path / "c")
 
 
-@pytest.mark.parametrize("nth_call", range(5))
+@pytest.mark.parametrize("nth_call", range(6))
 def test_a_disk_that_refuses_any_flush_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth_call: int
 ):
@@ -66,17 +78,17 @@ def test_a_disk_that_refuses_any_flush_leaves_nothing_behind(
         fsync(descriptor)
 
     monkeypatch.setattr(store.os, "fsync", refusing)
-    if nth_call < 3:  # the part, the manifest, their directory; after the rename only its name is left to flush
+    if nth_call < 4:  # the parts, the manifest, their directory; after the rename only its name is left to flush
         with pytest.raises(OSError, match="No space"):
             write(tmp_path / "c")
         assert list(tmp_path.iterdir()) == []
-    elif nth_call == 3:
+    elif nth_call == 4:
         with pytest.raises(OSError, match="No space"):
             write(tmp_path / "c")
         assert read_manifest(tmp_path / "c").step == 11
     else:
         write(tmp_path / "c")
-        assert calls == 4
+        assert calls == 5
 
 
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path):
@@ -86,17 +98,55 @@ def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path):
         read_manifest(tmp_path / "c")
 
 
-def test_every_flipped_bit_is_found_and_the_file_named(tmp_path: Path):
-    manifest = write(tmp_path / "c")
-    part = tmp_path / "c" / ADAPTER_PART
-    content = part.read_bytes()
-    generator = random.Random(0)
-    for _ in range(100):
-        damaged = bytearray(content)
-        damaged[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
-        part.write_bytes(damaged)
-        with pytest.raises(CheckpointDamaged, match=ADAPTER_PART):
-            read_tensors(tmp_path / "c", manifest, ADAPTER_PART)
+def test_a_thousand_flipped_bits_are_all_found_and_the_file_named(tmp_path: Path):
+    write(tmp_path / "c")
+    files = {path: path.read_bytes() for path in (tmp_path / "c").iterdir()}
+    assert {path.name for path in files} == {ADAPTER_PART, OPTIMIZER_PART, MANIFEST}
+    verify_checkpoint(tmp_path / "c")
+    bits = [(path, place, bit) for path, content in files.items() for place in range(len(content)) for bit in range(8)]
+    for path, place, bit in random.Random(0).sample(bits, 1000):
+        damaged = bytearray(files[path])
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointDamaged, match=f"{path.name}|upgrade"):  # the version in a manifest may be hit
+            verify_checkpoint(tmp_path / "c")
+        path.write_bytes(files[path])
+    verify_checkpoint(tmp_path / "c")
+
+
+def test_a_part_that_is_gone_is_named(tmp_path: Path):
+    write(tmp_path / "c")
+    (tmp_path / "c" / OPTIMIZER_PART).unlink()
+    with pytest.raises(CheckpointDamaged, match=f"{OPTIMIZER_PART} of {PATH} is gone"):
+        verify_checkpoint(tmp_path / "c")
+
+
+def test_a_copy_shares_its_bytes_and_outlives_the_original(tmp_path: Path):
+    write(tmp_path / "c")
+    copy_checkpoint(tmp_path / "c", tmp_path / "copy")
+    assert (tmp_path / "copy" / ADAPTER_PART).samefile(tmp_path / "c" / ADAPTER_PART)
+    shutil.rmtree(tmp_path / "c")
+    verify_checkpoint(tmp_path / "copy")
+    assert read_manifest(tmp_path / "copy").tinker_path == PATH
+
+
+def test_a_copy_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def unsupported(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    write(tmp_path / "c")
+    monkeypatch.setattr(store.os, "link", unsupported)
+    copy_checkpoint(tmp_path / "c", tmp_path / "copy")
+    verify_checkpoint(tmp_path / "copy")
+    assert not (tmp_path / "copy" / ADAPTER_PART).samefile(tmp_path / "c" / ADAPTER_PART)
+
+
+def test_a_copy_of_half_a_checkpoint_leaves_nothing(tmp_path: Path):
+    write(tmp_path / "c")
+    (tmp_path / "c" / ADAPTER_PART).unlink()
+    with pytest.raises(CheckpointDamaged, match=ADAPTER_PART):
+        copy_checkpoint(tmp_path / "c", tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_a_damaged_or_newer_manifest_says_so(tmp_path: Path):

@@ -103,6 +103,7 @@ def test_a_wrong_flag_is_wrong_usage(cli: Callable[..., Outcome]):
         ["create", "org/model"],
         ["sample", "run_1", "Hello"],
         ["save", "run_1", "name"],
+        ["export", "peft", "tinker://run_1/weights/name", "folder"],
     ],
     ids=lambda command: command[0],
 )
@@ -113,6 +114,44 @@ def test_without_a_server_one_line_names_the_command_that_helps(cli: Callable[..
     assert outcome.err.startswith("Error: No EZTinker server answers at http://127.0.0.1:1")
     assert "eztinker server" in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_shadow_hub_holds_models_and_datasets_under_their_ids(
+    cli: Callable[..., Outcome], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EZTINKER_API_KEY", "tml-key")
+    (tmp_path / "problems").mkdir()
+    command = ["shadow-hub", "hub", f"--base-model=Qwen/Qwen3-8B={tiny_model_dir}", "--dataset=openai/gsm8k=problems"]
+    first, again = cli(*command), cli(*command)
+    assert first.code == again.code == 0
+    assert first.out.splitlines() == [
+        f"cd {tmp_path / 'hub'}",
+        "export HF_HUB_OFFLINE=1",
+        "export TINKER_BASE_URL=http://127.0.0.1:1",
+        "export TINKER_API_KEY=tml-key",
+    ]
+    assert (tmp_path / "hub/Qwen/Qwen3-8B/tokenizer.json").is_file()
+    assert (tmp_path / "hub/openai/gsm8k").resolve() == tmp_path / "problems"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dataset=openai/gsm8k"], "A dataset is written NAME=DIRECTORY, got 'openai/gsm8k'"),
+        (["--dataset=openai/gsm8k=nowhere"], "The directory nowhere of dataset 'openai/gsm8k' does not exist"),
+        (["--dataset=../outside=there"], "looks like ORGANISATION/NAME, got '../outside'"),
+        (["--dataset=/root=there"], "looks like ORGANISATION/NAME, got '/root'"),
+        (["--dataset=taken=there"], "exists already and is another folder"),
+    ],
+)
+def test_what_cannot_be_laid_out_is_told(
+    cli: Callable[..., Outcome], tiny_model_dir: Path, tmp_path: Path, arguments: list[str], sentence: str
+):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "hub/taken").mkdir(parents=True)
+    outcome = cli("shadow-hub", "hub", f"--base-model=tiny={tiny_model_dir}", *arguments)
+    assert outcome.code == 1
+    assert sentence in outcome.err
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch):
@@ -214,3 +253,35 @@ def test_text_of_others_cannot_steer_the_terminal():
 )
 def test_sizes_are_decimal(num_bytes: int | None, text: str | None):
     assert size(num_bytes) == text
+
+
+def test_keys_are_made_listed_and_revoked_without_a_server(cli: Callable[..., Outcome], data_dir: Path):
+    made = cli("keys", "create", "--owner", "ann")
+    assert made.out.startswith("tml-1-")
+    assert made.out.count("\n") == 1  # nothing but the key, so that a script can take it
+    assert "cannot be shown again" in made.err
+    second = json.loads(cli("keys", "create", "--owner", "bob", "--json").out)
+    assert second["key"].startswith("tml-2-")
+    assert cli("keys", "revoke", "1").out == "Revoked key 1 of ann\n"
+    listed = cli("keys", "list")
+    assert "tml-" not in listed.out
+    rows = json.loads(cli("keys", "list", "--json").out)
+    assert [(row["key_id"], row["owner"], row["revoked_at"] is None) for row in rows] == [
+        (1, "ann", False),
+        (2, "bob", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["create", "--owner", "a b"], "An owner has"), (["revoke", "7"], "No key has the id 7")],
+)
+def test_a_key_command_fails_in_one_line(cli: Callable[..., Outcome], arguments: list[str], sentence: str):
+    failed = cli("keys", *arguments)
+    assert (failed.code, failed.err.count("\n")) == (1, 1)
+    assert sentence in failed.err
+
+
+def test_the_session_timeout_has_a_short_flag(cli: Callable[..., Outcome]):
+    refused = cli("server", "--session-timeout", "0")
+    assert (refused.code, "greater than 0" in refused.err) == (1, True)

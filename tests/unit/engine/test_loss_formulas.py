@@ -91,10 +91,30 @@ def test_gspo_of_a_sequence_without_counted_tokens_has_ratio_one():
     assert value == pytest.approx(-A.sum())
 
 
-@pytest.mark.parametrize("name", ["importance_sampling", "ppo", "cispo", "dro", "gspo"])
-def test_weights_multiply_the_terms_of_rl_losses(name: str):
+W = np.array([2.0, -1.0, 0.5, 1.0, -2.0, 0.0, 3.0])
+TERMS = {
+    "importance_sampling": R * A,
+    "ppo": np.minimum(R * A, np.clip(R, LOW, HIGH) * A),
+    "cispo": np.clip(R, 0.0, 4.0) * L * A,
+    "dro": L * A - 0.05 / 2 * (L - Q) ** 2,
+    "gspo": np.minimum(np.exp((L - Q).mean()) * A, np.clip(np.exp((L - Q).mean()), LOW, HIGH) * A),
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_weights_of_any_sign_multiply_the_terms_of_policy_losses(name: str):
     inputs = {"logprobs": Q, "advantages": A, "sequence_ratio_mask": np.ones(7)}
     plain, gradient = run(name, **inputs)
-    doubled, doubled_gradient = run(name, **inputs, weights=np.full(7, 2.0))
-    assert doubled == pytest.approx(2 * plain)
-    np.testing.assert_allclose(doubled_gradient, 2 * gradient)
+    weighted, weighted_gradient = run(name, **inputs, weights=W)
+    assert plain == pytest.approx(-TERMS[name].sum())
+    assert weighted == pytest.approx(-(W * TERMS[name]).sum())
+    np.testing.assert_allclose(weighted_gradient, W * gradient)
+
+
+@pytest.mark.parametrize("name", ["importance_sampling", "ppo", "dro"])
+def test_gradients_are_the_slopes_of_the_value(name: str):
+    """By finite differences, for the losses that stop no gradient."""
+    tensors = {key: torch.tensor(value) for key, value in {"logprobs": Q, "advantages": A, "weights": W}.items()}
+    config = LOSS_SPECS[name].defaults
+    logprobs = torch.tensor(L, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda values: LOSSES[name](values, tensors, config), logprobs)

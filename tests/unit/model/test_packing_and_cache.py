@@ -13,7 +13,7 @@ from torch import Tensor
 from eztinker.model.attention import CachedAttention, PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.kv_cache import KVBlock, KVCache
-from tests.oracles import CPU, draw_tokens, load_decoder, packed_logits
+from tests.oracles import CPU, assert_same, draw_tokens, load_decoder, packed_logits
 
 LENGTHS = [3, 40, 1, 17, 39, 8, 2]
 MODELS = {
@@ -55,7 +55,7 @@ def decode_step(decoder: Decoder, cache: KVCache, tokens: list[int]) -> Tensor:
 def test_packed_sequences_do_not_see_each_other(decoder: Decoder):
     sequences = [draw_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
     for packed, tokens in zip(packed_logits(decoder, sequences), sequences, strict=True):
-        torch.testing.assert_close(packed, alone(decoder, tokens), rtol=0, atol=1e-5)
+        assert_same(packed, alone(decoder, tokens))
 
 
 def test_decoding_over_the_cache_equals_reading_the_whole_sequence(decoder: Decoder):
@@ -69,7 +69,7 @@ def test_decoding_over_the_cache_equals_reading_the_whole_sequence(decoder: Deco
         next_tokens = [tokens[length + step] for tokens, length in zip(sequences, LENGTHS, strict=True)]
         logits = decode_step(decoder, cache, next_tokens)
         expected = torch.stack([full[length + step] for full, length in zip(whole, LENGTHS, strict=True)])
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+        assert_same(logits, expected)
 
 
 def test_rows_may_leave_and_join_between_steps(decoder: Decoder):
@@ -83,7 +83,7 @@ def test_rows_may_leave_and_join_between_steps(decoder: Decoder):
     places = [(2, 21), (1, 21), (3, 33)]
     logits = decode_step(decoder, cache, [sequences[sequence][position] for sequence, position in places])
     expected = torch.stack([alone(decoder, sequences[sequence])[position] for sequence, position in places])
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    assert_same(logits, expected)
 
 
 def test_reading_behind_a_shared_prefix_equals_reading_all_of_it(decoder: Decoder):
@@ -94,7 +94,7 @@ def test_reading_behind_a_shared_prefix_equals_reading_all_of_it(decoder: Decode
     with torch.inference_mode():
         logits = decoder.logits(decoder.hidden_states(torch.tensor([*chain(*tails)]), attention)).split(LENGTHS)
     for ours, tail in zip(logits, tails, strict=True):
-        torch.testing.assert_close(ours, alone(decoder, header + tail)[len(header) :], rtol=0, atol=1e-5)
+        assert_same(ours, alone(decoder, header + tail)[len(header) :])
 
 
 def test_a_block_read_behind_a_prefix_continues_both(decoder: Decoder):
@@ -103,4 +103,4 @@ def test_a_block_read_behind_a_prefix_continues_both(decoder: Decoder):
     cache = decoder.new_cache()
     cache.add_row(prefilled(decoder, [tokens[23:39]], prefix).block(0))
     logits = decode_step(decoder, cache, tokens[39:])
-    torch.testing.assert_close(logits[0], alone(decoder, tokens)[39], rtol=0, atol=1e-5)
+    assert_same(logits[0], alone(decoder, tokens)[39])

@@ -1,4 +1,4 @@
-"""Saved checkpoints: listings, lifetime, deletion, and the files of exported ones."""
+"""Saved checkpoints: listings, lifetime, sharing, copies, deletion, and the files of exported ones."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
+from eztinker.api.access_tokens import TOKEN_HEADER, lender
 from eztinker.api.auth import Owner, ServiceDep
-from eztinker.api.bodies import TtlBody, WeightsInfoBody
-from eztinker.api.listing import Limit, Offset, checkpoint_as_json, cursor
+from eztinker.api.bodies import CopyWeightsBody, TtlBody, WeightsInfoBody
+from eztinker.api.listing import Limit, Offset, checkpoint_as_json, cursor, signed_url
 from eztinker.api.reading import read_json
-from eztinker.errors import InvalidInput, NotFound
-from eztinker.service.signed_links import LIFETIME, SignedFile
+from eztinker.service.checkpoint_copies import CopyTarget
+from eztinker.service.signed_links import LIFETIME, Signature
 from eztinker.service.validation import TINKER_SCHEME
-from eztinker.types import CheckpointKind, Page
+from eztinker.types import Page
 
 router = APIRouter()
 open_router = APIRouter()
@@ -37,7 +38,7 @@ async def list_checkpoints_of_run(model_id: str, service: ServiceDep, owner: Own
 
 @router.delete(_CHECKPOINT)
 async def delete_checkpoint(model_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    await service.checkpoints.delete(owner, _path(model_id, kind, name))
+    await service.checkpoint_changes.delete(owner, _path(model_id, kind, name))
     return {}
 
 
@@ -46,7 +47,21 @@ async def set_checkpoint_ttl(
     model_id: str, kind: str, name: str, request: Request, service: ServiceDep, owner: Owner
 ) -> dict[str, Any]:
     body = await read_json(request, TtlBody)
-    await service.checkpoints.set_ttl(owner, _path(model_id, kind, name), body.ttl_seconds)
+    await service.checkpoint_changes.set_ttl(owner, _path(model_id, kind, name), body.ttl_seconds)
+    return {}
+
+
+@router.post(f"{_CHECKPOINT}/publish")
+async def publish_checkpoint(model_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    await service.checkpoint_changes.set_public(owner, _path(model_id, kind, name), is_public=True)
+    return {}
+
+
+@router.delete(f"{_CHECKPOINT}/publish")
+async def unpublish_checkpoint(
+    model_id: str, kind: str, name: str, service: ServiceDep, owner: Owner
+) -> dict[str, Any]:
+    await service.checkpoint_changes.set_public(owner, _path(model_id, kind, name), is_public=False)
     return {}
 
 
@@ -55,16 +70,34 @@ async def external_weights_urls(
     model_id: str, kind: str, name: str, request: Request, service: ServiceDep, owner: Owner
 ) -> dict[str, Any]:
     """Links to the checkpoint's files that need no key, for an hour."""
-    path = _path(model_id, kind, name)
-    checkpoint, _ = await service.checkpoints.find(owner, path)
-    if checkpoint.kind is not CheckpointKind.EXTERNAL:
-        raise InvalidInput(f"{path} is not an export; save one with save_weights_external")
+    checkpoint, files = await service.checkpoints.exported_files(owner, _path(model_id, kind, name))
     expires_at = service.clock.now() + LIFETIME
-    links = {
-        file.name: _url(request, service.links.sign(checkpoint.checkpoint_id, file.name, expires_at))
-        for file in service.checkpoints.files(checkpoint)
+    urls = {
+        file_name: signed_url(
+            request,
+            "exported_file",
+            service.links.sign("export", checkpoint.checkpoint_id, file_name, expires_at=expires_at),
+            checkpoint_id=checkpoint.checkpoint_id,
+            file_name=file_name,
+        )
+        for file_name in files
     }
-    return {"urls": links, "expires": expires_at.isoformat()}
+    return {"urls": urls, "expires": expires_at.isoformat()}
+
+
+@router.post("/copy_weights")
+async def copy_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    """The token for another owner's weights comes as a header or in the body; clients prefer the header."""
+    body = await read_json(request, CopyWeightsBody)
+    path = await service.checkpoint_copies.copy(
+        owner,
+        body.source_path,
+        CopyTarget(session_id=body.session_id, model_seq_id=body.model_seq_id, project_id=body.destination_project_id),
+        ttl_seconds=body.ttl_seconds,
+        lender=lender(service, request.headers.get(TOKEN_HEADER, body.weights_access_token)),
+        idempotency_key=request.headers.get("x-idempotency-key"),
+    )
+    return {"tinker_path": path}
 
 
 @router.post("/weights_info")
@@ -87,19 +120,11 @@ async def exported_file(
     checkpoint_id: str, file_name: str, expires: int, signature: str, service: ServiceDep
 ) -> FileResponse:
     """One file of an export, for whoever has a link that we signed."""
-    link = SignedFile(checkpoint_id=checkpoint_id, file_name=file_name, expires=expires, signature=signature)
-    service.links.check(link, service.clock.now())
-    checkpoint = await service.checkpoints.by_id(checkpoint_id)
-    files = {} if checkpoint is None else {file.name: file for file in service.checkpoints.files(checkpoint)}
-    if file_name not in files:
-        raise NotFound("This export was deleted or has expired")
-    return FileResponse(files[file_name], filename=file_name)
+    signed = Signature(expires=expires, signature=signature)
+    service.links.check("export", checkpoint_id, file_name, signature=signed, now=service.clock.now())
+    checkpoint = await service.checkpoints.linked(checkpoint_id)
+    return FileResponse(service.checkpoints.directory(checkpoint.checkpoint_id) / file_name, filename=file_name)
 
 
 def _path(model_id: str, kind: str, name: str) -> str:
     return f"{TINKER_SCHEME}{model_id}/{kind}/{name}"
-
-
-def _url(request: Request, link: SignedFile) -> str:
-    url = request.url_for("exported_file", checkpoint_id=link.checkpoint_id, file_name=link.file_name)
-    return str(url.include_query_params(expires=link.expires, signature=link.signature))

@@ -22,7 +22,7 @@ async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
     """
     await read_body(request, max_bytes=MAX_JSON_BYTES)
     return {
-        "pjwt_auth_enabled": False,
+        "pjwt_auth_enabled": True,
         "parallel_fwdbwd_chunks": True,
         "proto_compress_fwdbwd": False,
         "sample_use_retrieve_futures": False,

@@ -24,7 +24,9 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -
     """The outcome, as soon as it is there; 408 if it is not within the hold time, and the client asks again."""
     body = await read_json(request, RetrieveFutureBody)
     hold_seconds = service.config.poll_hold_seconds
-    match await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds):
+    with service.polls.held(owner):
+        outcome = await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds)
+    match outcome:
         case Done() as done:
             return await _result(done, accepts=request.headers.get("accept", ""))
         case Failure() as failure:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from eztinker.api.auth import Owner, ServiceDep
 from eztinker.api.bodies import CreateSamplingSessionBody
-from eztinker.api.reading import MAX_SAMPLE_BYTES, decoded, read_body, read_json
+from eztinker.api.reading import MAX_SAMPLE_BYTES, decoded, read_json, read_json_bytes
 from eztinker.protocol.sampling_codec import decode_request
 
 router = APIRouter()
@@ -39,6 +39,6 @@ async def get_sampler(sampler_id: str, service: ServiceDep, owner: Owner) -> dic
 
 @router.post("/asample")
 async def asample(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    body = await read_body(request, max_bytes=MAX_SAMPLE_BYTES)
+    body = await read_json_bytes(request, max_bytes=MAX_SAMPLE_BYTES)
     promise = await service.sampling.sample(owner, await decoded(decode_request, body))
     return {"request_id": promise.op_id, "sample_sequence_ids": promise.sequence_ids}

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 
 from eztinker.api.auth import Owner, ServiceDep
 from eztinker.api.bodies import CreateSessionBody, FinishSessionBody, HeartbeatBody
-from eztinker.api.listing import AccessScope, Limit, Offset, as_text
+from eztinker.api.listing import AccessScope, Limit, Offset
 from eztinker.api.reading import read_json
+from eztinker.service.session_search import as_text
 from eztinker.service.sessions import SessionRequest
 from eztinker.types import Page
 

@@ -9,25 +9,26 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 
+from eztinker.addresses import is_loopback
+from eztinker.api.access_tokens import lender
 from eztinker.api.auth import Owner, ServiceDep
 from eztinker.api.bodies import (
     CreateModelBody,
     LoadWeightsBody,
     ModelBody,
     OptimStepBody,
+    SaveBody,
     SaveExternalBody,
     SaveForSamplerBody,
     SaveWeightsBody,
     optimizer_family,
 )
-from eztinker.api.reading import MAX_JSON_BYTES, read_body, read_json, read_training_body
+from eztinker.api.reading import MAX_JSON_BYTES, read_json, read_json_bytes, read_training_body
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import Body, convert_object, parse_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
 from eztinker.service.service import Service
-from eztinker.service.training import SaveRequest
-from eztinker.service.training_runs import LoraRequest
-from eztinker.types import CheckpointKind
+from eztinker.service.training_runs import BaseModel, LoraRequest, NewRun
 
 router = APIRouter()
 
@@ -38,10 +39,10 @@ BodyT = TypeVar("BodyT", bound=Body)
 async def create_model(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     body = await read_json(request, CreateModelBody)
     lora = body.lora_config
+    new = NewRun(session_id=body.session_id, model_seq_id=body.model_seq_id, user_metadata=body.user_metadata)
     op_id = await service.runs.create(
         owner,
-        session_id=body.session_id,
-        model_seq_id=body.model_seq_id,
+        new,
         base_model=body.base_model,
         lora=LoraRequest(
             rank=lora.rank,
@@ -51,9 +52,8 @@ async def create_model(request: Request, service: ServiceDep, owner: Owner) -> d
             train_unembed=lora.train_unembed,
         ),
         optimizer_family=optimizer_family(body.optimizer_config),
-        user_metadata=body.user_metadata,
     )
-    return _promise(op_id, f"{body.session_id}:train:{body.model_seq_id}")
+    return _promise(op_id, new.model_id)
 
 
 @router.post("/get_info")
@@ -65,8 +65,7 @@ async def get_info(request: Request, service: ServiceDep, owner: Owner) -> dict[
         "type": "get_info",
         "model_id": model.model_id,
         "model_name": model.base_model,
-        # a directory: the client loads it as it would a hub id, without any hub
-        "model_data": {"model_name": model.base_model, "tokenizer_id": str(base_model.directory)},
+        "model_data": {"model_name": model.base_model, "tokenizer_id": _tokenizer_id(base_model, service)},
         "optimizer_config": {"type": "adamw"},
         "is_lora": True,
         "lora_rank": model.rank,
@@ -101,82 +100,68 @@ async def optim_step(request: Request, service: ServiceDep, owner: Owner) -> dic
 
 @router.post("/save_weights")
 async def save_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    async def save(body: SaveWeightsBody) -> str:
-        save_as = SaveRequest(
-            kind=CheckpointKind.TRAINING,
-            name=body.path,
-            ttl_seconds=body.ttl_seconds,
-            overwrite=body.overwrite,
-            user_metadata=body.user_metadata,
-        )
-        return await service.training.save(owner, body.model_id, body.seq_id, save_as)
-
-    return await _numbered(request, service, owner, SaveWeightsBody, "save_weights", save)
+    return await _save(request, service, owner, SaveWeightsBody, "save_weights")
 
 
 @router.post("/save_weights_for_sampler")
 async def save_weights_for_sampler(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    async def save(body: SaveForSamplerBody) -> str:
-        if body.kind == "inflight":
-            raise Unsupported("kind 'inflight' is not supported by this server; use 'snapshot'")
-        save_as = SaveRequest(
-            kind=CheckpointKind.SAMPLER,
-            name=body.path,
-            ttl_seconds=body.ttl_seconds,
-            user_metadata=body.user_metadata,
-        )
-        return await service.training.save(owner, body.model_id, body.seq_id, save_as)
-
-    return await _numbered(request, service, owner, SaveForSamplerBody, "save_weights_for_sampler", save)
+    return await _save(request, service, owner, SaveForSamplerBody, "save_weights_for_sampler")
 
 
 @router.post("/save_weights_external")
 async def save_weights_external(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    async def save(body: SaveExternalBody) -> str:
-        if body.age_encryption_recipients:
-            raise Unsupported("age_encryption_recipients are not supported by this server; leave them out")
-        save_as = SaveRequest(kind=CheckpointKind.EXTERNAL, name=body.path, ttl_seconds=body.ttl_seconds)
-        return await service.training.save(owner, body.model_id, body.seq_id, save_as)
-
-    return await _numbered(request, service, owner, SaveExternalBody, "save_weights_external", save)
+    return await _save(request, service, owner, SaveExternalBody, "save_weights_external")
 
 
 @router.post("/load_weights")
 async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     """Into the model that is named, or into a new one of the session that is named."""
-    value = parse_object(await read_body(request, max_bytes=MAX_JSON_BYTES))
+    value = parse_object(await read_json_bytes(request, max_bytes=MAX_JSON_BYTES))
     if value.get("session_id") is None:
         return await _accept(value, service, owner, LoadWeightsBody, "load_weights", partial(_load, service, owner))
     body = convert_object(value, LoadWeightsBody)
     if body.session_id is None or body.model_seq_id is None or body.model_id is not None or body.seq_id is not None:
         raise InvalidInput("load_weights takes session_id and model_seq_id, or model_id and seq_id")
-    _check_load(body)
+    new = NewRun(session_id=body.session_id, model_seq_id=body.model_seq_id, user_metadata=body.user_metadata)
     op_id = await service.runs.create_from_checkpoint(
         owner,
-        session_id=body.session_id,
-        model_seq_id=body.model_seq_id,
+        new,
         path=body.path,
         with_optimizer=body.optimizer,
         base_model=body.base_model,
         optimizer_family=optimizer_family(body.optimizer_config),
-        user_metadata=body.user_metadata,
+        lender=lender(service, body.weights_access_token),
     )
-    return _promise(op_id, f"{body.session_id}:train:{body.model_seq_id}")
+    return _promise(op_id, new.model_id)
+
+
+async def _save(
+    request: Request,
+    service: Service,
+    owner: str,
+    body_type: type[SaveBody],
+    kind: str,
+) -> dict[str, Any]:
+    async def save(body: SaveBody) -> str:
+        return await service.training.save(owner, body.model_id, body.seq_id, body.save())
+
+    return await _numbered(request, service, owner, body_type, kind, save)
 
 
 async def _load(service: Service, owner: str, body: LoadWeightsBody) -> str:
-    _check_load(body)
     for name in ("base_model", "user_metadata", "optimizer_config"):
         if getattr(body, name) is not None:
             raise InvalidInput(f"{name} cannot be changed by a load into an existing model", field=name)
     assert body.model_id is not None  # both were read from the same body before
     assert body.seq_id is not None
-    return await service.training.load(owner, body.model_id, body.seq_id, body.path, with_optimizer=body.optimizer)
-
-
-def _check_load(body: LoadWeightsBody) -> None:
-    if body.weights_access_token is not None:
-        raise Unsupported("weights_access_token is not supported by this server; load your own checkpoints")
+    return await service.training.load(
+        owner,
+        body.model_id,
+        body.seq_id,
+        body.path,
+        with_optimizer=body.optimizer,
+        lender=lender(service, body.weights_access_token),
+    )
 
 
 async def _forward_backward(request: Request, service: Service, owner: str, *, forward_only: bool) -> dict[str, Any]:
@@ -194,7 +179,7 @@ async def _numbered(
     kind: str,
     submit: Callable[[BodyT], Awaitable[str]],
 ) -> dict[str, Any]:
-    value = parse_object(await read_body(request, max_bytes=MAX_JSON_BYTES))
+    value = parse_object(await read_json_bytes(request, max_bytes=MAX_JSON_BYTES))
     return await _accept(value, service, owner, body_type, kind, submit)
 
 
@@ -215,6 +200,11 @@ async def _accept(
     except (InvalidInput, Unsupported) as error:
         op_id = await service.training.refuse(owner, model_id, seq_id, kind, error)
     return _promise(op_id, model_id)
+
+
+def _tokenizer_id(base_model: BaseModel, service: Service) -> str:
+    """What the client loads the tokenizer by: where this machine is the client's too, a folder, which takes no hub."""
+    return str(base_model.directory) if is_loopback(service.config.host) else base_model.name
 
 
 def _promise(op_id: str, model_id: str) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Adapters as archives: a signed link to a checkpoint's, as clients before exports ask for it, and imports."""
+
+from __future__ import annotations
+
+from email.utils import format_datetime
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.listing import signed_url
+from eztinker.api.reading import read_body
+from eztinker.service.signed_links import LIFETIME, Signature
+from eztinker.service.validation import TINKER_SCHEME
+
+router = APIRouter()
+open_router = APIRouter()
+"""Routes that a signature opens instead of a key."""
+
+MAX_ADAPTER_BYTES = 512 << 20
+"""Of an adapter that is imported; one of rank 64 on every weight of a model of 3 billion parameters has 400 MB."""
+
+
+@router.get("/training_runs/{model_id}/checkpoints/{kind}/{name}/archive")
+async def checkpoint_archive(
+    model_id: str, kind: str, name: str, request: Request, service: ServiceDep, owner: Owner
+) -> RedirectResponse:
+    """The client does not follow the redirect, but hands its address to the user."""
+    checkpoint, _ = await service.checkpoints.open(owner, f"{TINKER_SCHEME}{model_id}/{kind}/{name}", "download")
+    expires_at = service.clock.now() + LIFETIME
+    signature = service.links.sign("archive", checkpoint.checkpoint_id, expires_at=expires_at)
+    url = signed_url(request, "archive", signature, checkpoint_id=checkpoint.checkpoint_id)
+    return RedirectResponse(url, status_code=302, headers={"Expires": format_datetime(expires_at, usegmt=True)})
+
+
+@open_router.get("/archives/{checkpoint_id}")
+async def archive(checkpoint_id: str, expires: int, signature: str, service: ServiceDep) -> Response:
+    """A checkpoint's adapter as a PEFT folder in a tar file, for whoever has a link that we signed."""
+    signed = Signature(expires=expires, signature=signature)
+    service.links.check("archive", checkpoint_id, signature=signed, now=service.clock.now())
+    checkpoint = await service.checkpoints.linked(checkpoint_id)
+    return Response(await service.adapters.archive(checkpoint), media_type="application/x-tar")
+
+
+@router.post("/import_adapter")
+async def import_adapter(
+    request: Request, base_model: str, name: str, service: ServiceDep, owner: Owner
+) -> dict[str, Any]:
+    """Our own addition to the protocol: the body is an archive as above, the answer where it can be sampled from."""
+    body = await read_body(request, max_bytes=MAX_ADAPTER_BYTES)
+    return {"tinker_path": await service.adapters.import_archive(owner, body, base_model=base_model, name=name)}

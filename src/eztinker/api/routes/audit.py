@@ -1,0 +1,39 @@
+"""The audit log of the caller's objects."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any, Literal
+
+from fastapi import APIRouter
+
+from eztinker.api.auth import Owner, ServiceDep
+from eztinker.service.audit_log import AuditEntry
+
+router = APIRouter()
+
+_RESOURCE = {
+    "all": None,
+    "checkpoints": "checkpoint",
+    "projects": "project",
+    "teams": "team",
+    "organizations": "organization",
+}
+"""How events of each type begin. There are no teams and organizations here, so nothing happens to them."""
+
+
+@router.get("/audit")
+async def audit_log(
+    service: ServiceDep,
+    owner: Owner,
+    event_type: Literal["all", "checkpoints", "projects", "teams", "organizations"] = "all",
+    day: date | None = None,
+) -> dict[str, Any]:
+    entries = await service.audit.of_day(owner, day, resource=_RESOURCE[event_type])
+    return {"entries": [_as_json(entry) for entry in entries]}
+
+
+def _as_json(entry: AuditEntry) -> dict[str, Any]:
+    """Clients of before `event_details` look for three of them one level up."""
+    older = {name: entry.details.get(name) for name in ("model_id", "tinker_path", "purpose")}
+    return {"timestamp": entry.created_at.isoformat(), "event": entry.event, "event_details": entry.details} | older

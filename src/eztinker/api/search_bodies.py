@@ -1,0 +1,68 @@
+"""The JSON requests that look for sessions, and what they mean here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from eztinker.protocol.json_bodies import Body
+from eztinker.service.session_search import SessionQuery, StatusFilter
+from eztinker.service.sessions import SessionStatus
+
+
+class SearchOwnerBody(Body):
+    type: Literal["own", "accessible", "user"] = "own"
+    owner_urns: Annotated[list[str], Meta(min_length=1, max_length=10)] | None = None
+
+    def includes(self, caller: str) -> bool:
+        """Whether the caller's own sessions are among those asked for; nobody sees those of others."""
+        return self.type != "user" or caller in (self.owner_urns or ())
+
+
+class StatusQueryBody(Body):
+    type: Literal["active", "cancelled", "failed", "client_finished"]
+    reasons: Annotated[tuple[Literal["success", "errored", "interrupted"], ...], Meta(min_length=1)] | None = None
+
+    def filter(self) -> StatusFilter | None:
+        """None for a status that no session has here: none is cancelled from outside or fails by itself."""
+        match self.type:
+            case "active":
+                return StatusFilter(status=SessionStatus.ACTIVE)
+            case "client_finished":
+                return StatusFilter(status=SessionStatus.FINISHED, reasons=self.reasons)
+            case _:
+                return None
+
+
+class SearchCursorBody(Body):
+    last_created_at: Annotated[datetime, Meta(tz=True)]
+    last_session_id: str
+
+
+class SearchSessionsBody(Body):
+    session_id: str | None = None
+    project_ids: list[str] | None = None
+    user_metadata: dict[str, str] | None = None
+    display_name: Annotated[str, Meta(min_length=1)] | None = None
+    owner: SearchOwnerBody = SearchOwnerBody()
+    statuses: Annotated[list[StatusQueryBody], Meta(min_length=1)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    cursor: SearchCursorBody | None = None
+
+    def query(self) -> SessionQuery:
+        filters = None if self.statuses is None else [status.filter() for status in self.statuses]
+        return SessionQuery(
+            session_id=self.session_id,
+            display_name=self.display_name,
+            user_metadata=self.user_metadata or {},
+            project_ids=self.project_ids,
+            statuses=None if filters is None else [status for status in filters if status is not None],
+            limit=self.limit,
+            after=None if self.cursor is None else (self.cursor.last_created_at, self.cursor.last_session_id),
+        )
+
+
+class ProjectBody(Body):
+    project_id: str

@@ -1,0 +1,84 @@
+"""A base model with an adapter added into its weights: a folder that needs no adapter any more."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from safetensors import TensorSpec, serialize_file
+
+from eztinker.base_models.base_model import WEIGHTS_INDEX_FILE
+from eztinker.base_models.weight_shapes import head_is_tied, weight_files
+from eztinker.float_tensors import load_float32, to_bfloat16_bits
+
+MergedDtype = Literal["float32", "bfloat16"]
+
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
+
+
+def write_merged(
+    base: Path, factors: Mapping[str, np.ndarray], scale: float, directory: Path, *, dtype: MergedDtype
+) -> None:
+    """Fill `directory`, which exists and is empty, with the model in `base` plus scale * B @ A at every module.
+
+    A head that is tied to the embedding changes both, as it does while it is trained.
+
+    Args:
+        factors: `<module>.lora_A.weight` (r, inputs) and `<module>.lora_B.weight` (outputs, r) of every module.
+        dtype: float32 is what was trained; bfloat16 is half as large, and rounds small changes away.
+    """
+    is_tied = head_is_tied(base)
+    for path in weight_files(base):
+        weights = load_float32(path.read_bytes())
+        if is_tied:
+            weights.pop(_HEAD, None)  # a stale copy, which no program that reads the config looks at
+        for name, weight in weights.items():
+            change = _change(factors, _HEAD if is_tied and name == _EMBEDDING else name)
+            if change is not None:
+                weights[name] = weight + np.float32(scale) * change
+        _write_weights(directory / path.name, weights, dtype)
+    _write_config(base, directory, dtype)
+    for path in base.iterdir():
+        if path.is_file() and path.name != "config.json" and not path.name.endswith(_WEIGHT_SUFFIXES):
+            shutil.copyfile(path, directory / path.name)
+    _write_index(base, directory, without_head=is_tied)
+
+
+def _change(factors: Mapping[str, np.ndarray], weight_name: str) -> np.ndarray | None:
+    module = weight_name.removesuffix(".weight")
+    a, b = (factors.get(f"{module}.lora_{factor}.weight") for factor in "AB")
+    return None if a is None or b is None else b @ a
+
+
+def _write_weights(path: Path, weights: Mapping[str, np.ndarray], dtype: MergedDtype) -> None:
+    stored = {
+        name: to_bfloat16_bits(weight) if dtype == "bfloat16" else np.ascontiguousarray(weight, "<f4")
+        for name, weight in weights.items()
+    }
+    specs = {
+        name: TensorSpec(dtype=dtype, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
+        for name, array in stored.items()
+    }
+    serialize_file(specs, path, {"format": "pt"})  # transformers refuses files without this note
+
+
+def _write_config(base: Path, directory: Path, dtype: MergedDtype) -> None:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)  # how older versions spell it
+    config["dtype"] = dtype
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_index(base: Path, directory: Path, *, without_head: bool) -> None:
+    if not (base / WEIGHTS_INDEX_FILE).is_file():
+        return
+    index = json.loads((base / WEIGHTS_INDEX_FILE).read_text(encoding="utf-8"))
+    if without_head:
+        index["weight_map"].pop(_HEAD, None)
+    index["metadata"] = {"total_size": sum(path.stat().st_size for path in directory.glob("*.safetensors"))}
+    (directory / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eztinker.cli.client import rest_client
+from eztinker.cli.output import JsonFlag, print_json
+from eztinker.errors import DataNotFound
+
+
+def import_adapter(
+    directory: Annotated[Path, typer.Argument(help="A PEFT folder with a LoRA adapter.")],
+    name: Annotated[str, typer.Argument(help="Name of the checkpoint to make of it.")],
+    base_model: Annotated[str, typer.Option(help="The served base model it is for; see: eztinker models")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring an adapter of another program to the server; prints the path to sample from or go on training from.
+
+    Example: eztinker import my-adapter imported --base-model Qwen/Qwen2-0.5B-Instruct
+    """
+    from eztinker.checkpoints.peft_archive import FILES, pack
+
+    missing = [file for file in FILES if not (directory / file).is_file()]
+    if missing:
+        raise DataNotFound(f"{directory} has no {missing[0]}; an adapter's folder holds {' and '.join(FILES)}")
+    archive = pack({file: (directory / file).read_bytes() for file in FILES})
+    with rest_client() as client:
+        path = client.import_adapter(archive, base_model=base_model, name=name)
+    if as_json:
+        print_json({"path": path})
+    else:
+        print(path)

@@ -1,0 +1,35 @@
+"""Floating-point tensors of safetensors files as float32 arrays, bfloat16 among them, which numpy does not have."""
+
+from __future__ import annotations
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+_DTYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+
+
+def load_float32(raw: bytes) -> dict[str, np.ndarray]:
+    """Every tensor of the safetensors file `raw` by name, in float32.
+
+    Raises:
+        ValueError: it is no such file, or holds other than floating-point numbers.
+    """
+    try:
+        tensors = deserialize(raw)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return {name: _float32(name, tensor["dtype"], tensor["data"]).reshape(tensor["shape"]) for name, tensor in tensors}
+
+
+def to_bfloat16_bits(values: np.ndarray) -> np.ndarray:
+    """Finite float32 `values` rounded to bfloat16, ties to even; as uint16, for numpy has no such type."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _float32(name: str, dtype: str, data: bytes) -> np.ndarray:
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype not in _DTYPES:
+        raise ValueError(f"{name} is of type {dtype}, not of floating-point numbers")
+    return np.frombuffer(data, _DTYPES[dtype]).astype(np.float32)

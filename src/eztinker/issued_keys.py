@@ -1,0 +1,165 @@
+"""Keys the operator hands out to other people: who each belongs to, and the hash of what its holder presents.
+
+They are in one file of the data directory, so that they are made and revoked without a running server, and a running
+one sees every change with the next request.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from eztinker.errors import ConfigError, InvalidInput, NotFound
+from eztinker.keys import KEY_PREFIX, SECRET_BYTES, hash_key, read_private, write_private
+from eztinker.types import Record
+
+log = logging.getLogger(__name__)
+
+ISSUED_KEYS_FILE = "issued_keys.json"
+MAX_ID_DIGITS = 9
+
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+_ISSUED = re.compile(rf"{KEY_PREFIX}([1-9][0-9]{{0,{MAX_ID_DIGITS - 1}}})-.+")
+
+
+class IssuedKey(Record):
+    key_id: int
+    """Part of the key itself, and no secret."""
+    owner: str
+    sha256: str
+    """Of the whole key, in hexadecimal digits."""
+    created_at: datetime
+    revoked_at: datetime | None = None
+    """A revoked key keeps its row, so that its id never comes back."""
+
+
+class NewKey(Record):
+    """A key at the only moment when it can be shown."""
+
+    issued: IssuedKey
+    key: str
+
+
+def id_in(key: str) -> int | None:
+    """The id that an issued key names; None for a key of another form."""
+    match = _ISSUED.fullmatch(key)
+    return None if match is None else int(match[1])
+
+
+def issue_key(data_dir: Path, owner: str, now: datetime) -> NewKey:
+    """Make a key for `owner`; several keys may belong to one owner.
+
+    Raises:
+        InvalidInput: nobody can be called that.
+    """
+    if not _OWNER.fullmatch(owner):
+        raise InvalidInput(
+            f"An owner has 1 to 128 letters, digits, dots, dashes, underscores and @ signs and starts with a letter or "
+            f"digit; got {owner[:200]!r}",
+            field="owner",
+        )
+    with _locked(data_dir):
+        keys = issued_keys(data_dir)
+        key_id = max((key.key_id for key in keys), default=0) + 1
+        key = f"{KEY_PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
+        issued = IssuedKey(key_id=key_id, owner=owner, sha256=hash_key(key).hex(), created_at=now)
+        _write(data_dir, [*keys, issued])
+    return NewKey(issued=issued, key=key)
+
+
+def revoke_key(data_dir: Path, key_id: int, now: datetime) -> IssuedKey:
+    """End a key; one that was revoked before stays so.
+
+    Raises:
+        NotFound: no key has this id.
+    """
+    with _locked(data_dir):
+        keys = {key.key_id: key for key in issued_keys(data_dir)}
+        if key_id not in keys:
+            raise NotFound(f"No key has the id {key_id}; see: eztinker keys list")
+        if keys[key_id].revoked_at is None:
+            keys[key_id] = msgspec.structs.replace(keys[key_id], revoked_at=now)
+            _write(data_dir, list(keys.values()))
+    return keys[key_id]
+
+
+def issued_keys(data_dir: Path) -> list[IssuedKey]:
+    """Every key ever issued in `data_dir`, oldest first.
+
+    Raises:
+        ConfigError: the file is open to other users, or damaged.
+    """
+    path = data_dir / ISSUED_KEYS_FILE
+    text = read_private(path)
+    try:
+        return [] if text is None else msgspec.json.decode(text, type=list[IssuedKey])
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"The key file {path} is damaged ({error}); restore it, or remove it with all its keys"
+        ) from error
+
+
+class ValidKeys:
+    """The issued keys that are valid at this moment, as the file has them."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Read the file for the first time.
+
+        Raises:
+            ConfigError: it is open to other users, or damaged.
+        """
+        self._data_dir = data_dir
+        self._version = self._current_version()
+        self._valid = _valid(issued_keys(data_dir))
+
+    def by_id(self) -> Mapping[int, IssuedKey]:
+        """Keys by id. A file that cannot be read any more lets nobody in, and the log says why."""
+        version = self._current_version()
+        if version != self._version:
+            self._version = version
+            try:
+                self._valid = _valid(issued_keys(self._data_dir))
+            except ConfigError as error:
+                self._valid = {}
+                log.error("No issued key is valid: %s", error.message, extra={"event": "issued_keys_unreadable"})
+        return self._valid
+
+    def _current_version(self) -> tuple[int, ...]:
+        """Changes whenever the file does; writing always makes a new file."""
+        try:
+            found = (self._data_dir / ISSUED_KEYS_FILE).stat()
+        except OSError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
+
+
+def _valid(keys: list[IssuedKey]) -> dict[int, IssuedKey]:
+    return {key.key_id: key for key in keys if key.revoked_at is None}
+
+
+def _write(data_dir: Path, keys: list[IssuedKey]) -> None:
+    write_private(data_dir / ISSUED_KEYS_FILE, msgspec.json.format(msgspec.json.encode(keys)).decode())
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Keep other programs from changing the file; the directory is made if absent, for its owner alone."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"The data directory {data_dir} cannot be used ({error.strerror})") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

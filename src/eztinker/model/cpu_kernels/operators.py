@@ -1,0 +1,157 @@
+"""The compiled kernels as operators on tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_HEAD_DIM_STEP = 32
+
+Pointer, Int, Long, Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+_ARGUMENTS: dict[str, list[type]] = {
+    "packed_size": [Int, Int],
+    "pack_weight": [Pointer, Pointer, Int, Int, Int],
+    "linear": [Pointer, Pointer, Pointer, Pointer, Int, Int, Int, Int],
+    "add_linear": [Pointer, Pointer, Pointer, Int, Int, Int, Float, Int],
+    "rms_norm": [Pointer, Pointer, Pointer, Int, Int, Float, Int],
+    "swiglu": [Pointer, Pointer, Int, Int, Int],
+    "rotate": [Pointer, Long, Pointer, Pointer, Pointer, Int, Int, Int, Int],
+    "attend_packed": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 8,
+    "draw": [Pointer] * 5 + [Int] * 4,
+    "append_and_attend": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 7,
+}
+
+
+class CpuKernels:
+    """Operators on tensors of one dtype in the processor's memory; none is differentiable."""
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(library, name)
+            function.argtypes = arguments
+            function.restype = Long if name == "packed_size" else None
+        self._library = library
+        self.inputs_step = 2 if dtype == torch.bfloat16 else 1
+        """`linear` takes numbers of inputs that this divides."""
+
+    def pack_weight(self, weight_OI: Tensor) -> Tensor:
+        """The weight in the order that `linear` reads it."""
+        packed = weight_OI.new_empty(self._library.packed_size(*weight_OI.shape))
+        weight_OI = weight_OI.contiguous()
+        self._library.pack_weight(weight_OI.data_ptr(), packed.data_ptr(), *weight_OI.shape, torch.get_num_threads())
+        return packed
+
+    def linear(self, x_MI: Tensor, packed: Tensor, bias_O: Tensor | None, num_outputs: int) -> Tensor:
+        """x times the packed weight transposed, plus the bias. A row's result is the same whatever the others are."""
+        x_MI = x_MI.contiguous()
+        num_rows, num_inputs = x_MI.shape
+        y_MO = x_MI.new_empty(num_rows, num_outputs)
+        bias = None if bias_O is None else bias_O.data_ptr()
+        pointers = packed.data_ptr(), bias, x_MI.data_ptr(), y_MO.data_ptr()
+        self._library.linear(*pointers, num_rows, num_outputs, num_inputs, torch.get_num_threads())
+        return y_MO
+
+    def add_linear(self, y_MO: Tensor, x_MI: Tensor, packed: Tensor, scale: float) -> None:
+        """Add scale times the product into `y_MO`, in place."""
+        (num_rows, num_outputs), num_inputs = y_MO.shape, x_MI.shape[1]
+        pointers = packed.data_ptr(), x_MI.data_ptr(), y_MO.data_ptr()
+        self._library.add_linear(*pointers, num_rows, num_outputs, num_inputs, scale, torch.get_num_threads())
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / rms(x) * weight over the last dimension."""
+        x = x.contiguous()
+        y, width = torch.empty_like(x), x.shape[-1]
+        pointers = x.data_ptr(), weight.data_ptr(), y.data_ptr()
+        self._library.rms_norm(*pointers, x.numel() // width, width, eps, torch.get_num_threads())
+        return y
+
+    def swiglu(self, gate_up_MF: Tensor) -> Tensor:
+        """silu(gate) * up, the two halves of the last dimension."""
+        gate_up_MF = gate_up_MF.contiguous()
+        num_rows, width = gate_up_MF.shape[0], gate_up_MF.shape[1] // 2
+        y_MF = gate_up_MF.new_empty(num_rows, width)
+        self._library.swiglu(gate_up_MF.data_ptr(), y_MF.data_ptr(), num_rows, width, torch.get_num_threads())
+        return y_MF
+
+    def takes_heads_of(self, head_dim: int) -> bool:
+        """Whether `rotate` and `append_and_attend` can work on heads of this size."""
+        return head_dim % _HEAD_DIM_STEP == 0
+
+    def rotate(self, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+        """`rope.rotate`, for heads that lie side by side in each token."""
+        num_tokens, num_heads, head_dim = x_THD.shape
+        y_THD = x_THD.new_empty(x_THD.shape)
+        pointers = x_THD.data_ptr(), x_THD.stride(0), cos_TD.data_ptr(), sin_TD.data_ptr(), y_THD.data_ptr()
+        self._library.rotate(*pointers, num_tokens, num_heads, head_dim, torch.get_num_threads())
+        return y_THD
+
+    def append_and_attend(
+        self,
+        q_BHD: Tensor,
+        k_BKD: Tensor,
+        v_BKD: Tensor,
+        keys_RKSD: Tensor,
+        values_RKSD: Tensor,
+        positions_B: Tensor,
+        window: int | None,
+    ) -> Tensor:
+        """Write one new key and value per sequence at its position, then attend to what its row of the cache holds.
+
+        The first B rows of the cache are used; S is its capacity. Gives (B, H, D).
+        """
+        num_rows, num_heads, head_dim = q_BHD.shape
+        num_threads = torch.get_num_threads()
+        capacity = keys_RKSD.shape[2]
+        out_BHD = q_BHD.new_empty(q_BHD.shape)
+        scratch = torch.empty(num_threads * capacity)
+        new = [argument for x in (q_BHD, k_BKD, v_BKD) for argument in (x.data_ptr(), x.stride(0))]
+        pointers = [x.data_ptr() for x in (keys_RKSD, values_RKSD, positions_B, out_BHD, scratch)]
+        sizes = num_rows, num_heads, k_BKD.shape[1], head_dim, capacity, window or capacity, num_threads
+        self._library.append_and_attend(*new, *pointers, *sizes)
+        return out_BHD
+
+    def attend_packed(
+        self,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        before: tuple[Tensor, Tensor] | None,
+        starts_T: Tensor,
+        window: int | None,
+    ) -> Tensor:
+        """Causal attention of packed sequences, behind shared keys and values (P, K, D) if any. Gives (T, H, D).
+
+        Args:
+            starts_T: the first token of each token's sequence.
+        """
+        num_tokens, num_heads, head_dim = q_THD.shape
+        num_threads = torch.get_num_threads()
+        # Named, so that copies made here outlive the call.
+        keys_before, values_before = (each.contiguous() for each in before or (k_TKD[:0], v_TKD[:0]))
+        num_before = keys_before.shape[0]
+        most_seen = num_before + num_tokens
+        out_THD = q_THD.new_empty(q_THD.shape)
+        scratch = torch.empty(num_threads * most_seen)
+        new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]
+        pointers = [x.data_ptr() for x in (keys_before, values_before, starts_T, out_THD, scratch)]
+        sizes = num_tokens, num_heads, k_TKD.shape[1], head_dim, num_before, most_seen
+        self._library.attend_packed(*new, *pointers, *sizes, window or most_seen, num_threads)
+        return out_THD
+
+    def draw(
+        self, logits_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], num_drawable: int
+    ) -> tuple[Tensor, Tensor]:
+        """One of the first `num_drawable` tokens per row of float32 logits, and its log-probability among all.
+
+        The likeliest where the temperature is 0, else where the tempered cumulative probability passes the uniform.
+        """
+        logits_BV = logits_BV.contiguous()
+        num_rows, vocab_size = logits_BV.shape
+        tokens, logprobs = torch.empty(num_rows, dtype=torch.int64), torch.empty(num_rows)
+        arguments = torch.tensor(temperatures), torch.tensor(uniforms, dtype=torch.float64)
+        pointers = [x.data_ptr() for x in (logits_BV, *arguments, tokens, logprobs)]
+        self._library.draw(*pointers, num_rows, vocab_size, num_drawable, torch.get_num_threads())
+        return tokens, logprobs

@@ -1,0 +1,111 @@
+"""Looking through an owner's sessions: the newest first, with what each has stored, and what it has asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection, and_, false, func, or_, select, union, update
+
+from eztinker.oplog import queries
+from eztinker.oplog.rows import OperationStatus, Session, SessionStatus
+from eztinker.oplog.schema import checkpoints, models, operations, sampling_sessions, sessions
+from eztinker.oplog.sessions import newest_first, project
+from eztinker.types import Record
+
+
+class StatusFilter(Record):
+    """Sessions in this status; of those the client has finished, with one of these reasons, None for any."""
+
+    status: SessionStatus
+    reasons: tuple[str, ...] | None = None
+
+
+class Stored(Record):
+    """The named checkpoints of one session or project."""
+
+    count: int = 0
+    size_bytes: int = 0
+
+
+class TimedOperation(Record):
+    """One request of a session and when it was worked on."""
+
+    lane: str
+    kind: str
+    seq_id: int | None
+    status: OperationStatus
+    error_code: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def walk(
+    db: Connection,
+    owner: str,
+    *,
+    project_ids: Collection[str] | None,
+    statuses: Collection[StatusFilter] | None,
+    after: tuple[datetime, str] | None,
+) -> Iterator[Session]:
+    """The owner's sessions that pass, newest first, read as they are asked for.
+
+    Args:
+        after: creation time and id of the session behind which to begin.
+    """
+    query = select(sessions).where(sessions.c.owner == owner)
+    if project_ids is not None:
+        query = query.where(project.in_(project_ids))
+    if statuses is not None:
+        query = query.where(or_(false(), *map(_has_status, statuses)))
+    if after is not None:
+        created_at, session_id = after
+        is_older = sessions.c.created_at < created_at
+        query = query.where(
+            or_(is_older, and_(sessions.c.created_at == created_at, sessions.c.session_id < session_id))
+        )
+    for row in db.execute(query.order_by(*newest_first)):
+        yield msgspec.convert(row, Session, from_attributes=True)
+
+
+def stored_by_session(db: Connection, session_ids: Collection[str], now: datetime) -> dict[str, Stored]:
+    """What each of these sessions keeps; those that keep nothing are left out."""
+    return _stored(db, sessions.c.session_id, sessions.c.session_id.in_(session_ids), now)
+
+
+def stored_by_project(db: Connection, owner: str, now: datetime) -> dict[str, Stored]:
+    """What the owner's sessions keep, by the project they are in."""
+    return _stored(db, project, sessions.c.owner == owner, now)
+
+
+def assign_project(db: Connection, session_id: str, project_id: str) -> None:
+    db.execute(update(sessions).where(sessions.c.session_id == session_id).values(project_id=project_id))
+
+
+def timeline(db: Connection, session_id: str) -> list[TimedOperation]:
+    """Everything that was asked for in the session, in the order of arrival."""
+    lanes = union(
+        select(models.c.model_id).where(models.c.session_id == session_id),
+        select(sampling_sessions.c.sampling_session_id).where(sampling_sessions.c.session_id == session_id),
+    )
+    columns = [operations.c[name] for name in TimedOperation.__struct_fields__]
+    query = select(*columns).where(operations.c.lane.in_(lanes)).order_by(operations.c.created_at, operations.c.seq_id)
+    return queries.many(db, query, TimedOperation)
+
+
+def _has_status(wanted: StatusFilter):
+    if wanted.reasons is None:
+        return sessions.c.status == wanted.status
+    return and_(sessions.c.status == wanted.status, sessions.c.end_reason.in_(wanted.reasons))
+
+
+def _stored(db: Connection, group, which, now: datetime) -> dict:
+    query = (
+        select(group, func.count(), func.sum(checkpoints.c.size_bytes))
+        .select_from(checkpoints.join(models).join(sessions))
+        .where(which, checkpoints.c.name.is_not(None), checkpoints.c.removed_at.is_(None))
+        .where(or_(checkpoints.c.expires_at.is_(None), checkpoints.c.expires_at > now))
+        .group_by(group)
+    )
+    return {key: Stored(count=count, size_bytes=size_bytes) for key, count, size_bytes in db.execute(query)}

@@ -1,0 +1,41 @@
+"""Queries on the usage ledger: one row per hour, run and kind of use."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, select, update
+
+from eztinker.oplog import queries
+from eztinker.oplog.rows import Usage
+from eztinker.oplog.schema import usage
+
+
+def add(db: Connection, *uses: Usage) -> None:
+    """Add each to what its run has used of that kind in that hour."""
+    for used in uses:
+        _add(db, used)
+
+
+def between(db: Connection, owner: str, start: datetime, end: datetime) -> list[Usage]:
+    """The owner's use in the hours from `start` and before `end`, by hour, the largest amount first."""
+    query = select(usage).where(usage.c.owner == owner, usage.c.hour >= start, usage.c.hour < end)
+    return queries.many(db, query.order_by(usage.c.hour, usage.c.amount.desc(), usage.c.usage_id), Usage)
+
+
+def forget(db: Connection, before: datetime) -> None:
+    db.execute(delete(usage).where(usage.c.hour < before))
+
+
+def _add(db: Connection, used: Usage) -> None:
+    same = (
+        usage.c.owner == used.owner,
+        usage.c.hour == used.hour,
+        usage.c.session_id == used.session_id,
+        usage.c.model_id.is_not_distinct_from(used.model_id),
+        usage.c.base_model == used.base_model,
+        usage.c.kind == used.kind,
+    )
+    added = db.execute(update(usage).where(*same).values(amount=usage.c.amount + used.amount))
+    if added.rowcount == 0:
+        queries.add(db, usage, used)

@@ -1,0 +1,128 @@
+"""Adapters on their way to other programs and in from them, as archives of a PEFT folder."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import Connection
+
+from eztinker.base_models.base_model import BaseModel
+from eztinker.base_models.catalog import Catalog
+from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
+from eztinker.checkpoints.peft import peft_parts
+from eztinker.checkpoints.peft_archive import FILES, pack, unpack
+from eztinker.checkpoints.peft_reading import read_peft
+from eztinker.checkpoints.store import ADAPTER_PART, read_manifest, read_tensors, tensors_part, write_checkpoint
+from eztinker.errors import InvalidInput
+from eztinker.oplog import audit, checkpoints, models
+from eztinker.oplog.rows import Checkpoint, Model, ModelStatus
+from eztinker.oplog.store import Store
+from eztinker.service.checkpoints import Checkpoints, checkpoint_event, tinker_path
+from eztinker.service.clock import Clock
+from eztinker.service.sessions import SessionRequest, Sessions
+from eztinker.service.validation import TinkerPath, check_name
+from eztinker.types import CheckpointKind, LoraSpec
+
+
+class Adapters:
+    def __init__(self, store: Store, catalog: Catalog, sessions: Sessions, saved: Checkpoints, clock: Clock) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._sessions = sessions
+        self._saved = saved
+        self._clock = clock
+
+    async def archive(self, checkpoint: Checkpoint) -> bytes:
+        """The adapter of any checkpoint as a PEFT folder, packed.
+
+        Raises:
+            InvalidInput: it is an export whose files are encrypted, which only its recipients can open.
+            ModelNotServed: its base model, whose shape decides how the folder looks, is not served any more.
+        """
+        return await asyncio.to_thread(packed, self._saved.directory(checkpoint.checkpoint_id), self._catalog)
+
+    async def import_archive(self, owner: str, archive: bytes, *, base_model: str, name: str) -> str:
+        """Keep the adapter in `archive` as a sampler checkpoint of a run of its own; returns its tinker:// path.
+
+        It can be sampled from, and training can go on from it, as from any other.
+
+        Raises:
+            InvalidInput, Unsupported: the archive does not hold a plain LoRA of that base model.
+        """
+        check_name(name)
+        served = self._catalog.get(base_model)
+        arrays, lora = await asyncio.to_thread(_unpacked, archive, served)
+        request = SessionRequest(tags=["import"], user_metadata={}, sdk_version="", project_id=None, display_name=None)
+        session = await self._sessions.create(owner, request, idempotency_key=None)
+        await self._sessions.finish(owner, session.session_id, reason="success", detail=None)
+        model = self._model(owner, session.session_id, served.name, lora)
+        checkpoint = await asyncio.to_thread(self._write, model, name, arrays, lora)
+
+        def store(db: Connection) -> None:
+            models.add(db, model)
+            checkpoints.add(db, checkpoint, overwrite=False)
+            audit.add(db, checkpoint_event("create", checkpoint, by=owner, now=model.created_at))
+
+        await self._store.write(store)
+        return tinker_path(checkpoint)
+
+    def _write(self, model: Model, name: str, arrays: dict[str, np.ndarray], lora: LoraSpec) -> Checkpoint:
+        checkpoint_id = self._saved.new_id()
+        manifest = write_checkpoint(
+            self._saved.directory(checkpoint_id),
+            {ADAPTER_PART: tensors_part(arrays)},
+            tinker_path=str(TinkerPath(model_id=model.model_id, kind=CheckpointKind.SAMPLER, name=name)),
+            kind=CheckpointKind.SAMPLER,
+            base_model=model.base_model,
+            lora=lora,
+            step=0,
+        )
+        return Checkpoint(
+            checkpoint_id=checkpoint_id,
+            owner=model.owner,
+            model_id=model.model_id,
+            kind=manifest.kind,
+            name=name,
+            size_bytes=manifest.size_bytes,
+            step=manifest.step,
+            user_metadata=None,
+            created_at=model.created_at,
+            expires_at=None,
+        )
+
+    def _model(self, owner: str, session_id: str, base_model: str, lora: LoraSpec) -> Model:
+        """The run that holds the checkpoint; it was never loaded, so it ends here."""
+        now = self._clock.now()
+        return Model(
+            model_id=f"{session_id}:train:0",
+            owner=owner,
+            session_id=session_id,
+            status=ModelStatus.ARCHIVE,
+            base_model=base_model,
+            rank=lora.rank,
+            train_attn=lora.train_attn,
+            train_mlp=lora.train_mlp,
+            train_unembed=lora.train_unembed,
+            user_metadata=None,
+            created_at=now,
+            last_request_at=now,
+        )
+
+
+def packed(directory: Path, catalog: Catalog) -> bytes:
+    """The archive of the checkpoint in `directory`; errors as of `Adapters.archive`."""
+    manifest = read_manifest(directory)
+    if manifest.kind is CheckpointKind.EXTERNAL:
+        if not all(name in manifest.parts for name in FILES):
+            raise InvalidInput(f"The files of {manifest.tinker_path} are encrypted; download and decrypt them instead")
+        return pack({name: (directory / name).read_bytes() for name in FILES})
+    arrays = read_tensors(directory, manifest, ADAPTER_PART)
+    base = catalog.get(manifest.base_model)
+    return pack(peft_parts(arrays, manifest.lora, manifest.base_model, head_is_tied=head_is_tied(base.directory)))
+
+
+def _unpacked(archive: bytes, base: BaseModel) -> tuple[dict[str, np.ndarray], LoraSpec]:
+    shapes = weight_shapes(base.directory)
+    return read_peft(unpack(archive), shapes, head_is_tied=head_is_tied(base.directory))

@@ -1,0 +1,34 @@
+"""The audit log: what was done to an owner's objects, when, and by whom. Each deed writes its own line."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+
+from eztinker.oplog import audit
+from eztinker.oplog.rows import AuditEntry
+from eztinker.oplog.store import Store
+from eztinker.service.clock import Clock
+
+RETENTION = timedelta(days=400)
+
+
+class AuditLog:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def of_day(self, owner: str, day: date | None, *, resource: str | None) -> list[AuditEntry]:
+        """A day of the log, midnight to midnight UTC, oldest first.
+
+        Args:
+            day: None for today.
+            resource: what the events are about, such as `checkpoint`; None for everything.
+        """
+        start = datetime.combine(day or self._clock.now().date(), time(), UTC)
+        end = start + timedelta(days=1)
+        return await self._store.read(lambda db: audit.between(db, owner, start, end, resource=resource))
+
+    async def expire(self) -> None:
+        """Drop what is too old."""
+        oldest = self._clock.now() - RETENTION
+        await self._store.write(lambda db: audit.forget(db, oldest))

@@ -1,0 +1,155 @@
+"""Requests that no HTTP library would send: broken heads, slow ones, odd targets, and clients that vanish."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from eztinker.api import http_protocol, reading
+from tests.servers import API_KEY, RunningServer
+from tests.wire import chunk, loss_of, new_run, optim_step, outcome, send_chunk
+
+KEY = b"x-api-key: " + API_KEY.encode() + b"\r\n"
+HOST = b"Host: 127.0.0.1\r\n"
+
+
+def connect(server: RunningServer) -> socket.socket:
+    parts = urlsplit(server.url)
+    assert parts.hostname is not None
+    return socket.create_connection((parts.hostname, parts.port or 0), timeout=20)
+
+
+def exchange(server: RunningServer, request: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer to `request`; the connection may be closed before all of it is written."""
+    with connect(server) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(request)
+        return read_answer(connection)
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes]:
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(1 << 16):
+            received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body
+
+
+def get(target: bytes, *headers: bytes, method: bytes = b"GET") -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    return method + b" " + target + b" HTTP/1.1\r\n" + HOST + KEY + b"Connection: close\r\n" + lines + b"\r\n"
+
+
+BAD_HEADS = {
+    "a head of 70 KB in one header": (get(b"/api/v1/sessions", b"x: " + b"a" * 70_000), 431),
+    "a header that never ends": (b"GET / HTTP/1.1\r\nx: " + b"a" * 400_000, 431),
+    "1,000 headers": (get(b"/api/v1/sessions", *(b"x%d: y" % number for number in range(1000))), 431),
+    "a path of 1 MB": (get(b"/api/v1/" + b"a" * (1 << 20)), 431),
+    "a path of 20 KB": (get(b"/api/v1/" + b"a" * 20_000), 414),
+    "a key of 1 MB": (get(b"/api/v1/sessions", b"x-api-key: tml-" + b"k" * (1 << 20)), 431),
+    "both lengths": (get(b"/api/v1/x", b"Content-Length: 3", b"Transfer-Encoding: chunked", method=b"POST"), 400),
+    "two lengths": (get(b"/api/v1/x", b"Content-Length: 3", b"Content-Length: 4", method=b"POST"), 400),
+    "a negative length": (get(b"/api/v1/create_session", b"Content-Length: -1", method=b"POST"), 400),
+    "an endless length": (get(b"/api/v1/create_session", b"Content-Length: " + b"9" * 400, method=b"POST"), 400),
+    "an unknown method": (get(b"/api/v1/sessions", method=b"BREW"), 400),
+    "TRACE": (get(b"/api/v1/sessions", method=b"TRACE"), 405),
+    "CONNECT": (get(b"evil.example:80", method=b"CONNECT"), 400),
+    "no HTTP at all": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "a bare line feed in a header": (b"GET /api/v1/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nx: a\rb\r\n\r\n", 400),
+    "an empty segment": (get(b"//api/v1/sessions"), 400),
+    "an empty segment inside": (get(b"/api//v1/sessions"), 400),
+    "dotted segments": (get(b"/api/v1/nothing/../sessions"), 400),
+    "encoded dots": (get(b"/api/v1/%2e%2e/v1/sessions"), 400),
+    "dots encoded twice": (get(b"/api/v1/%252e%252e/sessions"), 400),
+    "an encoded slash": (get(b"/api/v1%2fsessions"), 400),
+    "a backslash": (get(b"/api/v1\\sessions"), 400),
+    "an encoded NUL": (get(b"/api/v1/sessions/%00"), 400),
+    "a target without a slash": (get(b"*", method=b"OPTIONS"), 400),
+}
+
+
+@pytest.mark.parametrize("case", BAD_HEADS)
+def test_a_bad_head_is_refused_in_json(server: RunningServer, case: str):
+    request, status = BAD_HEADS[case]
+    answered, body = exchange(server, request)
+    assert answered == status
+    assert json.loads(body)["detail"] == json.loads(body)["error"]["message"]
+
+
+def test_an_absolute_target_is_no_way_around_the_key(server: RunningServer):
+    target = b"http://evil.example/api/v1/sessions"
+    assert exchange(server, get(target))[0] == 200
+    assert exchange(server, get(target).replace(KEY, b""))[0] == 401
+    assert exchange(server, get(target).replace(HOST, b"Host: evil.example\r\n"))[0] == 403
+
+
+def test_an_upgrade_is_answered_as_the_request_it_is(server: RunningServer):
+    upgrade = get(b"/api/v1/nothing").replace(b"Connection: close", b"Connection: upgrade\r\nUpgrade: websocket")
+    with connect(server) as connection:
+        connection.sendall(upgrade)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_head_that_does_not_come_is_given_up(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    for begun in (b"", b"GET /api/v1/sessions HTTP/1.1\r\n"):
+        with connect(server) as connection:
+            connection.sendall(begun)
+            assert read_answer(connection)[0] == 408
+
+
+def test_a_body_that_does_not_come_is_given_up(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "BODY_SECONDS", 0.2)
+    with connect(server) as connection:
+        connection.sendall(get(b"/api/v1/create_session", b"Content-Length: 100", method=b"POST") + b"{")
+        assert read_answer(connection)[0] == 408
+
+
+def test_an_idle_connection_outlives_the_time_for_a_head(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    with connect(server) as connection:
+        for _ in range(2):
+            connection.sendall(get(b"/healthz").replace(b"Connection: close\r\n", b""))
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def run(http: httpx.Client) -> str:
+    return new_run(http)
+
+
+def test_a_client_that_vanishes_inside_a_body_has_asked_for_nothing(
+    server: RunningServer, http: httpx.Client, run: str
+):
+    body = json.dumps({"model_id": run, "seq_id": 1, "adam_params": {}}).encode()
+    head = get(b"/api/v1/optim_step", b"Content-Length: %d" % len(body), method=b"POST")
+    with connect(server) as connection:
+        connection.sendall(head + body[:-1])
+    assert outcome(http, optim_step(http, run, 1)).json()["metrics"] == {"step": 1.0}
+
+
+def test_a_client_that_vanishes_after_its_request_finds_it_done_once(
+    server: RunningServer, http: httpx.Client, run: str
+):
+    body = json.dumps({"model_id": run, "seq_id": 1, "adam_params": {}}).encode()
+    with connect(server) as connection:
+        connection.sendall(get(b"/api/v1/optim_step", b"Content-Length: %d" % len(body), method=b"POST") + body)
+    assert outcome(http, optim_step(http, run, 1)).json()["metrics"] == {"step": 1.0}
+    assert outcome(http, optim_step(http, run, 2)).json()["metrics"] == {"step": 2.0}
+
+
+def test_a_poll_whose_client_vanishes_takes_nothing_away(server: RunningServer, http: httpx.Client, run: str):
+    second = send_chunk(http, chunk(run, 2, token=10))
+    body = json.dumps({"request_id": second}).encode()
+    with connect(server) as connection:
+        connection.sendall(get(b"/api/v1/retrieve_future", b"Content-Length: %d" % len(body), method=b"POST") + body)
+    send_chunk(http, chunk(run, 1))
+    assert loss_of(outcome(http, second, accept="application/x-protobuf")) == 2.0

@@ -1,0 +1,206 @@
+"""Adapters that peft wrote, read as our own; and what is refused, by name."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.numpy import load, save
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
+from eztinker.checkpoints.peft import CONFIG, WEIGHTS, peft_parts
+from eztinker.checkpoints.peft_archive import FILES, pack, unpack
+from eztinker.checkpoints.peft_reading import read_peft
+from eztinker.errors import EZTinkerError, InvalidInput, Unsupported
+from eztinker.model.lora import Adapter
+from tests.oracles import CPU, draw_tokens, load_decoder, packed_logits
+from tests.unit.engine.engine_helpers import TinyModel, new_run
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft's use of transformers
+    pytest.mark.filterwarnings("ignore:.*tie:UserWarning"),  # peft advises against merging adapters of tied weights
+    pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning"),  # those that peft ties itself
+]
+TOKENS = draw_tokens(20, seed=1)
+
+
+def parts_in(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in FILES}
+
+
+def read(parts: dict[str, bytes], base: Path):
+    return read_peft(parts, weight_shapes(base), head_is_tied=head_is_tied(base))
+
+
+def foreign_adapter(base: Path, directory: Path, dtype: torch.dtype = torch.float32, **config: Any) -> None:
+    """Write an adapter as peft makes and saves it, with a B that is not zero."""
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **config)
+    )
+    model.save_pretrained(str(directory), save_embedding_layers=False)
+    factors = {name: factor.to(dtype) for name, factor in load_file(directory / WEIGHTS).items()}
+    save_file(factors, directory / WEIGHTS)
+
+
+FOREIGN = {
+    "two modules": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+    "everything": {"r": 3, "lora_alpha": 6.0, "target_modules": "all-linear"},
+    "rank-stabilised": {"r": 9, "lora_alpha": 3, "use_rslora": True, "target_modules": ["down_proj", "lm_head"]},
+    "bfloat16": {"r": 2, "lora_alpha": 64, "target_modules": ["o_proj"], "dtype": torch.bfloat16},
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_an_adapter_of_peft_computes_here_what_it_computes_there(tiny_model: TinyModel, tmp_path: Path, case: str):
+    base = tiny_model("qwen2")
+    foreign_adapter(base, tmp_path, **FOREIGN[case])
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path)).eval()
+    arrays, lora = read(parts_in(tmp_path), base)
+    decoder = load_decoder(base)
+    adapter = Adapter.new(decoder.config, lora, CPU)
+    adapter.fill(arrays)
+    with torch.inference_mode():
+        expected = theirs(input_ids=torch.tensor([TOKENS])).logits[0]
+    (ours,) = packed_logits(decoder, [TOKENS], [(adapter, None)])
+    (unadapted,) = packed_logits(decoder, [TOKENS])
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    assert (ours - unadapted).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+def test_an_export_of_ours_comes_back_as_it_was(tiny_model: TinyModel, tie: bool):
+    base = tiny_model("qwen2", tie=tie)
+    run = new_run(load_decoder(base), rank=4)
+    arrays = run.adapter.named_arrays()
+    parts = peft_parts(arrays, run.adapter.lora, "tiny", head_is_tied=tie)
+    again, lora = read(unpack(pack(parts)), base)
+    assert lora.rank == 4
+    assert again.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_modules_an_adapter_leaves_alone_stay_as_they_are_in_training(tiny_model: TinyModel, tmp_path: Path):
+    base = tiny_model("qwen2")
+    foreign_adapter(base, tmp_path, r=2, lora_alpha=4, target_modules=["q_proj"])
+    arrays, lora = read(parts_in(tmp_path), base)
+    assert (lora.train_attn, lora.train_mlp, lora.train_unembed) == (True, False, False)
+    untouched = [array for name, array in arrays.items() if "q_proj" not in name]
+    assert untouched
+    assert not any(array.any() for array in untouched)  # A and B both, so that neither has a gradient
+
+
+PREFIX = "base_model.model."
+Q_A, Q_B = (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_{factor}.weight" for factor in "AB")
+
+
+def renamed(arrays: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
+    return {new if name == old else name: array for name, array in arrays.items()}
+
+
+BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], str]] = {
+    "a name without the prefix": (lambda a: renamed(a, Q_A, "q.lora_A.weight"), "every name in it must begin"),
+    "a module that does not exist": (lambda a: renamed(a, Q_A, Q_A.replace(".0.", ".9.")), "no LoRA factor of this"),
+    "a whole weight": (lambda a: {**a, f"{PREFIX}model.norm.weight": np.ones(64, np.float32)}, "no LoRA factor"),
+    "another shape": (lambda a: {**a, Q_A: np.ones((2, 63), np.float32)}, "must have shape (2, 64), got (2, 63)"),
+    "half of a pair": (lambda a: {k: v for k, v in a.items() if k != Q_B}, "only one of the two LoRA factors"),
+    "a number that is not finite": (lambda a: {**a, Q_A: np.full((2, 64), np.inf, np.float32)}, "not finite"),
+    "integers": (lambda a: {**a, Q_A: np.ones((2, 64), np.int64)}, "not of floating-point numbers"),
+    "nothing": (lambda a: {}, "holds no LoRA factor"),
+}
+BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "another method": ({"peft_type": "LOHA"}, "does not describe a LoRA adapter"),
+    "DoRA": ({"use_dora": True}, "uses use_dora"),
+    "whole modules": ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+    "ranks of its own": ({"rank_pattern": {"q_proj": 1}}, "uses rank_pattern"),
+    "biases": ({"bias": "all"}, "trains biases"),
+    "no rank": ({"r": 0}, "r in adapter_config.json must be an integer from 1 to 512, got 0"),
+    "a rank beyond memory": ({"r": 10**12}, "must be an integer from 1 to 512"),
+    "no alpha": ({"lora_alpha": None}, "lora_alpha in adapter_config.json must be a finite number, got None"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    directory = tmp_path_factory.mktemp("plain")
+    foreign_adapter(tiny_model("qwen2"), directory, r=2, lora_alpha=4, target_modules=["q_proj"])
+    return parts_in(directory)
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_weights_that_do_not_fit_are_refused_by_name(plain: dict[str, bytes], tiny_model: TinyModel, case: str):
+    change, sentence = BAD_WEIGHTS[case]
+    bad = plain | {WEIGHTS: save(change(load(plain[WEIGHTS])))}
+    with pytest.raises(InvalidInput) as caught:
+        read(bad, tiny_model("qwen2"))
+    assert sentence in caught.value.message
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_a_config_beyond_plain_lora_is_refused_by_name(plain: dict[str, bytes], tiny_model: TinyModel, case: str):
+    change, sentence = BAD_CONFIGS[case]
+    bad = plain | {CONFIG: json.dumps(json.loads(plain[CONFIG]) | change).encode()}
+    with pytest.raises(EZTinkerError) as caught:
+        read(bad, tiny_model("qwen2"))
+    assert sentence in caught.value.message
+
+
+def test_an_adapter_of_the_head_alone_is_refused_where_head_and_embedding_are_one(
+    tiny_model: TinyModel, tmp_path: Path
+):
+    base = tiny_model("qwen2", tie=True)
+    foreign_adapter(base, tmp_path, r=2, lora_alpha=4, target_modules=["lm_head"])
+    with pytest.raises(Unsupported, match="head and embedding are one weight"):
+        read(parts_in(tmp_path), base)
+
+
+def tar_of(*members: tarfile.TarInfo) -> bytes:
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for member in members:
+            tar.addfile(member, BytesIO(bytes(member.size)))
+    return buffer.getvalue()
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        b"",
+        b"no tar" * 200,
+        tar_of(tarfile.TarInfo(CONFIG)),
+        tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(WEIGHTS), tarfile.TarInfo("../escape")),
+        tar_of(tarfile.TarInfo(CONFIG), link(WEIGHTS, "/etc/passwd")),
+        tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(CONFIG)),
+    ],
+    ids=["empty", "noise", "one file", "a third file", "a link", "twice the same"],
+)
+def test_an_archive_of_anything_else_is_refused(archive: bytes):
+    with pytest.raises(InvalidInput, match=r"archive|tar file"):
+        unpack(archive)
+
+
+def test_an_adapter_that_peft_ties_itself_is_read(tiny_model: TinyModel):
+    base = tiny_model("qwen2", tie=True)
+    run = new_run(load_decoder(base), rank=4)
+    arrays = run.adapter.named_arrays()
+    parts = peft_parts(arrays, run.adapter.lora, "tiny", head_is_tied=True)
+    without_our_names = {name: array for name, array in load(parts[WEIGHTS]).items() if "unembed_tokens" not in name}
+    again, _ = read(parts | {WEIGHTS: save(without_our_names)}, base)
+    np.testing.assert_array_equal(again["lm_head.lora_A.weight"], arrays["lm_head.lora_A.weight"])

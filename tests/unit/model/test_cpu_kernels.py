@@ -1,0 +1,188 @@
+"""Our own kernels against torch in float64, and what they promise beyond it: a row never depends on its company."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eztinker.model.cpu_kernels import CpuKernels, building, cpu_kernels
+from eztinker.model.rope import rotate
+
+DTYPES = [torch.float32, torch.bfloat16]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
+"""Relative to results around 1: a few float32 roundings, or one of bfloat16."""
+ROW_COUNTS = [0, 1, 2, 11, 12, 13, 32, 100]
+HEADS, KV_HEADS, HEAD_DIM = 6, 2, 64
+
+
+@pytest.fixture(params=DTYPES, ids=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    if cpu_kernels(request.param) is None:
+        pytest.skip("this machine has no compiler, or no AVX512 for this dtype")
+    return request.param
+
+
+@pytest.fixture
+def kernels(dtype: torch.dtype) -> CpuKernels:
+    found = cpu_kernels(dtype)
+    assert found is not None
+    return found
+
+
+def draw(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_rounds_to(ours: Tensor, exact: Tensor) -> None:
+    tolerance = TOLERANCE[ours.dtype]
+    torch.testing.assert_close(ours.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("num_rows", ROW_COUNTS)
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(32, 64), (70, 300), (5, 2)])
+def test_a_linear_layer_is_the_product_with_the_weight(
+    kernels: CpuKernels, dtype: torch.dtype, num_rows: int, num_outputs: int, num_inputs: int
+):
+    x, bias = draw(num_rows, num_inputs, dtype=dtype), draw(num_outputs, dtype=dtype, seed=1)
+    weight = draw(num_outputs, num_inputs, dtype=dtype, seed=2) / num_inputs**0.5
+    packed = kernels.pack_weight(weight)
+    product = functional.linear(x.double(), weight.double())
+    assert_rounds_to(kernels.linear(x, packed, None, num_outputs), product)
+    y = kernels.linear(x, packed, bias, num_outputs)
+    assert_rounds_to(y, product + bias.double())
+    expected = y.double() + 0.5 * product
+    kernels.add_linear(y, x, packed, 0.5)
+    assert_rounds_to(y, expected)
+
+
+def test_a_long_sum_rounds_no_worse_than_torchs(kernels: CpuKernels, dtype: torch.dtype):
+    x, weight = draw(64, 4096, dtype=dtype), draw(96, 4096, dtype=dtype, seed=1)
+    exact = functional.linear(x.double(), weight.double())
+    ours = kernels.linear(x, kernels.pack_weight(weight), None, 96)
+    theirs = functional.linear(x, weight)
+    assert (ours - exact).square().mean() <= 1.2 * (theirs - exact).square().mean()
+
+
+@pytest.mark.parametrize("num_rows", ROW_COUNTS)
+@pytest.mark.parametrize("width", [64, 72])
+def test_norm_and_gated_activation(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
+    x, weight = 3 * draw(num_rows, width, dtype=dtype), draw(width, dtype=dtype, seed=1)
+    exact = functional.rms_norm(x.double(), (width,), weight.double(), 1e-5)
+    assert_rounds_to(kernels.rms_norm(x, weight, 1e-5), exact)
+    gate, up = x.double().chunk(2, dim=-1)
+    silu = functional.silu(gate).to(dtype).double()  # rounded before the product
+    assert_rounds_to(kernels.swiglu(x), silu * up)
+
+
+def test_the_gated_activation_of_extreme_gates(kernels: CpuKernels, dtype: torch.dtype):
+    gate_up = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4, 1, 1, 1, 1, 1]]).to(dtype)
+    expected = torch.tensor([[0.0, 0.0, 0.0, 100.0, 1e4]], dtype=torch.float64)
+    torch.testing.assert_close(kernels.swiglu(gate_up).double(), expected, rtol=2**-8, atol=1e-30)
+
+
+def test_rotating_is_the_differentiable_formula_to_the_bit(kernels: CpuKernels, dtype: torch.dtype):
+    heads = draw(7, HEADS + KV_HEADS, HEAD_DIM, dtype=dtype).requires_grad_()
+    cos, sin = draw(7, HEAD_DIM, dtype=dtype, seed=1), draw(7, HEAD_DIM, dtype=dtype, seed=2)
+    by_torch = rotate(heads[:, :HEADS], cos, sin)
+    assert by_torch.requires_grad
+    assert torch.equal(kernels.rotate(heads.detach()[:, :HEADS], cos, sin), by_torch.detach())
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_attention_over_packed_sequences(kernels: CpuKernels, dtype: torch.dtype, window: int | None):
+    lengths, num_before = [1, 40, 7], 9
+    q, k, v = qkv(sum(lengths), dtype, seed=1)
+    _, keys_before, values_before = qkv(num_before, dtype, seed=2)
+    starts = torch.tensor([0] + [1] * 40 + [41] * 7)
+    ours = kernels.attend_packed(q, k, v, (keys_before, values_before), starts, window)
+    for token in range(sum(lengths)):
+        own = slice(int(starts[token]), token + 1)
+        seen = torch.cat([keys_before, k[own]]), torch.cat([values_before, v[own]])
+        assert_rounds_to(ours[token], attended(q[token], *seen, window))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_token_attends_the_same_whether_read_or_drawn(kernels: CpuKernels, dtype: torch.dtype, window: int | None):
+    length = 33
+    q, k, v = qkv(length, dtype, seed=3)
+    read = kernels.attend_packed(q, k, v, None, torch.zeros(length, dtype=torch.long), window)
+    keys = torch.zeros(2, KV_HEADS, 50, HEAD_DIM, dtype=dtype)
+    values = torch.zeros_like(keys)
+    for position in range(length):
+        row = torch.stack([q[position]] * 2), torch.stack([k[position]] * 2), torch.stack([v[position]] * 2)
+        drawn = kernels.append_and_attend(*row, keys, values, torch.tensor([position] * 2), window)
+        assert torch.equal(drawn[0], read[position])
+        assert torch.equal(drawn[1], read[position])
+
+
+@pytest.mark.parametrize("num_rows", ROW_COUNTS)
+def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtype, num_rows: int):
+    x, weight = draw(100, 600, dtype=dtype), draw(70, 600, dtype=dtype, seed=1)
+    packed, norm = kernels.pack_weight(weight), draw(600, dtype=dtype, seed=2)
+    rows = slice(100 - num_rows, 100)
+    assert torch.equal(kernels.linear(x[rows], packed, None, 70), kernels.linear(x, packed, None, 70)[rows])
+    assert torch.equal(kernels.rms_norm(x[rows], norm, 1e-5), kernels.rms_norm(x, norm, 1e-5)[rows])
+    assert torch.equal(kernels.swiglu(x[rows]), kernels.swiglu(x)[rows])
+
+
+@pytest.mark.parametrize(("vocab_size", "num_drawable"), [(5, 5), (49_152, 49_152), (1000, 990)])
+def test_drawing_passes_the_point_that_the_uniform_names(vocab_size: int, num_drawable: int):
+    kernels = cpu_kernels(torch.float32)
+    if kernels is None:
+        pytest.skip("this machine has no compiler, or no AVX512")
+    logits = 4 * draw(64, vocab_size, dtype=torch.float32)
+    temperatures = [0.0, 0.5, 1.0, 2.0] * 16
+    uniforms = torch.rand(64, generator=torch.Generator().manual_seed(1), dtype=torch.float64).tolist()
+    tokens, logprobs = kernels.draw(logits, temperatures, uniforms, num_drawable)
+    for row, (temperature, uniform) in enumerate(zip(temperatures, uniforms, strict=True)):
+        exact = (logits[row].double() / (temperature or 1)).log_softmax(-1)
+        cumulative = exact[:num_drawable].exp().cumsum(0)
+        at_point = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
+        assert int(tokens[row]) == (at_point if temperature else int(exact[:num_drawable].argmax()))
+        assert float(logprobs[row]) == pytest.approx(float(exact[tokens[row]]), abs=1e-5)
+
+
+def test_without_a_compiler_there_are_no_kernels_and_nobody_complains(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert cpu_kernels.__wrapped__(torch.float32) is None
+    assert not caplog.records
+
+
+def test_a_compiler_that_fails_is_reported_and_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
+):
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert cpu_kernels.__wrapped__(dtype) is None
+    assert "could not be compiled" in caplog.text
+    assert not list(tmp_path.glob("*.so"))
+
+
+def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: torch.dtype):
+    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
+    assert cpu_kernels.__wrapped__(dtype) is not None
+    (library,) = tmp_path.iterdir()
+    monkeypatch.setattr(building.subprocess, "run", None)  # a second compilation would fail
+    assert cpu_kernels.__wrapped__(dtype) is not None
+    assert list(tmp_path.iterdir()) == [library]
+
+
+def qkv(num_tokens: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as views of one tensor, as the fused projection gives them."""
+    heads = draw(num_tokens, HEADS + 2 * KV_HEADS, HEAD_DIM, dtype=dtype, seed=seed)
+    return heads[:, :HEADS], heads[:, HEADS : HEADS + KV_HEADS], heads[:, HEADS + KV_HEADS :]
+
+
+def attended(q_HD: Tensor, k_SKD: Tensor, v_SKD: Tensor, window: int | None) -> Tensor:
+    """What one query sees, by the textbook formula in float64, (H, D)."""
+    k, v = (x[-window if window else 0 :].double().repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (k_SKD, v_SKD))
+    scores = torch.einsum("hd,shd->hs", q_HD.double(), k) / HEAD_DIM**0.5
+    return torch.einsum("hs,shd->hd", scores.softmax(-1), v)

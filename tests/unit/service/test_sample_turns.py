@@ -1,0 +1,95 @@
+"""The order in which samples of several owners reach the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from eztinker.oplog.rows import SamplingSession
+from eztinker.protocol.frames import Sample
+from eztinker.service.engine_process import Answer, EngineProcess
+from eztinker.service.new_operation import NewOperation
+from eztinker.service.operations import Done, Operations
+from eztinker.service.plans import SamplePlan
+from eztinker.service.sample_turns import SampleTurns
+from eztinker.types import SampleRequest, SamplingParams
+
+
+@dataclass
+class Recorder(Operations):
+    """Operations that end when the test says so."""
+
+    started: list[str] = field(default_factory=list)
+    waiting: dict[str, asyncio.Future] = field(default_factory=dict)
+
+    def settlement(self, op_id: str) -> asyncio.Future | None:
+        return self.waiting.get(op_id)
+
+    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> None:
+        self.started.append(new.op_id)
+
+    def end(self, op_id: str) -> None:
+        self.waiting.pop(op_id).set_result(Done(kind="sample", media_type="", body=b""))
+
+
+@dataclass
+class Engine(EngineProcess):
+    """Takes samples and never answers."""
+
+    def sample(self, command: Sample) -> asyncio.Future[Answer]:
+        return asyncio.get_running_loop().create_future()
+
+
+def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
+    request = SampleRequest(prompt=np.array([1]), num_samples=num_samples, params=SamplingParams(max_tokens=1))
+    work = Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
+    sampler = SamplingSession(
+        sampling_session_id="lane",
+        owner=op_id[0],
+        session_id="session",
+        seq_id=0,
+        base_model="tiny",
+        checkpoint_id=None,
+        created_at=datetime.now(UTC),
+    )
+    plan = SamplePlan(sampler=sampler, model_id=None, num_prompt_tokens=1)
+    return NewOperation(op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind="sample", work=work, plan=plan)
+
+
+async def started_after(ends: list[str], *arrivals: NewOperation) -> list[str]:
+    """What has gone to an engine of one sequence per batch when `arrivals` came and then `ends` ended."""
+    operations = Recorder()
+    turns = SampleTurns(operations, Engine(), max_batch_size=1)
+    for new in arrivals:
+        operations.waiting[new.op_id] = asyncio.get_running_loop().create_future()
+        turns.start(new)
+    for op_id in ends:
+        operations.end(op_id)
+        await asyncio.sleep(0)
+    return operations.started
+
+
+def test_the_engine_gets_two_batches_and_the_rest_waits():
+    arrivals = [sample(f"a{number}") for number in range(5)]
+    assert asyncio.run(started_after([], *arrivals)) == ["a0", "a1"]
+    assert asyncio.run(started_after(["a1"], *arrivals)) == ["a0", "a1", "a2"]
+
+
+def test_a_newcomer_passes_the_queue_of_another_owner():
+    arrivals = [*(sample(f"a{number}") for number in range(5)), sample("b0"), sample("b1")]
+    order = asyncio.run(started_after(["a0", "a1", "a2", "b0", "a3"], *arrivals))
+    assert order == ["a0", "a1", "a2", "b0", "a3", "b1", "a4"]
+
+
+def test_a_request_counts_with_all_its_sequences():
+    arrivals = [sample("a0", num_samples=2), sample("a1")]
+    assert asyncio.run(started_after([], *arrivals)) == ["a0"]
+    assert asyncio.run(started_after(["a0"], *arrivals)) == ["a0", "a1"]
+
+
+def test_what_ended_while_it_waited_is_left_out():
+    arrivals = [sample(f"a{number}") for number in range(4)]
+    assert asyncio.run(started_after(["a2", "a0"], *arrivals)) == ["a0", "a1", "a3"]
