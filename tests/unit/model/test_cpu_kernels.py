@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eztinker.model import cpu_kernels as module
-from eztinker.model.cpu_kernels import CpuKernels, cpu_kernels
+from eztinker.model.cpu_kernels import CpuKernels, building, cpu_kernels
 from eztinker.model.rope import rotate
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -171,7 +170,7 @@ def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
     assert cpu_kernels.__wrapped__(dtype) is not None
     (library,) = tmp_path.iterdir()
-    monkeypatch.setattr(module.subprocess, "run", None)  # a second compilation would fail
+    monkeypatch.setattr(building.subprocess, "run", None)  # a second compilation would fail
     assert cpu_kernels.__wrapped__(dtype) is not None
     assert list(tmp_path.iterdir()) == [library]
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import numpy as np
 
 from eztinker.errors import Cancelled, EZTinkerError
+from eztinker.oplog.rows import SamplingSession
 from eztinker.protocol.frames import Sample
-from eztinker.service.operations import Done, NewOperation, Operations
+from eztinker.service.engine_process import Answer, EngineProcess
+from eztinker.service.new_operation import NewOperation
+from eztinker.service.operations import Done, Operations
+from eztinker.service.plans import SamplePlan
 from eztinker.service.sample_turns import SampleTurns
 from eztinker.types import SampleRequest, SamplingParams
 
@@ -20,40 +25,53 @@ class Recorder(Operations):
 
     started: list[str] = field(default_factory=list)
     running: dict[str, asyncio.Future] = field(default_factory=dict)
-    given_up: dict[str, EZTinkerError | None] = field(default_factory=dict)
-    """With the error it ended in; None for what the engine is to give up."""
+    failed: dict[str, EZTinkerError] = field(default_factory=dict)
 
-    def start(self, new: NewOperation) -> asyncio.Future:
+    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> asyncio.Future:
         self.started.append(new.op_id)
         self.running[new.op_id] = asyncio.get_running_loop().create_future()
         return self.running[new.op_id]
 
-    def refuse(self, new: NewOperation, error: EZTinkerError) -> None:
-        self.given_up[new.op_id] = error
-
-    def cancel(self, owner: str, op_id: str) -> None:
-        self.given_up[op_id] = None
+    def fail(self, new: NewOperation, error: EZTinkerError) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.failed[new.op_id] = error
 
     def end(self, op_id: str) -> None:
         self.running[op_id].set_result(Done(kind="sample", media_type="", body=b""))
 
 
+@dataclass
+class Engine(EngineProcess):
+    """Takes samples and never answers."""
+
+    cancelled: list[str] = field(default_factory=list)
+
+    def sample(self, command: Sample) -> asyncio.Future[Answer]:
+        return asyncio.get_running_loop().create_future()
+
+    def cancel(self, op_id: str) -> None:
+        self.cancelled.append(op_id)
+
+
 def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
     request = SampleRequest(prompt=np.array([1]), num_samples=num_samples, params=SamplingParams(max_tokens=1))
     work = Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
-    return NewOperation(
-        op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind="sample", work=work, finish=lambda _: _never()
+    sampler = SamplingSession(
+        sampling_session_id="lane",
+        owner=op_id[0],
+        session_id="session",
+        seq_id=0,
+        base_model="tiny",
+        checkpoint_id=None,
+        created_at=datetime.now(UTC),
     )
-
-
-def _never():
-    raise AssertionError("no engine here")
+    plan = SamplePlan(sampler=sampler, model_id=None, num_prompt_tokens=1, targets=None)
+    return NewOperation(op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind="sample", work=work, plan=plan)
 
 
 async def started_after(ends: list[str], *arrivals: NewOperation) -> list[str]:
     """What has gone to an engine of one sequence per batch when `arrivals` came and then `ends` ended."""
     operations = Recorder()
-    turns = SampleTurns(operations, max_batch_size=1)
+    turns = SampleTurns(operations, Engine(), max_batch_size=1)
     for new in arrivals:
         turns.start(new)
     for op_id in ends:
@@ -81,20 +99,21 @@ def test_a_request_counts_with_all_its_sequences():
 
 
 def test_what_is_given_up_while_it_waits_ends_and_takes_nobodys_turn():
-    async def scenario() -> Recorder:
-        operations = Recorder()
-        turns = SampleTurns(operations, max_batch_size=1)
+    async def scenario() -> tuple[Recorder, Engine]:
+        operations, engine = Recorder(), Engine()
+        turns = SampleTurns(operations, engine, max_batch_size=1)
         for op_id in ("a0", "a1", "a2", "b0", "b1", "a3"):
             turns.start(sample(op_id))
         turns.cancel("b", "a2")  # not b's
+        turns.cancel("b", "a1")
         turns.cancel("b", "b0")
         turns.cancel("a", "a1")
         operations.end("a0")
         operations.end("a1")
         await asyncio.sleep(0)
-        return operations
+        return operations, engine
 
-    operations = asyncio.run(scenario())
+    operations, engine = asyncio.run(scenario())
     assert operations.started == ["a0", "a1", "a2", "b1"]
-    assert isinstance(operations.given_up.pop("b0"), Cancelled)
-    assert operations.given_up == {"a1": None}
+    assert {op_id: type(error) for op_id, error in operations.failed.items()} == {"b0": Cancelled}
+    assert engine.cancelled == ["a1"]

@@ -14,7 +14,8 @@ from eztinker.api.reading import read_json
 from eztinker.errors import InvalidInput
 from eztinker.protocol import sampling_codec, training_codec
 from eztinker.service.completions import Completion
-from eztinker.service.operations import PROTOBUF, Done, Failure
+from eztinker.service.operations import Done, Failure
+from eztinker.service.plans import PROTOBUF
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.service import Service
 

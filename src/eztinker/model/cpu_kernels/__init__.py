@@ -1,0 +1,6 @@
+"""Kernels of our own for CPUs: C sources, how they are compiled, and the operators they become."""
+
+from eztinker.model.cpu_kernels.building import cpu_kernels, processor_flags
+from eztinker.model.cpu_kernels.operators import CpuKernels
+
+__all__ = ["CpuKernels", "cpu_kernels", "processor_flags"]

@@ -1,0 +1,162 @@
+/* Causal attention of packed sequences, and of one new token per cached sequence. */
+#include <math.h>
+#include <omp.h>
+
+#include "numbers.h"
+
+/* Keys and values of successive tokens, with the numbers from one to the next. */
+typedef struct {
+    const number *keys, *values;
+    int64_t key_stride, value_stride;
+    int count;
+} Run;
+
+/* What one query sees: some tokens, and those after them. */
+typedef struct {
+    Run before, own;
+} Seen;
+
+static inline const number *key_of(const Seen *seen, int token) {
+    int own = token - seen->before.count;
+    return own < 0 ? seen->before.keys + token * seen->before.key_stride : seen->own.keys + own * seen->own.key_stride;
+}
+
+static inline const number *value_of(const Seen *seen, int token) {
+    int own = token - seen->before.count;
+    return own < 0 ? seen->before.values + token * seen->before.value_stride
+                   : seen->own.values + own * seen->own.value_stride;
+}
+
+/* Forget all but the newest `window` tokens. */
+static Seen newest(Seen seen, int window) {
+    int too_many = seen.before.count + seen.own.count - window;
+    Run *runs[] = {&seen.before, &seen.own};
+    for (int i = 0; i < 2 && too_many > 0; i++) {
+        int dropped = too_many < runs[i]->count ? too_many : runs[i]->count;
+        runs[i]->keys += dropped * runs[i]->key_stride;
+        runs[i]->values += dropped * runs[i]->value_stride;
+        runs[i]->count -= dropped;
+        too_many -= dropped;
+    }
+    return seen;
+}
+
+/* The sum over the lanes of each of 16 registers, as one register. */
+static inline __m512 sums_of(const __m512 *x) {
+    __m512 pairs[8], quads[4], octets[2];
+    for (int i = 0; i < 8; i++)
+        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]), _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+    for (int i = 0; i < 4; i++) {
+        __m512d even = _mm512_castps_pd(pairs[2 * i]), odd = _mm512_castps_pd(pairs[2 * i + 1]);
+        quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(even, odd)),
+                                 _mm512_castpd_ps(_mm512_unpackhi_pd(even, odd)));
+    }
+    for (int i = 0; i < 2; i++)
+        octets[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0x88),
+                                  _mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0xDD));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(octets[0], octets[1], 0x88),
+                         _mm512_shuffle_f32x4(octets[0], octets[1], 0xDD));
+}
+
+/* q k^T / sqrt(dim) for every token seen; gives the greatest. */
+static float score(const number *q, const Seen *seen, int count, int dim, float *scores) {
+    __m512 scale = _mm512_set1_ps(1.0f / sqrtf((float)dim)), most = _mm512_set1_ps(-INFINITY);
+    for (int token = 0; token < count; token += LANES) {
+        __m512 products[LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            int each = token + lane < count ? token + lane : count - 1;
+            const number *key = key_of(seen, each), *value = value_of(seen, each);
+            products[lane] = _mm512_setzero_ps();
+            for (int i = 0; i < dim; i += WIDE) {
+                _mm_prefetch((const char *)(value + i), _MM_HINT_T0);
+                products[lane] = multiply_add(factors(key + i), factors(q + i), products[lane]);
+            }
+        }
+        __m512 row = _mm512_mul_ps(sums_of(products), scale);
+        _mm512_mask_storeu_ps(scores + token, first(count - token), row);
+        most = _mm512_max_ps(most, row);
+    }
+    return _mm512_reduce_max_ps(most);
+}
+
+/* e^(score - most) in place of each score; gives their sum. */
+static float exponentiate(float *scores, int count, float most) {
+    __m512 total = _mm512_setzero_ps();
+    for (int token = 0; token < count; token += LANES) {
+        __mmask16 here = first(count - token);
+        __m512 weight = exp_of(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, scores + token), _mm512_set1_ps(most)));
+        total = _mm512_mask_add_ps(total, here, total, weight);
+        _mm512_mask_storeu_ps(scores + token, here, weight);
+    }
+    return _mm512_reduce_add_ps(total);
+}
+
+/* The values seen, weighted and added: 32 channels. Every fourth is summed apart, since a sum waits for its last term. */
+static void add_values(const float *weights, const Seen *seen, int count, int channel, __m512 share, number *out) {
+    __m512 one[4], other[4];
+    for (int part = 0; part < 4; part++) one[part] = other[part] = _mm512_setzero_ps();
+    for (int token = 0; token < count; token += 4)
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) {
+            int each = token + part < count ? token + part : count - 1;
+            __m512 weight = _mm512_set1_ps(token + part < count ? weights[each] : 0.0f), values[2];
+            load_halves(value_of(seen, each) + channel, &values[0], &values[1]);
+            one[part] = _mm512_fmadd_ps(weight, values[0], one[part]);
+            other[part] = _mm512_fmadd_ps(weight, values[1], other[part]);
+        }
+    __m512 ones = _mm512_add_ps(_mm512_add_ps(one[0], one[1]), _mm512_add_ps(one[2], one[3]));
+    __m512 others = _mm512_add_ps(_mm512_add_ps(other[0], other[1]), _mm512_add_ps(other[2], other[3]));
+    store_halves(out + channel, _mm512_mul_ps(ones, share), _mm512_mul_ps(others, share));
+}
+
+/* softmax(q k^T / sqrt(dim)) v of one head. `scores` is room for a float per token seen. */
+static void attend_head(const number *q, const Seen *seen, number *out, int dim, float *scores) {
+    int count = seen->before.count + seen->own.count;
+    float most = score(q, seen, count, dim, scores);
+    __m512 share = _mm512_set1_ps(1.0f / exponentiate(scores, count, most));
+    for (int i = 0; i < dim; i += 2 * LANES) add_values(scores, seen, count, i, share, out);
+}
+
+/* One new token per sequence: append its key and value, (rows, kv_heads, dim), to the row's cache at its position, and
+ * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
+ * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is room
+ * for threads * capacity floats. */
+void append_and_attend(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v,
+                       int64_t v_stride, number *keys, number *values, const int64_t *positions, number *out, float *scratch,
+                       int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
+    int group = heads / kv_heads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int task = 0; task < rows * kv_heads; task++) {
+        int row = task / kv_heads, kv_head = task % kv_heads, position = (int)positions[row];
+        number *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
+        memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(number));
+        memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(number));
+        Run cached = {own_keys, own_values, dim, dim, position + 1};
+        Seen seen = newest((Seen){.own = cached}, window);
+        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
+            attend_head(q + row * q_stride + head * dim, &seen, out + ((size_t)row * heads + head) * dim, dim,
+                        scratch + (size_t)omp_get_thread_num() * capacity);
+    }
+}
+
+/* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_before` shared ones whose
+ * keys and values are (num_before, kv_heads, dim). q, k and v have their strides from token to token; out is
+ * (tokens, heads, dim). `scratch` is room for threads * `most_seen` floats. */
+void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v, int64_t v_stride,
+                   const number *keys_before, const number *values_before, const int64_t *starts, number *out,
+                   float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
+                   int window, int threads) {
+    int group = heads / kv_heads;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
+    for (int task = 0; task < tokens * kv_heads; task++) {
+        int token = task / kv_heads, kv_head = task % kv_heads, start = (int)starts[token];
+        int64_t stride = (int64_t)kv_heads * dim;
+        Run before = {keys_before + kv_head * dim, values_before + kv_head * dim, stride, stride, num_before};
+        Run own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride, v_stride,
+                   token - start + 1};
+        Seen seen = newest((Seen){before, own}, window);
+        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
+            attend_head(q + token * q_stride + head * dim, &seen, out + ((size_t)token * heads + head) * dim, dim,
+                        scratch + (size_t)omp_get_thread_num() * most_seen);
+    }
+}
