@@ -64,7 +64,10 @@ class ServerConfig(BaseSettings):
         900.0, gt=0, description="A client whose heartbeats (every 10 s) stop for this long loses its session."
     )
     poll_hold_seconds: float = Field(
-        30.0, gt=0, le=40, description="How long a poll for a result is held open; the official client waits 45 s."
+        30.0,
+        gt=0,
+        le=40,
+        description="How long a poll for a result is held open at most; the official client waits 45 s.",
     )
 
     @field_validator("base_model", mode="before")

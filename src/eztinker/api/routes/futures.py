@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -17,12 +18,15 @@ from eztinker.service.service import Service
 
 router = APIRouter()
 
+SHORTEST_HOLD = 0.5
+"""Share of the hold time. Polls that came together are let go one by one, or they would all come back together."""
+
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -> Response:
     """The outcome, as soon as it is there; 408 if it is not within the hold time, and the client asks again."""
     body = await read_json(request, RetrieveFutureBody)
-    hold_seconds = service.config.poll_hold_seconds
+    hold_seconds = service.config.poll_hold_seconds * random.uniform(SHORTEST_HOLD, 1)
     with service.polls.held(owner):
         outcome = await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds)
     match outcome:
