@@ -73,7 +73,7 @@ def datum(loss_fn: str, length: int, generator: np.random.Generator) -> types.Da
 
 def train(server: RunningServer, number: int, started: Callable[[], object] = lambda: None) -> Curve:
     """A client of its own trains an adapter of its own, as the client of this number always does."""
-    rank, targets, loss_fn = (kinds[number % len(kinds)] for kinds in (RANKS, TARGETS, LOSSES))
+    rank, targets, loss_fn = RANKS[number % 5], TARGETS[number % 4], LOSSES[number % 7]
     data = batch(loss_fn, np.random.default_rng(number))
     with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as service:
         trainer = service.create_lora_training_client(base_model="tiny", rank=rank, seed=number, **targets).result()
