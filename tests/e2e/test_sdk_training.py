@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def accumulate(trainer: tinker.TrainingClient, data: list[types.Datum]) -> types
     return trainer.forward_backward(data, "cross_entropy").result()
 
 
-def scores(trainer: tinker.TrainingClient) -> list[float]:
+def scores(trainer: tinker.TrainingClient) -> Sequence[float]:
     return forward(trainer, [datum()]).loss_fn_outputs[0]["logprobs"].data
 
 
@@ -117,7 +117,7 @@ Q = np.linspace(-6.5, -4.5, N)
 A = np.array([1.0, -1.0, 0.5, 0.0, 2.0, -0.5, 1.0])
 W = np.array([1.0, 2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
 POLICY = {"logprobs": tensor(Q.tolist()), "advantages": tensor(A.tolist())}
-LOSSES: dict[Any, tuple[dict[str, types.TensorData], Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
+LOSSES: dict[Any, tuple[dict[str, Any], Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
     "cross_entropy": ({"weights": tensor(W.tolist())}, lambda log_p, r: W * log_p),
     "importance_sampling": (POLICY, lambda log_p, r: r * A),
     "ppo": (POLICY, lambda log_p, r: np.minimum(r * A, r.clip(0.8, 1.2) * A)),
@@ -175,7 +175,7 @@ def test_outputs_have_the_shapes_of_their_targets_and_the_order_of_the_data(trai
 def test_however_data_are_cut_into_calls_and_chunks_their_gradients_add_up(service: tinker.ServiceClient):
     data = [datum(TOKENS[:length]) for length in (3, 8, 5, 4, 6)]
 
-    def trained(calls: list[list[types.Datum]], chunk_length: int) -> tuple[float, list[float]]:
+    def trained(calls: list[list[types.Datum]], chunk_length: int) -> tuple[float, Sequence[float]]:
         """Summed loss, and scores after one step along the gradient."""
         send_in_chunks(service, chunk_length)
         trainer = new_trainer(service)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance.checklist import ITEMS, ITEMS_REFUSED, REFUSED
-from tests.conformance.marks import marked_tests
+from tests.conformance.marks import Point, marked_tests
 from tests.conformance.page import NOT_SHOWN, PAGE, conformance_page, points_held
 
 TESTS = marked_tests()
@@ -19,7 +19,7 @@ def test_the_checklist_has_97_points():
 
 
 @pytest.mark.parametrize("point", [*ITEMS, *REFUSED])
-def test_every_point_has_a_test(point: int | str):
+def test_every_point_has_a_test(point: Point):
     assert TESTS.get(point), f"no test carries @pytest.mark.conforms({point!r})"
 
 
@@ -32,7 +32,11 @@ def test_the_committed_page_is_that_of_a_run_in_which_all_passed():
 
 
 def test_a_point_is_shown_only_if_all_its_tests_passed():
-    tests = {1: ["tests/a.py::test_one", "tests/b.py::test_two"], 2: ["tests/b.py::test_two"], 3: []}
+    tests: dict[Point, list[str]] = {
+        1: ["tests/a.py::test_one", "tests/b.py::test_two"],
+        2: ["tests/b.py::test_two"],
+        3: [],
+    }
     assert points_held(tests, {"tests/b.py::test_two"}) == {2}
     page = conformance_page(tests, {"tests/b.py::test_two"})
     assert "**1 of 97 hold**" in page
