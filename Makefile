@@ -11,7 +11,7 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance lint format bench docs clean
+.PHONY: help setup demo test conformance torture lint format bench docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -26,6 +26,9 @@ test: setup ## run all tests
 
 conformance: setup ## run the tests that show conformance and write docs/conformance.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2
+
+torture: setup ## kill engines and servers a thousand times under the unmodified SDK (hours)
+	OMP_NUM_THREADS=1 EZTINKER_TORTURE=full $(BIN)/pytest -v tests/torture
 
 lint: $(VENV)/.installed ## check style and types
 	$(BIN)/ruff check .

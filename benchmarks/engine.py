@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_RANK, TrainingBatch
 from eztinker.engine.prefill import Prompt, PromptReader
 from eztinker.engine.sampler import SampleJob, Sampler
-from eztinker.engine.trainer import PackedBatch, Pass, TrainingRun
+from eztinker.engine.trainer import Pass, TrainingRun
 from eztinker.model.decoder import Decoder
 from eztinker.model.device import DTYPES, choose_device, set_up_cpu
 from eztinker.model.lora import Adapter
@@ -59,7 +59,7 @@ class EngineTraining:
         """Forward, backward and AdamW on a batch; gives the mean loss per token before the step."""
         data = [_datum(tokens, batch.num_prompt_tokens) for tokens in batch.tokens]
         work = Pass(self._run, data, "cross_entropy", {}, forward_only=False)
-        for _ in PackedBatch([work], MAX_TRAIN_TOKENS).run():
+        for _ in work.carry_out(MAX_TRAIN_TOKENS):
             pass
         self._run.optim_step(AdamParams(learning_rate=LEARNING_RATE))
         return work.loss / batch.num_loss_tokens

@@ -1,18 +1,20 @@
 """An engine without a model, for tests of the server alone: speaks the real frames and answers by simple rules.
 
     forward_backward  logprobs -1, -2, -3 ... and `loss:sum` = number of operations this run has done so far
-    optim_step        metrics {"step": ...}
+    optim_step        metrics {"step": ...}; one with a learning rate of 0 is refused, and counts all the same
     sample            the prompt's last token + 1, + 2, ... up to max_tokens
-    saves             a checkpoint with one file
+    saves             a checkpoint with one file, whose step is that number; a load takes it from there, unless the file
+                      `no_memory` is in SCRIPTED_ENGINE_DIRECTORY
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
-only while the file `died` is not in SCRIPTED_ENGINE_DIRECTORY; STALL is never answered. The first token of the first
-datum of a forward_backward works the same way.
+only while the file `died` is not there; STALL is not answered before `go_on` is there.
+The first token of the first datum of a forward_backward works the same way.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections import Counter
@@ -20,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eztinker.checkpoints.store import write_checkpoint
+from eztinker.checkpoints.store import read_manifest, write_checkpoint
+from eztinker.errors import CheckpointDamaged, CheckpointNotFound, NonFiniteUpdate
 from eztinker.protocol.frames import (
     HEADER,
     AnyCommand,
@@ -29,6 +32,7 @@ from eztinker.protocol.frames import (
     Configure,
     Created,
     CreateModel,
+    Failed,
     ForwardBackward,
     ForwardBackwardDone,
     LoadModel,
@@ -39,6 +43,8 @@ from eztinker.protocol.frames import (
     SampleDone,
     SaveCheckpoint,
     Shutdown,
+    Started,
+    TrainingCommand,
     Unloaded,
     UnloadModel,
     decode_command,
@@ -64,19 +70,29 @@ def answer(command: AnyCommand) -> AnyEvent | None:
         case Configure():
             return Ready(pid=os.getpid(), device="cpu", dtype="float32", num_threads=1)
         case CreateModel():
+            _num_operations[command.model_id] = 0
             return Created(
                 op_id=command.op_id, state=AdapterState(lora=command.lora, base_model=command.base_model, step=0)
             )
         case LoadModel():
+            if is_marked("no_memory"):
+                return Failed(op_id=command.op_id, category="server", code="out_of_memory", message="no memory")
+            try:
+                _num_operations[command.model_id] = read_manifest(Path(command.directory)).step
+            except (CheckpointDamaged, CheckpointNotFound) as error:
+                return Failed(op_id=command.op_id, category="server", code=error.code, message=error.message)
             lora = LoraSpec(rank=1, seed=0)
             return Created(op_id=command.op_id, state=AdapterState(lora=lora, base_model="tiny", step=0))
         case ForwardBackward():
             return forward_backward(command)
         case OptimStep():
             _num_operations[command.model_id] += 1
+            if command.adam.learning_rate == 0:
+                return Failed(op_id=command.op_id, category="user", code=NonFiniteUpdate.code, message="refused")
             metrics = {"step": float(_num_operations[command.model_id])}
             return OptimStepDone(op_id=command.op_id, result=OptimStepResult(metrics=metrics))
         case SaveCheckpoint():
+            shutil.rmtree(command.directory, ignore_errors=True)
             return save(command)
         case UnloadModel():
             return Unloaded(op_id=command.op_id)
@@ -102,7 +118,7 @@ def save(command: SaveCheckpoint) -> AnyEvent:
 
 def forward_backward(command: ForwardBackward) -> AnyEvent | None:
     act_on(int(command.data[0].tokens[0]))
-    if command.data[0].tokens[0] == STALL:
+    if command.data[0].tokens[0] == STALL and not is_marked("go_on"):
         return None
     _num_operations[command.model_id] += 1
     outputs = [{"logprobs": -np.arange(1, len(datum.tokens) + 1, dtype=np.float32)} for datum in command.data]
@@ -115,7 +131,7 @@ def forward_backward(command: ForwardBackward) -> AnyEvent | None:
 def sample(command: Sample) -> AnyEvent | None:
     prompt = command.request.prompt
     act_on(int(prompt[0]))
-    if prompt[0] == STALL:
+    if prompt[0] == STALL and not is_marked("go_on"):
         return None
     num_tokens = min(command.request.params.max_tokens, 4)
     sequence = SampledSequence(
@@ -127,10 +143,17 @@ def sample(command: Sample) -> AnyEvent | None:
 
 
 def act_on(token: int) -> None:
-    died = Path(os.environ["SCRIPTED_ENGINE_DIRECTORY"]) / "died"
-    if token == DIE or (token == DIE_ONCE and not died.exists()):
-        died.touch()
+    if token == DIE or (token == DIE_ONCE and not is_marked("died")):
+        mark("died")
         os._exit(9)
+
+
+def mark(name: str) -> None:
+    (Path(os.environ["SCRIPTED_ENGINE_DIRECTORY"]) / name).touch()
+
+
+def is_marked(name: str) -> bool:
+    return (Path(os.environ["SCRIPTED_ENGINE_DIRECTORY"]) / name).exists()
 
 
 def main() -> None:
@@ -143,6 +166,8 @@ def main() -> None:
         command = decode_command(body)
         if isinstance(command, Shutdown):
             return
+        if isinstance(command, TrainingCommand):
+            stream.write(encode_frame(Started(op_id=command.op_id)))
         if (event := answer(command)) is not None:
             stream.write(encode_frame(event))
 

@@ -63,6 +63,15 @@ class ServerConfig(BaseSettings):
     session_timeout_seconds: float = Field(
         900.0, gt=0, description="A client whose heartbeats (every 10 s) stop for this long loses its session."
     )
+    snapshot_operations: int = Field(
+        100, ge=1, description="A training run is snapshotted after this many operations, for recovery from a crash."
+    )
+    snapshot_seconds: float = Field(
+        60.0, gt=0, description="A training run that is in use is also snapshotted this long after the last time."
+    )
+    engine_stall_seconds: float = Field(
+        600.0, gt=0, description="An engine that has work and makes no progress for this long is killed and replaced."
+    )
     poll_hold_seconds: float = Field(
         30.0, gt=0, le=40, description="How long a poll for a result is held open; the official client waits 45 s."
     )

@@ -21,6 +21,8 @@
     └── ServerError               the operator or we can fix it      category "server"
         ├── QueueFull             too much work is waiting; trying again later helps
         ├── EngineLost            the engine process died under an operation
+        ├── LogUnwritable         the disk refuses the operation log
+        ├── StaleEpoch            the work of an engine that has been replaced
         ├── CheckpointDamaged     bytes on disk differ from the manifest
         └── ServerUnreachable     no EZTinker server answers
 
@@ -131,6 +133,14 @@ class QueueFull(ServerError):
 
 class EngineLost(ServerError):
     code = "engine_lost"
+
+
+class LogUnwritable(ServerError):
+    code = "disk_full"
+
+
+class StaleEpoch(ServerError):
+    code = "stale_epoch"
 
 
 class CheckpointDamaged(ServerError):

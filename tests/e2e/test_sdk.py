@@ -221,18 +221,33 @@ def test_the_tokenizer_loads_without_a_hub(trainer: tinker.TrainingClient):
     assert tokenizer.decode(tokenizer.encode("A word.")) == "A word."
 
 
-def test_a_killed_engine_ends_training_in_a_sentence_and_leaves_samplers_alive(
+def test_a_killed_engine_changes_no_loss_and_no_sampler(
     server: RunningServer, service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ):
-    step(trainer)
-    path = trainer.save_state("last").result().path
+    twin = service.create_lora_training_client(base_model="tiny", rank=4, seed=1).result()
+    expected = [step(twin) for _ in range(4)]
+    losses = [step(trainer) for _ in range(2)]
     sampler = trainer.save_weights_and_get_sampling_client().result()
     scores = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
+    accumulated = trainer.forward_backward([datum()], "cross_entropy").result()
     os.kill(server.app.state.service.engine.ready.pid, signal.SIGKILL)
-    with pytest.raises(tinker.RequestFailedError, match="go on from its newest checkpoint"):
-        trainer.forward_backward([datum()], "cross_entropy").result()
+    trainer.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+    assert [*losses, accumulated.metrics["loss:sum"], step(trainer)] == expected
     assert sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result() == scores
-    assert step(service.create_training_client_from_state_with_optimizer(path).result()) > 0
+
+
+def test_a_pass_that_is_not_finite_fails_alone_and_changes_nothing(
+    service: tinker.ServiceClient, trainer: tinker.TrainingClient
+):
+    twin = service.create_lora_training_client(base_model="tiny", rank=4, seed=1).result()
+    expected = [step(twin) for _ in range(3)]
+    losses = [step(trainer)]
+    pending = trainer.forward_backward([datum()], "cross_entropy")
+    with pytest.raises(tinker.RequestFailedError, match="Check its inputs") as failed:
+        trainer.forward_backward([datum(weight=3e38)], "cross_entropy").result()
+    assert failed.value.category == "user"
+    trainer.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+    assert [*losses, pending.result().metrics["loss:sum"], step(trainer)] == expected
 
 
 def test_exported_weights_are_downloaded_by_link(server: RunningServer, trainer: tinker.TrainingClient):

@@ -9,9 +9,11 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,7 +122,20 @@ def test_a_signal_stops_the_server_cleanly(tmp_path: Path, tiny_model_dir: Path)
         assert running_server(tmp_path) is None
 
 
-def _wait_for(process: subprocess.Popen[str], data_dir: Path) -> None:
+def test_a_second_signal_stops_the_server_at_once_and_the_next_one_starts(tmp_path: Path, tiny_model_dir: Path):
+    command = [sys.executable, "-m", "eztinker", "server", "--port", "0", "--data-dir", str(tmp_path)]
+    command += ["--base-model", f"{MODEL}={tiny_model_dir}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _wait_for(process, tmp_path)
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.02)
+    assert process.returncode == 128 + signal.SIGTERM
+    with child_server(tmp_path, ["--base-model", f"{MODEL}={tiny_model_dir}"]) as server:
+        assert server_is_up(server.url)
+
+
+def _wait_for(process: subprocess.Popen[Any], data_dir: Path) -> None:
     while process.poll() is None:
         server = running_server(data_dir)
         if server and server_is_up(server.url):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,15 +20,17 @@ import pytest
 
 from eztinker.errors import EngineLost
 from eztinker.protocol import wire_pb2
-from eztinker.protocol.frames import Configure, CreateModel, Sample, SampleDone
+from eztinker.protocol.frames import Configure, Sample, SampleDone
 from eztinker.service import engine_process
+from eztinker.service.clock import Clock
 from eztinker.service.engine_process import EngineProcess
-from eztinker.types import LoraSpec, SampleRequest, SamplingParams
+from eztinker.types import SampleRequest, SamplingParams
 from tests.scripted_engine import DIE, DIE_ONCE, STALL
 from tests.servers import SCRIPTED_ENGINE_ARGV, RunningServer, serving_scripted
 from tests.wire import (
     PROTOBUF,
     chunk,
+    loss_of,
     new_run,
     new_sampler,
     optim_step,
@@ -67,23 +72,127 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_training_operation_in_a_dying_engine_fails_and_names_the_checkpoint_to_go_on_from(http: httpx.Client):
-    model_id = new_run(http)
-    path = save(http, "/save_weights", model_id, 1, path="a")["path"]
-    failure = outcome(http, send_chunk(http, chunk(model_id, 2, token=DIE)), accept=PROTOBUF).json()
-    assert (failure["category"], failure["code"]) == ("server", "engine_lost")
-    assert model_id in failure["error"]
-    assert f"create_training_client_from_state_with_optimizer('{path}')" in failure["error"]
+def count_rows(data_dir: Path, table: str) -> int:
+    with contextlib.closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
+        return db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
 
-def test_later_operations_of_a_lost_run_say_the_same_and_new_runs_work(server: RunningServer, http: httpx.Client):
+def wait_for_snapshots(data_dir: Path, seq_id: int) -> list[Path]:
+    """Their manifests, newest first, once there is one of the state after this operation."""
+
+    def find() -> list[tuple[str, int]]:
+        with contextlib.closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
+            return list(db.execute("SELECT snapshot_id, seq_id FROM snapshots ORDER BY seq_id DESC"))
+
+    wait_until(lambda: find()[0][1] == seq_id)
+    return [data_dir / "snapshots" / snapshot_id / "manifest.json" for snapshot_id, _ in find()]
+
+
+def steps(http: httpx.Client, model_id: str, seq_ids: range) -> list[float]:
+    """Optimizer steps one after another, as the engine counts them."""
+    return [outcome(http, optim_step(http, model_id, seq_id)).json()["metrics"]["step"] for seq_id in seq_ids]
+
+
+@pytest.mark.parametrize("snapshot_operations", [1, 2, 100])
+def test_a_run_goes_on_in_the_next_engine_as_if_nothing_had_happened(tmp_path: Path, snapshot_operations: int):
+    settings = {"poll_hold_seconds": 0.5, "snapshot_operations": snapshot_operations}
+    with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:
+        model_id = new_run(http)
+        for first in (1, 4, 7):
+            assert steps(http, model_id, range(first, first + 3)) == [first, first + 1, first + 2]
+            kill_engine(server)
+        assert steps(http, model_id, range(10, 11)) == [10]
+
+
+def test_an_operation_in_a_dying_engine_is_run_again_and_counts_once(http: httpx.Client):
     model_id = new_run(http)
+    steps(http, model_id, range(1, 3))
+    promises = [send_chunk(http, chunk(model_id, 3, token=DIE_ONCE)), send_chunk(http, chunk(model_id, 4))]
+    assert [loss_of(outcome(http, op_id, accept=PROTOBUF)) for op_id in promises] == [3, 4]
+
+
+def test_a_refused_step_is_refused_again_when_the_run_is_brought_back(server: RunningServer, http: httpx.Client):
+    model_id = new_run(http)
+    assert outcome(http, optim_step(http, model_id, 1, learning_rate=0)).json()["code"] == "nonfinite_update"
     kill_engine(server)
-    failure = outcome(http, optim_step(http, model_id, 1)).json()
-    assert "had no saved checkpoint" in failure["error"]
-    assert http.get(f"/training_runs/{model_id}").json()["corrupted"]
-    fresh = new_run(http)
-    assert outcome(http, optim_step(http, fresh, 1)).json()["metrics"] == {"step": 1.0}
+    assert steps(http, model_id, range(2, 3)) == [2]
+
+
+def test_an_operation_that_kills_three_engines_fails_and_its_run_goes_on_from_before_it(http: httpx.Client):
+    model_id, neighbour = new_run(http), new_run(http)
+    steps(http, model_id, range(1, 3))
+    poison = send_chunk(http, chunk(model_id, 3, token=DIE))
+    following = optim_step(http, model_id, 4)
+    assert steps(http, neighbour, range(1, 3)) == [1, 2]
+    failure = outcome(http, poison, accept=PROTOBUF).json()
+    assert (failure["category"], failure["code"]) == ("server", "engine_lost")
+    assert "as it was before it" in failure["error"]
+    assert outcome(http, following).json()["metrics"] == {"step": 3}
+
+
+def test_a_damaged_snapshot_is_passed_over_for_the_one_before(tmp_path: Path):
+    settings = {"poll_hold_seconds": 0.5, "snapshot_operations": 2}
+    with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:
+        model_id = new_run(http)
+        steps(http, model_id, range(1, 8))
+        wait_for_snapshots(tmp_path / "data", seq_id=7)[0].unlink()
+        kill_engine(server)
+        assert steps(http, model_id, range(8, 9)) == [8]
+
+
+def test_a_run_without_any_good_snapshot_is_lost_and_names_the_checkpoint_to_go_on_from(tmp_path: Path):
+    settings = {"poll_hold_seconds": 0.5, "snapshot_operations": 2}
+    with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:
+        model_id = new_run(http)
+        steps(http, model_id, range(1, 6))
+        path = save(http, "/save_weights", model_id, 6, path="a")["path"]
+        for manifest in wait_for_snapshots(tmp_path / "data", seq_id=6):
+            manifest.unlink()
+        kill_engine(server)
+        for seq_id in (7, 8):
+            failure = outcome(http, optim_step(http, model_id, seq_id)).json()
+            assert (failure["category"], failure["code"]) == ("server", "engine_lost")
+            assert f"create_training_client_from_state_with_optimizer('{path}')" in failure["error"]
+        assert http.get(f"/training_runs/{model_id}").json()["corrupted"]
+        assert steps(http, new_run(http), range(1, 2)) == [1]
+
+
+def test_a_run_that_cannot_be_brought_back_for_now_is_kept_until_it_can(tmp_path: Path):
+    settings = {"poll_hold_seconds": 0.5, "snapshot_operations": 2}
+    with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:
+        model_id = new_run(http)
+        steps(http, model_id, range(1, 4))
+        (tmp_path / "no_memory").touch()
+        kill_engine(server)
+        failure = outcome(http, optim_step(http, model_id, 4)).json()
+        assert (failure["category"], failure["code"]) == ("server", "engine_lost")
+        assert "at present: no memory" in failure["error"]
+        (tmp_path / "no_memory").unlink()
+        assert steps(http, model_id, range(5, 6)) == [4]
+
+
+def test_payloads_and_snapshots_do_not_pile_up(tmp_path: Path):
+    settings = {"poll_hold_seconds": 0.5, "snapshot_operations": 4}
+    with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:
+        model_id = new_run(http)
+        for seq_id in range(1, 40):
+            outcome(http, send_chunk(http, chunk(model_id, seq_id, token=10 + seq_id)), accept=PROTOBUF)
+        wait_until(lambda: count_rows(tmp_path / "data", "payloads") <= 3 * 4)
+        post(http, "/unload_model", model_id=model_id)
+        wait_until(lambda: count_rows(tmp_path / "data", "payloads") == 0)
+        assert count_rows(tmp_path / "data", "snapshots") == 0
+
+
+def test_an_engine_that_makes_no_progress_is_replaced(tmp_path: Path):
+    settings = {"poll_hold_seconds": 0.5, "engine_stall_seconds": 2}
+    with serving_scripted(tmp_path / "data", **settings) as server, server.client() as http:
+        model_id = new_run(http)
+        steps(http, model_id, range(1, 2))
+        ready = server.app.state.service.engine.ready
+        stuck = send_chunk(http, chunk(model_id, 2, token=STALL))
+        wait_until(lambda: server.app.state.service.engine.ready is not ready)
+        (tmp_path / "go_on").touch()
+        assert loss_of(outcome(http, stuck, accept=PROTOBUF)) == 2
 
 
 def test_samplers_outlive_the_engine(server: RunningServer, http: httpx.Client):
@@ -93,32 +202,40 @@ def test_samplers_outlive_the_engine(server: RunningServer, http: httpx.Client):
     assert outcome(http, op_id).json()["sequences"][0]["tokens"] == [11, 12]
 
 
-def test_a_sample_is_sent_again_once(http: httpx.Client):
+def test_a_sample_in_a_dying_engine_is_drawn_by_the_next_one(http: httpx.Client):
     op_id = post(http, "/asample", **sample_body(new_sampler(http), token=DIE_ONCE))["request_id"]
     response = outcome(http, op_id, accept=PROTOBUF)
     assert len(wire_pb2.SampleResponse.FromString(response.content).sequences) == 1
 
 
-def test_a_sample_that_kills_two_engines_fails(http: httpx.Client):
+def test_a_sample_that_kills_three_engines_fails(http: httpx.Client):
     op_id = post(http, "/asample", **sample_body(new_sampler(http), token=DIE))["request_id"]
     failure = outcome(http, op_id).json()
     assert (failure["category"], failure["code"]) == ("server", "engine_lost")
 
 
-def test_a_restarted_server_serves_old_results_and_settles_what_was_unfinished(tmp_path: Path):
+def test_a_restarted_server_serves_old_results_and_finishes_what_was_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("eztinker.service.service.PARK_SECONDS", 0.1)
     with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
         model_id = new_run(http)
         done = send_chunk(http, chunk(model_id, 1))
         outcome(http, done, accept=PROTOBUF)
         unfinished = send_chunk(http, chunk(model_id, 2, token=STALL))
+        behind = post(http, "/save_weights", model_id=model_id, seq_id=3, path="a")["request_id"]
+        early = send_chunk(http, chunk(model_id, 5))
         sampler_id = new_sampler(http)
         sample = post(http, "/asample", **sample_body(sampler_id, token=STALL))["request_id"]
+    (tmp_path / "go_on").touch()
     with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
-        assert outcome(http, done, accept=PROTOBUF).headers["content-type"] == PROTOBUF
-        failure = outcome(http, unfinished).json()
-        assert (failure["category"], failure["code"]) == ("server", "engine_lost")
+        assert loss_of(outcome(http, done, accept=PROTOBUF)) == 1
+        assert loss_of(outcome(http, unfinished, accept=PROTOBUF)) == 2
+        assert outcome(http, behind).json()["path"] == f"tinker://{model_id}/weights/a"
+        assert loss_of(outcome(http, send_chunk(http, chunk(model_id, 4)), accept=PROTOBUF)) == 3
+        assert loss_of(outcome(http, early, accept=PROTOBUF)) == 4
+        assert send_chunk(http, chunk(model_id, 2)) == unfinished
         assert outcome(http, sample).status_code == 410
-        assert "stopped" in outcome(http, optim_step(http, model_id, 3)).json()["error"]
         again = post(http, "/asample", **sample_body(sampler_id, seq_id=1))["request_id"]
         assert outcome(http, again).json()["sequences"][0]["tokens"] == [11, 12]
         assert post(http, "/session_heartbeat", session_id=model_id.partition(":")[0])
@@ -150,13 +267,23 @@ def sample_command(op_id: str, token: int) -> Sample:
     return Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
 
 
+def new_engine(argv: Sequence[str]) -> EngineProcess:
+    epochs = itertools.count(1)
+
+    async def begin_epoch() -> int:
+        return next(epochs)
+
+    return EngineProcess(Configure(base_models={}), begin_epoch, Clock(), stall_seconds=60, argv=argv)
+
+
 def test_commands_wait_for_an_engine_that_is_not_ready():
     async def scenario() -> None:
-        engine = EngineProcess(Configure(base_models={}), argv=SCRIPTED_ENGINE_ARGV)
-        early = engine.submit(sample_command("early", 10))
+        engine = new_engine(SCRIPTED_ENGINE_ARGV)
+        early = engine.sample(sample_command("early", 10))
         assert engine.ready is None
         engine.start()
-        assert isinstance(await early, SampleDone)
+        assert isinstance((await early).event, SampleDone)
+        assert (await early).epoch == engine.epoch == 1
         assert engine.ready is not None
         await engine.stop()
 
@@ -165,13 +292,16 @@ def test_commands_wait_for_an_engine_that_is_not_ready():
 
 def test_an_engine_that_never_starts_fails_what_waits(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(engine_process, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(engine_process, "MAX_FAILED_STARTS", 3)
 
     async def scenario() -> None:
-        engine = EngineProcess(Configure(base_models={}), argv=(sys.executable, "-c", "raise SystemExit(3)"))
+        engine = new_engine((sys.executable, "-c", "raise SystemExit(3)"))
         engine.start()
-        create = CreateModel(op_id="c", model_id="m", base_model="tiny", lora=LoraSpec(rank=1, seed=0))
+        waiting = asyncio.create_task(engine.available())
         with pytest.raises(EngineLost, match="does not start"):
-            await engine.submit(create)
+            await engine.sample(sample_command("never", 10))
+        with pytest.raises(EngineLost, match="does not start"):
+            await waiting
         await engine.stop()
 
     asyncio.run(scenario())
@@ -179,9 +309,9 @@ def test_an_engine_that_never_starts_fails_what_waits(monkeypatch: pytest.Monkey
 
 def test_stopping_leaves_no_engine_behind():
     async def scenario() -> int:
-        engine = EngineProcess(Configure(base_models={}), argv=SCRIPTED_ENGINE_ARGV)
+        engine = new_engine(SCRIPTED_ENGINE_ARGV)
         engine.start()
-        await engine.submit(sample_command("one", 10))
+        await engine.sample(sample_command("one", 10))
         assert engine.ready is not None
         pid = engine.ready.pid
         await engine.stop()

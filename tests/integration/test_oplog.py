@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from eztinker.errors import AlreadyExists, ConfigError
-from eztinker.oplog import checkpoints, models, operations, sessions
-from eztinker.oplog.rows import Checkpoint, Failure, Model, ModelStatus, Operation, OperationStatus, Session
+from eztinker.errors import AlreadyExists, ConfigError, StaleEpoch
+from eztinker.oplog import checkpoints, epochs, models, operations, payloads, sessions, snapshots
+from eztinker.oplog.rows import Checkpoint, Failure, Model, ModelStatus, Operation, OperationStatus, Session, Snapshot
 from eztinker.oplog.schema import SCHEMA_VERSION
 from eztinker.oplog.store import Store
 from eztinker.types import CheckpointKind, Page
@@ -23,6 +23,19 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> Operation:
     return Operation(op_id=op_id, owner="local", lane=lane, seq_id=seq_id, kind="optim_step", created_at=NOW)
+
+
+def finish(db: Connection, op_id: str, *, keeps_payload: bool = False) -> None:
+    """By a new engine."""
+    operations.finish(
+        db,
+        op_id,
+        epoch=epochs.begin(db, NOW),
+        media_type="application/json",
+        result=b"{}",
+        keeps_payload=keeps_payload,
+        now=NOW,
+    )
 
 
 def session(session_id: str = "s", key: str | None = None) -> Session:
@@ -50,6 +63,12 @@ def model(model_id: str) -> Model:
         user_metadata=None,
         created_at=NOW,
         last_request_at=NOW,
+    )
+
+
+def snapshot(seq_id: int) -> Snapshot:
+    return Snapshot(
+        snapshot_id=f"snapshot-{seq_id}", owner="local", model_id="run", seq_id=seq_id, size_bytes=1, created_at=NOW
     )
 
 
@@ -129,8 +148,8 @@ def test_a_repeat_is_the_same_operation_whatever_its_body(store: Store):
 def test_an_outcome_is_written_once(store: Store):
     def outcome(db: Connection) -> Operation | None:
         operations.append(db, operation("op"))
-        operations.finish(db, "op", media_type="application/json", result=b"{}", now=NOW)
-        operations.fail(db, "op", Failure(category="server", code="late", message="late"), NOW)
+        finish(db, "op")
+        operations.fail(db, "op", Failure(category="server", code="late", message="late"), now=NOW)
         return operations.get(db, "op")
 
     row = asyncio.run(store.write(outcome))
@@ -139,12 +158,12 @@ def test_an_outcome_is_written_once(store: Store):
 
 
 def test_results_are_served_again_after_a_restart_until_they_expire(path: Path):
-    def finish(db: Connection) -> None:
+    def run(db: Connection) -> None:
         operations.append(db, operation("op"))
-        operations.finish(db, "op", media_type="application/json", result=b"{}", now=NOW)
+        finish(db, "op")
 
     first = Store(path)
-    asyncio.run(first.write(finish))
+    asyncio.run(first.write(run))
     first.close()
     second = Store(path)
     row = asyncio.run(second.read(lambda db: operations.get(db, "op")))
@@ -155,6 +174,70 @@ def test_results_are_served_again_after_a_restart_until_they_expire(path: Path):
     second.close()
     assert row is not None
     assert (row.status, row.result) == (OperationStatus.EXPIRED, None)
+
+
+def test_the_outcomes_of_five_hundred_engines_that_were_replaced_are_refused(store: Store):
+    """An engine that was stopped for so long that another took over, and then woke up."""
+
+    def outlive_an_engine(db: Connection) -> None:
+        stale = epochs.begin(db, NOW)
+        newest = epochs.begin(db, NOW)
+        op_id = f"op-{stale}"
+        operations.append(db, operation(op_id))
+        failure = Failure(category="server", code="late", message="late")
+        with pytest.raises(StaleEpoch):
+            operations.finish(
+                db, op_id, epoch=stale, media_type="text/plain", result=b"late", keeps_payload=True, now=NOW
+            )
+        with pytest.raises(StaleEpoch):
+            operations.fail(db, op_id, failure, now=NOW, epoch=stale)
+        row = operations.get(db, op_id)
+        assert row is not None
+        assert row.status is OperationStatus.PENDING
+        operations.finish(db, op_id, epoch=newest, media_type="text/plain", result=b"new", keeps_payload=True, now=NOW)
+        row = operations.get(db, op_id)
+        assert row is not None
+        assert (row.result, row.epoch) == (b"new", newest)
+
+    for _ in range(500):
+        asyncio.run(store.write(outlive_an_engine))
+
+
+def test_equal_work_is_kept_once_and_no_longer_than_some_operation_may_need_it(store: Store):
+    def kept(db: Connection) -> dict[str, bytes]:
+        rows = [operations.get(db, op_id) for op_id in ("one", "two", "three")]
+        return payloads.contents(db, [row.payload for row in rows if row is not None and row.payload is not None])
+
+    def scenario(db: Connection) -> list[list[bytes]]:
+        for seq_id, op_id in enumerate(("one", "two", "three")):
+            operations.append(db, operation(op_id, seq_id=seq_id), b"same" if seq_id < 2 else b"other")
+        seen = [sorted(kept(db).values())]
+        finish(db, "one", keeps_payload=True)
+        finish(db, "two", keeps_payload=False)
+        payloads.drop_unused(db)
+        seen.append(sorted(kept(db).values()))
+        payloads.release_covered(db, "run", 1)
+        seen.append(sorted(kept(db).values()))
+        return seen
+
+    seen = asyncio.run(store.write(scenario))
+    assert seen == [[b"other", b"same"], [b"other", b"same"], [b"other"]]
+
+
+def test_two_snapshots_are_kept_and_the_operations_since_the_older_one(store: Store):
+    def scenario(db: Connection) -> tuple[list[int], list[int | None]]:
+        with_run(db)
+        for seq_id in range(10):
+            operations.append(db, operation(f"op-{seq_id}", seq_id=seq_id), bytes([seq_id]))
+            finish(db, f"op-{seq_id}", keeps_payload=True)
+            if seq_id % 3 == 0:
+                snapshots.add(db, snapshot(seq_id))
+        kept = [each.seq_id for each in snapshots.of_model(db, "run")]
+        return kept, [row.seq_id for row in operations.to_replay(db, "run")]
+
+    kept, replayed = asyncio.run(store.write(scenario))
+    assert kept == [9, 6]
+    assert replayed == [7, 8, 9]
 
 
 def test_times_keep_their_instant_and_come_back_in_utc(store: Store):
@@ -207,7 +290,7 @@ def test_a_run_that_ended_keeps_its_first_reason(store: Store):
     def end_twice(db: Connection) -> Model | None:
         with_run(db)
         models.set_status(db, ["run"], ModelStatus.UNLOADED)
-        models.lose_all_active(db)
+        models.set_status(db, ["run"], ModelStatus.LOST)
         return models.get(db, "run")
 
     row = asyncio.run(store.write(end_twice))
@@ -215,10 +298,11 @@ def test_a_run_that_ended_keeps_its_first_reason(store: Store):
     assert row.status is ModelStatus.UNLOADED
 
 
-def test_a_log_of_a_newer_program_is_refused_with_a_sentence(path: Path):
+@pytest.mark.parametrize(("version", "advice"), [(SCHEMA_VERSION + 1, "upgrade"), (1, "another data directory")])
+def test_a_log_of_another_version_is_refused_with_a_sentence(path: Path, version: int, advice: str):
     Store(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION + 1,))
+        db.execute("UPDATE schema_version SET version = ?", (version,))
     db.close()
-    with pytest.raises(ConfigError, match=f"schema version {SCHEMA_VERSION + 1}.*upgrade eztinker"):
+    with pytest.raises(ConfigError, match=f"schema version {version}.*{advice}"):
         Store(path)

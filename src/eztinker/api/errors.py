@@ -19,6 +19,7 @@ from eztinker.errors import (
     EngineLost,
     EZTinkerError,
     InvalidInput,
+    LogUnwritable,
     MalformedBody,
     NotFound,
     QueueFull,
@@ -47,6 +48,7 @@ _STATUS: dict[type[EZTinkerError], HTTPStatus] = {
     ResultGone: HTTPStatus.GONE,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
     EngineLost: HTTPStatus.SERVICE_UNAVAILABLE,
+    LogUnwritable: HTTPStatus.SERVICE_UNAVAILABLE,
     UserError: HTTPStatus.BAD_REQUEST,
     ServerError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }

@@ -1,10 +1,11 @@
-"""How the application is served: uvicorn, bounded."""
+"""How the application is served: uvicorn, bounded, and stopping without losing anything."""
 
 from __future__ import annotations
 
 import uvicorn
 from fastapi import FastAPI
 
+from eztinker.api.draining_server import DrainingServer
 from eztinker.api.http_protocol import BoundedHttpProtocol
 
 KEEP_ALIVE_SECONDS = 120
@@ -17,7 +18,7 @@ def http_server(app: FastAPI, *, port: int = 0, drain_seconds: int = 10) -> uvic
     Args:
         drain_seconds: what requests in hand get to finish once the server is told to stop.
     """
-    return uvicorn.Server(
+    return DrainingServer(
         uvicorn.Config(
             app,
             port=port,

@@ -14,12 +14,15 @@ from safetensors.numpy import load, save
 
 from eztinker.checkpoints.manifest import MANIFEST, Manifest, Part, decode_manifest, encode_manifest, sha256
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
+from eztinker.failpoints import reach
 from eztinker.types import CheckpointKind, LoraSpec
 
 Arrays = Mapping[str, np.ndarray]
 
 ADAPTER_PART = "adapter.safetensors"
 OPTIMIZER_PART = "optimizer.safetensors"
+GRADIENT_PART = "gradient.safetensors"
+"""Only in the snapshots from which a run is recovered."""
 
 
 def tensors_part(arrays: Arrays) -> bytes:
@@ -144,9 +147,11 @@ def _appearing_whole(directory: Path) -> Iterator[Path]:
     staging = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     try:
+        reach("save.mkdir")
         staging.mkdir(mode=0o700)
         yield staging
         _sync_directory(staging)
+        reach("save.rename")
         staging.rename(directory)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -155,9 +160,12 @@ def _appearing_whole(directory: Path) -> Iterator[Path]:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
+    reach("save.open")
     with open(path, "xb") as file:
+        reach("save.write")
         file.write(content)
         file.flush()
+        reach("save.fsync")
         os.fsync(file.fileno())
 
 
@@ -165,6 +173,7 @@ def _sync_directory(directory: Path) -> None:
     """Flush the names in a directory: without it, a power cut may lose a file whose content was flushed."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
+        reach("save.fsync_directory")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

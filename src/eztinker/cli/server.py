@@ -74,6 +74,15 @@ def server(
             show_default="900",
         ),
     ] = None,
+    snapshot_operations: Annotated[
+        int | None, typer.Option(help="Operations between two snapshots of a training run.", show_default="100")
+    ] = None,
+    snapshot_seconds: Annotated[
+        float | None, typer.Option(help="Longest time between snapshots of a run in use.", show_default="60")
+    ] = None,
+    engine_stall_seconds: Annotated[
+        float | None, typer.Option(help="A busy engine silent for this long is replaced.", show_default="600")
+    ] = None,
     poll_hold_seconds: Annotated[
         float | None, typer.Option(help="How long a poll for a result is held open.", show_default="30")
     ] = None,
@@ -101,6 +110,9 @@ def server(
         root_path=root_path,
         allow_remote=allow_remote,
         session_timeout_seconds=session_timeout_seconds,
+        snapshot_operations=snapshot_operations,
+        snapshot_seconds=snapshot_seconds,
+        engine_stall_seconds=engine_stall_seconds,
         poll_hold_seconds=poll_hold_seconds,
     )
     with claim(config.data_dir), _listening_socket(config.host, config.port) as listener:

@@ -1,17 +1,17 @@
 """One engine for both kinds of work: it takes turns between training and sampling, so that neither stalls the other.
 
-Training operations keep their order per model; the first ones of all models are run together as one packed batch.
+Training operations keep their order per model; models take turns, one operation each.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from eztinker.engine.sampler import Sampler
-from eztinker.engine.trainer import PackedBatch, Pass
+from eztinker.engine.trainer import Pass
 from eztinker.types import EngineStatus
 
 SHORTEST_TURN_SECONDS = 0.05
@@ -20,12 +20,12 @@ SHORTEST_TURN_SECONDS = 0.05
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """One training operation in its model's lane: a pass, which can be batched, or a plain call."""
+    """One training operation in its model's lane."""
 
     op_id: str
     model_id: str
-    work: Callable[[], Pass] | Callable[[], object]
-    is_pass: bool
+    work: Callable[[], object]
+    """Gives the result, or a `Pass`, which is then carried out micro-batch by micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,16 @@ class Outcome:
 class Scheduler:
     """Queues of one engine. `turn` does a bounded piece of work and gives what it finished."""
 
-    def __init__(self, max_train_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        max_train_tokens: int,
+        *,
+        on_start: Callable[[str], None] = lambda op_id: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_start` is told the id of each training operation right before it begins."""
         self._max_train_tokens = max_train_tokens
+        self._on_start = on_start
         self._clock = clock
         self._lanes: dict[str, deque[Operation]] = {}
         self._samplers: list[Sampler] = []
@@ -99,48 +107,24 @@ class Scheduler:
         return outcomes
 
     def _run_heads(self) -> Iterator[list[Outcome]]:
-        """Run the first operation of every lane: plain ones one by one, passes together."""
+        """Run the first operation of every lane, one after another."""
         heads = [lane.popleft() for lane in self._lanes.values()]
         self._lanes = {model_id: lane for model_id, lane in self._lanes.items() if lane}
         for head in heads:
-            if not head.is_pass:
-                yield [_call(head)]
-        passes: list[tuple[Operation, Pass]] = []
-        for head in heads:
-            if head.is_pass:
-                outcome = _call(head)
-                if isinstance(outcome.value, Pass):
-                    passes.append((head, outcome.value))
-                else:
-                    yield [outcome]
-        for group in _batchable(passes):
-            yield from self._run_passes(group)
+            self._on_start(head.op_id)
+            yield from self._run(head)
 
-    def _run_passes(self, group: list[tuple[Operation, Pass]]) -> Iterator[list[Outcome]]:
-        """Run passes as one batch; if the batch breaks, each alone, so that only the guilty one fails."""
-        batch = PackedBatch([each for _, each in group], self._max_train_tokens)
+    def _run(self, operation: Operation) -> Iterator[list[Outcome]]:
         try:
-            for _ in batch.run():
-                yield []
+            value = operation.work()
+            if isinstance(value, Pass):
+                for _ in value.carry_out(self._max_train_tokens):
+                    yield []
+                value = value.result()
         except Exception as error:
-            batch.abandon()
-            if len(group) == 1:
-                yield [Outcome(group[0][0].op_id, error=error)]
-            else:
-                for operation, each in group:
-                    yield from self._run_passes([(operation, each.restarted())])
-            return
-        yield [
-            Outcome(operation.op_id, error=each.error) if each.error else Outcome(operation.op_id, each.result())
-            for operation, each in group
-        ]
-
-
-def _call(operation: Operation) -> Outcome:
-    try:
-        return Outcome(operation.op_id, operation.work())
-    except Exception as error:
-        return Outcome(operation.op_id, error=error)
+            yield [Outcome(operation.op_id, error=error)]
+        else:
+            yield [Outcome(operation.op_id, value)]
 
 
 def _step(sampler: Sampler) -> list[Outcome]:
@@ -149,11 +133,3 @@ def _step(sampler: Sampler) -> list[Outcome]:
         return [Outcome(job.op_id, job.result()) for job in sampler.step()]
     except Exception as error:
         return [Outcome(op_id, error=error) for op_id in sampler.drop_all()]
-
-
-def _batchable(passes: Sequence[tuple[Operation, Pass]]) -> list[list[tuple[Operation, Pass]]]:
-    """Passes that can share a batch: same base model, all or none with a backward pass."""
-    groups: dict[tuple[int, bool], list[tuple[Operation, Pass]]] = {}
-    for operation, each in passes:
-        groups.setdefault((id(each.run.decoder), each.forward_only), []).append((operation, each))
-    return list(groups.values())

@@ -69,9 +69,8 @@ def set_status(db: Connection, model_ids: Collection[str], status: ModelStatus) 
     )
 
 
-def lose_all_active(db: Connection) -> None:
-    """Every run lived in an engine that is gone."""
-    db.execute(update(models).where(models.c.status == ModelStatus.ACTIVE).values(status=ModelStatus.LOST))
+def active(db: Connection) -> list[Model]:
+    return queries.many(db, select(models).where(models.c.status == ModelStatus.ACTIVE), Model)
 
 
 def touch(db: Connection, model_id: str, now: datetime) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+import msgspec
+from sqlalchemy import Connection, func, select, update
 
-from eztinker.oplog import queries
+from eztinker.oplog import epochs, payloads, queries
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
 from eztinker.oplog.schema import operations
 
 
-def append(db: Connection, operation: Operation) -> Operation:
+def append(db: Connection, operation: Operation, payload: bytes | None = None) -> Operation:
     """Store `operation`, or return the one that has its lane and number already: a repeat is the same operation."""
     if operation.seq_id is not None:
         query = select(operations).where(operations.c.lane == operation.lane, operations.c.seq_id == operation.seq_id)
         if (existing := queries.one(db, query, Operation)) is not None:
             return existing
+    if payload is not None:
+        operation = msgspec.structs.replace(operation, payload=payloads.keep(db, payload))
     queries.add(db, operations, operation)
     return operation
 
@@ -25,22 +28,42 @@ def get(db: Connection, op_id: str) -> Operation | None:
     return queries.one(db, select(operations).where(operations.c.op_id == op_id), Operation)
 
 
-def finish(db: Connection, op_id: str, *, media_type: str, result: bytes, now: datetime) -> None:
-    db.execute(
-        _pending(op_id).values(status=OperationStatus.DONE, media_type=media_type, result=result, finished_at=now)
-    )
+def finish(
+    db: Connection, op_id: str, *, epoch: int, media_type: str, result: bytes, keeps_payload: bool, now: datetime
+) -> None:
+    """
+    Raises:
+        StaleEpoch: the engine that gave the result has been replaced.
+    """
+    epochs.require_newest(db, epoch)
+    outcome = {"status": OperationStatus.DONE, "media_type": media_type, "result": result, "epoch": epoch}
+    db.execute(_pending(op_id).values(**outcome, **_payload(keeps_payload), finished_at=now))
 
 
-def fail(db: Connection, op_id: str, failure: Failure, now: datetime) -> None:
-    db.execute(
-        _pending(op_id).values(
-            status=OperationStatus.FAILED,
-            error_category=failure.category,
-            error_code=failure.code,
-            error_message=failure.message,
-            finished_at=now,
-        )
-    )
+def fail(
+    db: Connection,
+    op_id: str,
+    failure: Failure,
+    *,
+    now: datetime,
+    epoch: int | None = None,
+    keeps_payload: bool = False,
+) -> None:
+    """End an operation in `failure`; `epoch` is that of the engine that found it, None if the server did.
+
+    Raises:
+        StaleEpoch: that engine has been replaced.
+    """
+    if epoch is not None:
+        epochs.require_newest(db, epoch)
+    outcome = {
+        "status": OperationStatus.FAILED,
+        "error_category": failure.category,
+        "error_code": failure.code,
+        "error_message": failure.message,
+        "epoch": epoch,
+    }
+    db.execute(_pending(op_id).values(**outcome, **_payload(keeps_payload), finished_at=now))
 
 
 def lose(db: Connection, op_id: str, now: datetime) -> None:
@@ -48,7 +71,28 @@ def lose(db: Connection, op_id: str, now: datetime) -> None:
 
 
 def pending(db: Connection) -> list[Operation]:
-    return queries.many(db, select(operations).where(operations.c.status == OperationStatus.PENDING), Operation)
+    """In the order of each lane."""
+    query = select(operations).where(operations.c.status == OperationStatus.PENDING).order_by(operations.c.seq_id)
+    return queries.many(db, query, Operation)
+
+
+def to_replay(db: Connection, lane: str) -> list[Operation]:
+    """Settled operations of a run that changed its state and may have to be run again, in order, without results."""
+    columns = [column for column in operations.c if column.name != "result"]
+    query = select(*columns).where(
+        operations.c.lane == lane,
+        operations.c.payload.is_not(None),
+        operations.c.status != OperationStatus.PENDING,
+    )
+    return queries.many(db, query.order_by(operations.c.seq_id), Operation)
+
+
+def last_run(db: Connection, lane: str) -> int:
+    """The highest number of a lane that an engine has run; its creation is number 0. Those refused do not count."""
+    query = select(func.max(operations.c.seq_id)).where(
+        operations.c.lane == lane, operations.c.plan.is_not(None), operations.c.status != OperationStatus.PENDING
+    )
+    return db.execute(query).scalar_one() or 0
 
 
 def expire_results(db: Connection, finished_before: datetime) -> None:
@@ -63,3 +107,7 @@ def expire_results(db: Connection, finished_before: datetime) -> None:
 def _pending(op_id: str):
     """An outcome is written once."""
     return update(operations).where(operations.c.op_id == op_id, operations.c.status == OperationStatus.PENDING)
+
+
+def _payload(is_kept: bool) -> dict[str, None]:
+    return {} if is_kept else {"payload": None}

@@ -44,7 +44,7 @@ class ModelStatus(StrEnum):
     FAILED = "failed"
     """Its creation failed."""
     LOST = "lost"
-    """The engine that held it died."""
+    """The engine that held it died, and its state could not be brought back."""
     UNLOADED = "unloaded"
     ARCHIVE = "archive"
     """Made to hold a copy of a checkpoint; never in an engine."""
@@ -136,6 +136,12 @@ class Operation(Record, kw_only=True):
     """The client's number for it within the lane; a repeat of it is the same operation."""
     kind: str
     status: OperationStatus = OperationStatus.PENDING
+    payload: str | None = None
+    """Digest of the command, kept while recovering the run may need it."""
+    plan: bytes | None = None
+    """What the outcome is to be made into; None for a sample, and for a request that was refused on arrival."""
+    epoch: int | None = None
+    """The engine that gave the outcome."""
     media_type: str | None = None
     result: bytes | None = None
     error_category: Category | None = None
@@ -143,6 +149,18 @@ class Operation(Record, kw_only=True):
     error_message: str | None = None
     created_at: datetime
     finished_at: datetime | None = None
+
+
+class Snapshot(Record, kw_only=True):
+    """The whole state of a run after one of its operations; `snapshot_id` is also the name of its directory."""
+
+    snapshot_id: str
+    owner: str
+    model_id: str
+    seq_id: int
+    """The last operation in it."""
+    size_bytes: int
+    created_at: datetime
 
 
 class AuditEntry(Record):

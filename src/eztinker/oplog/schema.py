@@ -23,7 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -125,6 +125,13 @@ sampling_sessions = Table(
     UniqueConstraint("session_id", "seq_id"),
 )
 
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+
 operations = Table(
     "operations",
     metadata,
@@ -134,6 +141,9 @@ operations = Table(
     Column("seq_id", BigInteger),
     Column("kind", String, nullable=False),
     Column("status", String, nullable=False),
+    Column("payload", ForeignKey("payloads.digest")),
+    Column("plan", LargeBinary),
+    Column("epoch", Integer),
     Column("media_type", String),
     Column("result", LargeBinary),
     Column("error_category", String),
@@ -143,6 +153,26 @@ operations = Table(
     Column("finished_at", UtcDateTime),
     UniqueConstraint("lane", "seq_id"),
     Index("operations_by_status", "status", "finished_at"),
+    Index("operations_by_payload", "payload"),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("snapshot_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("model_id", ForeignKey("models.model_id"), nullable=False),
+    Column("seq_id", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("snapshots_by_model", "model_id", "seq_id"),
+)
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("epoch", Integer, primary_key=True),
+    Column("started_at", UtcDateTime, nullable=False),
 )
 
 audit_entries = Table(

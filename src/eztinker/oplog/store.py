@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import ConfigError
+from eztinker.errors import ConfigError, LogUnwritable
+from eztinker.failpoints import reach
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata, schema_version
 
 T = TypeVar("T")
@@ -36,7 +38,7 @@ class Store:
         """Open the database at `path`, or make it.
 
         Raises:
-            ConfigError: a newer version of the program has written it.
+            ConfigError: another version of the program has written it.
         """
         self._engine = _open(path)
         _prepare_schema(self._engine)
@@ -46,7 +48,11 @@ class Store:
         self._writer.start()
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """What `change` returns, once it is committed to disk."""
+        """What `change` returns, once it is committed to disk.
+
+        Raises:
+            LogUnwritable: the disk is full or broken; nothing was changed.
+        """
         done: Future[Any] = Future()
         self._changes.put(_Change(change, done))
         return await asyncio.wrap_future(done)
@@ -90,11 +96,13 @@ class Store:
         try:
             with self._engine.begin() as connection:
                 outcomes = [_attempt(connection, change) for change in group]
+                reach("log.commit")
         except Exception as error:
             # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
             for change in group:
                 _settle(change, error=error)
             return
+        reach("log.committed")
         for change, (result, error) in zip(group, outcomes, strict=True):
             _settle(change, result=result, error=error)
 
@@ -115,6 +123,9 @@ def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | 
 def _settle(change: _Change, *, result: Any = None, error: Exception | None = None) -> None:
     if not change.done.set_running_or_notify_cancel():
         return  # the caller has gone; the change stands
+    if isinstance(error, (OperationalError, OSError)):
+        reason = error.orig if isinstance(error, OperationalError) else error.strerror
+        error = LogUnwritable(f"The server cannot write its operation log ({reason}); free some space on its disk")
     if error is not None:
         change.done.set_exception(error)
     else:
@@ -144,6 +155,11 @@ def _prepare_schema(engine: Engine) -> None:
             connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
             return
         version = connection.execute(select(schema_version.c.version)).scalar_one()
+    if version < SCHEMA_VERSION:
+        raise ConfigError(
+            f"The operation log has schema version {version}, from before the first release, and this program needs "
+            f"{SCHEMA_VERSION}; use another data directory"
+        )
     if version > SCHEMA_VERSION:
         raise ConfigError(
             f"The operation log has schema version {version}, and this program knows versions up to {SCHEMA_VERSION}; "

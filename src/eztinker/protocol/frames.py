@@ -1,7 +1,7 @@
 """What the API process and the engine process say to each other: msgpack frames over a local socket.
 
 A frame is a little-endian uint32 length and that many bytes of msgpack. Commands go to the engine, events come
-back. Every command that carries an `op_id` ends in exactly one event with that id, its own kind of result or
+back. Every command that carries an `op_id` ends in exactly one outcome with that id, its own kind of result or
 `Failed`, unless the engine dies (`Cancel` aside). Nothing is pickled; arrays travel as (dtype, shape, raw bytes)
 and are checked on arrival.
 """
@@ -67,7 +67,7 @@ class CreateModel(Command):
 class LoadModel(Command):
     """Put a checkpoint into `model_id`, which is created if it does not exist.
 
-    An existing model must have the checkpoint's base model and LoRA shape.
+    An existing model must have the checkpoint's base model and LoRA shape. A gradient that was saved comes back too.
     """
 
     op_id: str
@@ -92,7 +92,10 @@ class OptimStep(Command):
 
 
 class SaveCheckpoint(Command):
-    """Write the model's adapter to `directory`, which must not exist; its manifest is written last."""
+    """Write the model's adapter to `directory`; its manifest is written last.
+
+    What lies there already is the rest of the same command in an engine that died, and is replaced.
+    """
 
     op_id: str
     model_id: str
@@ -100,6 +103,8 @@ class SaveCheckpoint(Command):
     directory: str
     tinker_path: str
     """Recorded in the manifest, so that a folder tells what it is."""
+    with_gradient: bool = False
+    """Also keep the gradient accumulated so far: with adapter and optimizer it is all there is to the model."""
     age_recipients: tuple[str, ...] = ()
     """Public keys for which the files of an export are encrypted; none leaves them plain."""
 
@@ -159,6 +164,12 @@ class Ready(Event):
     num_threads: int
 
 
+class Started(Event):
+    """A training command begins; if the engine dies before it ends, it died with this command in hand."""
+
+    op_id: str
+
+
 class Created(Event):
     op_id: str
     state: AdapterState
@@ -201,9 +212,10 @@ class Status(Event):
     status: EngineStatus
 
 
-AnyEvent = (
-    Ready | Created | ForwardBackwardDone | OptimStepDone | CheckpointDone | Unloaded | SampleDone | Failed | Status
-)
+Outcome = Created | ForwardBackwardDone | OptimStepDone | CheckpointDone | Unloaded | SampleDone | Failed
+"""How a command ended."""
+
+AnyEvent = Ready | Started | Status | Outcome
 
 
 def _encode_array(value: Any) -> Any:
@@ -223,8 +235,20 @@ def _decode_array(expected: type, value: Any) -> Any:
     return np.frombuffer(raw, dtype=dtype).reshape(shape)
 
 
+def changes_state(command: TrainingCommand) -> bool:
+    """Whether a model is another one after `command`, so that recovering it means running it again."""
+    match command:
+        case CreateModel() | LoadModel() | OptimStep():
+            return True
+        case ForwardBackward():
+            return not command.forward_only
+        case _:
+            return False
+
+
 _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
 _command_decoder = msgspec.msgpack.Decoder(AnyCommand, dec_hook=_decode_array)
+_training_decoder = msgspec.msgpack.Decoder(TrainingCommand, dec_hook=_decode_array)
 _event_decoder = msgspec.msgpack.Decoder(AnyEvent, dec_hook=_decode_array)
 
 
@@ -244,3 +268,13 @@ def decode_command(body: bytes | memoryview) -> AnyCommand:
 def decode_event(body: bytes | memoryview) -> AnyEvent:
     """The event in a frame's body (without the length prefix)."""
     return _event_decoder.decode(body)
+
+
+def encode_payload(command: TrainingCommand) -> bytes:
+    """What `command` does, without the ids of operation and model: equal work gives equal bytes."""
+    return _encoder.encode(msgspec.structs.replace(command, op_id="", model_id=""))
+
+
+def decode_payload(payload: bytes, *, op_id: str, model_id: str) -> TrainingCommand:
+    """The command whose payload was kept, for this operation."""
+    return msgspec.structs.replace(_training_decoder.decode(payload), op_id=op_id, model_id=model_id)

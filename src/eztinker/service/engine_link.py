@@ -51,7 +51,8 @@ class EngineLink:
 
     def send(self, command: AnyCommand) -> None:
         """Hand the frame over in the order of calls; a dead engine swallows it, and `events` ends."""
-        self._writer.write(encode_frame(command))
+        if not self._writer.is_closing():
+            self._writer.write(encode_frame(command))
 
     async def events(self) -> AsyncIterator[AnyEvent]:
         """Every event, until the engine closes its end, dies or speaks nonsense."""
@@ -71,9 +72,12 @@ class EngineLink:
             await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
         await self.close()
 
-    async def close(self) -> int:
-        """Make sure that the process is gone, and return its exit code."""
+    def kill(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
+
+    async def close(self) -> int:
+        """Make sure that the process is gone, and return its exit code."""
+        self.kill()
         self._writer.close()
         return await self._process.wait()

@@ -1,8 +1,8 @@
-"""The engine, kept alive: commands go in, each comes back as one event, and a dead engine is replaced.
+"""The engine, kept alive: commands go in, each comes back as one outcome, and a dead or stuck engine is replaced.
 
 What happens to a command when the engine dies depends on what it does. A sample reads only what lies on disk, so it is
-sent once more to the next engine. A training command changed state that died with the engine, so it ends in
-`EngineLost`; what becomes of its run is decided in `recovery`.
+sent again to the next engine. A training command changes state that died with the engine, so it ends in `EngineDied`,
+and `RunFeed` brings the state back before it sends the command again.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from eztinker.errors import EngineLost
-from eztinker.protocol.frames import AnyEvent, Configure, Ready, Sample, Status, TrainingCommand
+from eztinker.protocol.frames import AnyEvent, Configure, Outcome, Ready, Sample, Started, Status, TrainingCommand
+from eztinker.service.clock import Clock
 from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.types import EngineStatus
 
@@ -22,37 +24,78 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 30.0
-MAX_FAILED_STARTS = 4
-"""Engines in a row that died before they were ready; then waiting commands fail, and starting goes on."""
+MAX_FAILED_STARTS = 15
+"""Engines in a row that died before they were ready, over some five minutes; then what waits fails, and it goes on."""
+MAX_DEATHS = 3
+"""Engines that one operation may take with it before it is given up."""
+STALL_CHECK_SECONDS = 1.0
+
+
+class EngineDied(Exception):
+    """The engine that had a training command, or was to get it, is gone; `in_hand` tells whether it died over it."""
+
+    def __init__(self, *, in_hand: bool) -> None:
+        super().__init__()
+        self.in_hand = in_hand
+
+
+class Answer(NamedTuple):
+    """How a command ended, and the epoch of the engine that says so."""
+
+    event: Outcome
+    epoch: int
 
 
 @dataclass(slots=True)
 class _Pending:
     command: TrainingCommand | Sample
-    outcome: asyncio.Future[AnyEvent]
-    is_sent: bool = False
+    outcome: asyncio.Future[Answer]
     num_deaths: int = 0
-    """Engines that died with this command in hand."""
+    """Engines that died with this sample in their batch."""
 
 
 class EngineProcess:
     """The one engine of this server, whichever process it is right now."""
 
-    def __init__(self, configure: Configure, *, argv: Sequence[str] = ENGINE_ARGV) -> None:
+    def __init__(
+        self,
+        configure: Configure,
+        begin_epoch: Callable[[], Awaitable[int]],
+        clock: Clock,
+        *,
+        stall_seconds: float,
+        argv: Sequence[str] = ENGINE_ARGV,
+    ) -> None:
+        """
+        Args:
+            begin_epoch: the number of the engine about to start; whatever older ones still report is refused.
+            stall_seconds: an engine with work that reports nothing for this long is killed.
+        """
         self.status = EngineStatus()
-        self.epoch = 0
-        """How many engines that held state have died; state of an older epoch is gone."""
         self._configure = configure
+        self._begin_epoch = begin_epoch
+        self._clock = clock
+        self._stall_seconds = stall_seconds
         self._argv = argv
         self._pending: dict[str, _Pending] = {}
+        self._in_hand: str | None = None
+        """The training command that the engine has begun and not ended."""
         self._link: EngineLink | None = None
         self._ready: Ready | None = None
+        self._epoch = 0
+        self._waiting: list[asyncio.Future[int]] = []
+        self._heard_at = 0.0
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> Ready | None:
         """What the engine said of itself; None while there is none that takes commands."""
         return self._ready
+
+    @property
+    def epoch(self) -> int | None:
+        """That of the engine which takes commands now, if there is one; state in older ones is gone."""
+        return None if self._ready is None else self._epoch
 
     def start(self) -> None:
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
@@ -63,23 +106,50 @@ class EngineProcess:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
-        for pending in self._pending.values():
-            pending.outcome.cancel()
+        for waiting in (*self._waiting, *(pending.outcome for pending in self._pending.values())):
+            waiting.cancel()
 
-    def submit(self, command: TrainingCommand | Sample) -> asyncio.Future[AnyEvent]:
-        """Hand over a command, in the order of calls; it waits here while no engine is ready.
+    async def available(self) -> int:
+        """The epoch of the engine, as soon as there is one that takes commands.
 
-        The future ends in the event that answers the command, `Failed` included, or raises `EngineLost`.
+        Raises:
+            EngineLost: it does not start.
+        """
+        if self._ready is not None:
+            return self._epoch
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return await waiting
+
+    def train(self, command: TrainingCommand, *, epoch: int) -> asyncio.Future[Answer]:
+        """Hand a command to the engine of this epoch, in the order of calls.
+
+        The future ends in the answer, or raises `EngineDied`.
         """
         pending = _Pending(command, asyncio.get_running_loop().create_future())
-        self._pending[command.op_id] = pending
-        if self._ready is not None:
-            self._send(pending)
+        if epoch != self.epoch:
+            pending.outcome.set_exception(EngineDied(in_hand=False))
+        else:
+            self._send(command.op_id, pending)
         return pending.outcome
 
-    def _send(self, pending: _Pending) -> None:
+    def sample(self, command: Sample) -> asyncio.Future[Answer]:
+        """Hand over a sample; it waits here while no engine is ready.
+
+        The future ends in the answer, or raises `EngineLost`.
+        """
+        pending = _Pending(command, asyncio.get_running_loop().create_future())
+        if self._ready is None:
+            self._pending[command.op_id] = pending
+        else:
+            self._send(command.op_id, pending)
+        return pending.outcome
+
+    def _send(self, op_id: str, pending: _Pending) -> None:
         assert self._link is not None
-        pending.is_sent = True
+        if not self._pending:
+            self._heard_at = self._clock.monotonic()  # an idle engine had nothing to say
+        self._pending[op_id] = pending
         self._link.send(pending.command)
 
     async def _supervise(self) -> None:
@@ -94,12 +164,16 @@ class EngineProcess:
 
     async def _live_once(self) -> bool:
         """One life of an engine, from start to death; whether it ever took commands."""
+        self._epoch = await self._begin_epoch()
         link = await EngineLink.spawn(self._argv)
         self._link = link
+        self._heard_at = self._clock.monotonic()
+        watch = asyncio.create_task(self._kill_if_stuck(link), name="stall watch")
         was_ready = False
         try:
             link.send(self._configure)
             async for event in link.events():
+                self._heard_at = self._clock.monotonic()
                 self._take(event)
                 was_ready = was_ready or self._ready is not None
         except asyncio.CancelledError:
@@ -107,42 +181,68 @@ class EngineProcess:
             raise
         except Exception:
             log.exception("The engine sent a frame that cannot be read", extra={"event": "engine_frame_unreadable"})
-        self._bury(was_ready)
+        finally:
+            watch.cancel()
+        self._bury()
         exit_code = await link.close()
         log.error("The engine stopped", extra={"event": "engine_stopped", "pid": link.pid, "exit_code": exit_code})
         return was_ready
+
+    async def _kill_if_stuck(self, link: EngineLink) -> None:
+        """Kill an engine that is starting or has work, and has not been heard of for too long."""
+        while True:
+            await asyncio.sleep(min(STALL_CHECK_SECONDS, self._stall_seconds))
+            is_busy = self._ready is None or bool(self._pending)
+            if is_busy and self._clock.monotonic() - self._heard_at > self._stall_seconds:
+                log.error("The engine is stuck and is killed", extra={"event": "engine_stuck", "pid": link.pid})
+                link.kill()
+                return
 
     def _take(self, event: AnyEvent) -> None:
         match event:
             case Ready():
                 self._ready = event
-                for pending in self._pending.values():
-                    self._send(pending)
+                for waiting in self._waiting:
+                    if not waiting.done():
+                        waiting.set_result(self._epoch)
+                self._waiting.clear()
+                for op_id, pending in list(self._pending.items()):
+                    self._send(op_id, pending)
             case Status():
                 self.status = event.status
+            case Started():
+                self._in_hand = event.op_id
             case _:
+                if self._in_hand == event.op_id:
+                    self._in_hand = None
                 pending = self._pending.pop(event.op_id, None)
                 if pending is not None and not pending.outcome.done():
-                    pending.outcome.set_result(event)
+                    pending.outcome.set_result(Answer(event, self._epoch))
 
-    def _bury(self, was_ready: bool) -> None:
-        """Sort what the dead engine had in hand: samples wait for the next one, once; the rest is lost."""
+    def _bury(self) -> None:
+        """Sort what the dead engine had: samples wait for the next one, unless they were in too many deaths."""
+        was_ready = self._ready is not None
         self._link = self._ready = None
         self.status = EngineStatus()
-        self.epoch += was_ready
         for op_id, pending in list(self._pending.items()):
-            if not pending.is_sent:
-                continue
-            pending.is_sent = False
-            pending.num_deaths += 1
-            if not isinstance(pending.command, Sample) or pending.num_deaths > 1:
-                self._lose(op_id, "The engine stopped while it worked on this operation")
+            if not isinstance(pending.command, Sample):
+                self._end(op_id, EngineDied(in_hand=op_id == self._in_hand))
+            elif was_ready:
+                pending.num_deaths += 1
+                if pending.num_deaths == MAX_DEATHS:
+                    self._end(op_id, EngineLost(f"The engine stopped {MAX_DEATHS} times while it drew this sample"))
+        self._in_hand = None
 
     def _give_up_waiting(self) -> None:
+        error = EngineLost("The engine does not start; the server's log says why")
         for op_id in list(self._pending):
-            self._lose(op_id, "The engine does not start; the server's log says why")
+            self._end(op_id, error)
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_exception(error)
+        self._waiting.clear()
 
-    def _lose(self, op_id: str, message: str) -> None:
+    def _end(self, op_id: str, error: Exception) -> None:
         pending = self._pending.pop(op_id)
         if not pending.outcome.done():
-            pending.outcome.set_exception(EngineLost(message))
+            pending.outcome.set_exception(error)

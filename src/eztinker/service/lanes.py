@@ -26,8 +26,8 @@ GAP_WAIT_SECONDS = 60.0
 class Lane(Generic[ItemT]):
     """Items in the order in which they may start. Each number arrives once; repeats are sorted out before."""
 
-    def __init__(self, *, gap_wait_seconds: float = GAP_WAIT_SECONDS) -> None:
-        self._next_seq_id = 1
+    def __init__(self, *, first: int = 1, gap_wait_seconds: float = GAP_WAIT_SECONDS) -> None:
+        self._next_seq_id = first
         self._waiting: dict[int, ItemT] = {}
         self._gap_wait_seconds = gap_wait_seconds
         self._deadline: float | None = None

@@ -1,52 +1,35 @@
-"""The life of an accepted operation: into the log, to the engine, its outcome into the log, and out to who waits."""
+"""The life of an accepted operation: into the log, its outcome into the log, and out to who waits."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import secrets
-from collections.abc import Callable
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import partial
 
-import orjson
 from sqlalchemy import Connection
 
-from eztinker.errors import EngineLost, EZTinkerError, ResultGone, ServerError
+from eztinker.errors import EZTinkerError, LogUnwritable, NonFiniteUpdate, ResultGone, ServerError, StaleEpoch
 from eztinker.oplog import operations
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import AnyEvent, Failed, Sample, TrainingCommand
+from eztinker.protocol.frames import Failed, OptimStep, Sample, changes_state
 from eztinker.service.access import owned
 from eztinker.service.clock import Clock
-from eztinker.service.engine_process import EngineProcess
+from eztinker.service.engine_process import Answer
 from eztinker.service.fair_share import Room
-from eztinker.service.recovery import recover_run
+from eztinker.service.new_operation import NewOperation, Refused
+from eztinker.service.plans import Change, store_failure
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
 
-JSON = "application/json"
-PROTOBUF = "application/x-protobuf"
+STORE_RETRY_SECONDS = 1.0
 MAX_UNSETTLED = 16384
 """Operations that wait or run; the official client keeps up to 2000 per sampling client."""
-
-Change = Callable[[Connection], Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """What an operation came to: the bytes for the client, and rows to store in the same transaction."""
-
-    body: bytes
-    media_type: str = JSON
-    also: Change | None = None
-
-    @classmethod
-    def json(cls, value: dict[str, Any], *, also: Change | None = None) -> Finished:
-        return cls(body=orjson.dumps(value), also=also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +40,6 @@ class _Unsettled:
     outcome: asyncio.Future[Done | Failure]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewOperation:
-    """A request on its way into the log."""
-
-    op_id: str
-    owner: str
-    lane: str
-    seq_id: int | None
-    kind: str
-    work: TrainingCommand | Sample | EZTinkerError
-    """The command to run or, for a request that cannot be granted, the error its promise ends in."""
-    finish: Callable[[AnyEvent], Finished]
-    """Encodes the engine's event; runs off the event loop."""
-    also: Change | None = None
-    """Rows to store together with the operation, if it is new."""
-    also_if_failed: Change | None = None
-    """Rows to store together with its failure."""
-    needs_room: bool = True
-    """False for what the server does on its own, which must not wait for its owner's other work."""
-
-
 class Done(Record):
     """The result of an operation, as it is stored."""
 
@@ -86,72 +48,58 @@ class Done(Record):
     body: bytes
 
 
-def new_op_id() -> str:
-    return f"op-{secrets.token_hex(12)}"
-
-
 class Operations:
-    """Accepts operations durably, runs them on the engine and hands out their outcomes."""
+    """Takes operations into the log and their outcomes, and hands these out."""
 
-    def __init__(self, store: Store, engine: EngineProcess, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
-        self._engine = engine
         self._clock = clock
         self._room = Room(MAX_UNSETTLED, "requests waiting")
         self._unsettled: dict[str, _Unsettled] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._storing: set[asyncio.Task[None]] = set()
+        self._polls_released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def accept(self, new: NewOperation) -> str:
+    async def accept(self, new: NewOperation | Refused) -> str:
         """Write `new` to the log and return the id of its promise; that of the first one if it is a repeat.
 
         Raises:
             QueueFull: its owner has its share of what may wait.
         """
-        row = Operation(
-            op_id=new.op_id,
-            owner=new.owner,
-            lane=new.lane,
-            seq_id=new.seq_id,
-            kind=new.kind,
-            created_at=self._clock.now(),
-        )
-
-        def append(db: Connection) -> Operation:
-            stored = operations.append(db, row)
-            if stored.op_id == new.op_id and new.also is not None:
-                new.also(db)
-            return stored
-
         with contextlib.ExitStack() as place:
-            if new.needs_room:
+            if isinstance(new, NewOperation) and new.needs_room:
                 place.enter_context(self._room.held(new.owner))
-            stored = await self._store.write(append)
-            if stored.op_id == new.op_id:
-                outcome = asyncio.get_running_loop().create_future()
-                self._unsettled[new.op_id] = _Unsettled(new.owner, outcome)
+            stored_id = await self._store.write(new.change(self._clock.now()))
+            if stored_id == new.op_id and isinstance(new, NewOperation):
+                self.expect(new)
                 give_back = place.pop_all()
-                outcome.add_done_callback(lambda _: give_back.close())
-        return stored.op_id
+                self._unsettled[new.op_id].outcome.add_done_callback(lambda _: give_back.close())
+        return stored_id
+
+    def expect(self, new: NewOperation) -> None:
+        """From now on polls for an operation in the log wait for its outcome."""
+        self._unsettled[new.op_id] = _Unsettled(new.owner, asyncio.get_running_loop().create_future())
+
+    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> None:
+        """Settle an operation when its answer is there, or fail it with the error that is there instead."""
+        answer.add_done_callback(partial(self._answered, new))
+
+    def settle(self, new: NewOperation, answer: Answer) -> asyncio.Task[None]:
+        """Store what the engine answered and wake who waits for it; the task ends when both is done."""
+        return self._keep(self._settle(new, answer))
 
     def settlement(self, op_id: str) -> asyncio.Future[Done | Failure] | None:
         """Ends when the operation does; None if it has ended already."""
         unsettled = self._unsettled.get(op_id)
         return None if unsettled is None else unsettled.outcome
 
-    def start(self, new: NewOperation) -> None:
-        """Send an accepted operation to the engine, in the order of calls, and see to its outcome."""
-        if isinstance(new.work, EZTinkerError):
-            self._spawn(self._fail(new, Failure.of(new.work)))
-        else:
-            self._spawn(self._settle(new, self._engine.submit(new.work)))
-
-    def refuse(self, new: NewOperation, error: EZTinkerError) -> None:
+    def fail(self, new: NewOperation, error: EZTinkerError) -> asyncio.Task[None]:
         """End an accepted operation in `error`."""
-        self._spawn(self._fail(new, Failure.of(error)))
+        return self._keep(self._fail(new, Failure.of(error)))
 
-    def lose(self, new: NewOperation) -> None:
-        """End an accepted operation whose run is gone."""
-        self._spawn(self._fail_lost(new))
+    async def settled(self) -> None:
+        """Until every outcome that is known by now is in the log."""
+        if self._storing:
+            await asyncio.wait(self._storing)
 
     async def outcome(self, owner: str, op_id: str, *, hold_seconds: float) -> Done | Failure | None:
         """What became of an operation: as soon as it is known, or None if it is not within `hold_seconds`.
@@ -163,8 +111,15 @@ class Operations:
         unsettled = self._unsettled.get(op_id)
         if unsettled is None or unsettled.owner != owner:
             return _outcome(await self._get(owner, op_id))
-        done, _ = await asyncio.wait({unsettled.outcome}, timeout=hold_seconds)
-        return unsettled.outcome.result() if done else None
+        await asyncio.wait(
+            {unsettled.outcome, self._polls_released}, timeout=hold_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        return unsettled.outcome.result() if unsettled.outcome.done() else None
+
+    def release_polls(self) -> None:
+        """Hold no poll any longer: the server stops, and the client asks the next one."""
+        if not self._polls_released.done():
+            self._polls_released.set_result(None)
 
     async def expire_results(self, retention: timedelta) -> None:
         """Drop the results that have been there for longer than `retention`."""
@@ -172,23 +127,34 @@ class Operations:
         await self._store.write(lambda db: operations.expire_results(db, oldest))
 
     async def stop(self) -> None:
-        """Give up the operations in hand; the log has them as pending."""
-        for task in self._tasks:
+        """Give up outcomes that cannot be stored; the log has their operations as pending."""
+        for task in self._storing:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._storing, return_exceptions=True)
+
+    def _answered(self, new: NewOperation, answer: asyncio.Future[Answer]) -> None:
+        if answer.cancelled():
+            return  # the server stops
+        error = answer.exception()
+        if error is None:
+            self.settle(new, answer.result())
+        else:
+            assert isinstance(error, EZTinkerError)
+            self.fail(new, error)
 
     async def _get(self, owner: str, op_id: str) -> Operation:
         return owned(await self._store.read(lambda db: operations.get(db, op_id)), owner, "request")
 
-    async def _settle(self, new: NewOperation, outcome: asyncio.Future[AnyEvent]) -> None:
+    async def _settle(self, new: NewOperation, answer: Answer) -> None:
+        event = answer.event
         try:
-            event = await outcome
             if isinstance(event, Failed):
-                await self._fail(new, Failure(category=event.category, code=event.code, message=event.message))
+                failure = Failure(category=event.category, code=event.code, message=event.message)
+                await self._fail(new, failure, epoch=answer.epoch)
             else:
-                await self._finish(new, await asyncio.to_thread(new.finish, event))
-        except EngineLost as error:
-            await (self._fail(new, Failure.of(error)) if isinstance(new.work, Sample) else self._fail_lost(new))
+                await self._finish(new, answer)
+        except StaleEpoch:
+            raise
         except EZTinkerError as error:
             await self._fail(new, Failure.of(error))
         except Exception:
@@ -196,38 +162,58 @@ class Operations:
             error = ServerError("The server could not store the result; its log says why")
             await self._fail(new, Failure.of(error))
 
-    async def _finish(self, new: NewOperation, finished: Finished) -> None:
+    async def _finish(self, new: NewOperation, answer: Answer) -> None:
         now = self._clock.now()
+        finished = await asyncio.to_thread(new.plan.finish, answer.event, now)
+        keeps_payload = not isinstance(new.work, Sample) and changes_state(new.work)
 
         def finish(db: Connection) -> None:
             if finished.also is not None:
                 finished.also(db)
-            operations.finish(db, new.op_id, media_type=finished.media_type, result=finished.body, now=now)
+            operations.finish(
+                db,
+                new.op_id,
+                epoch=answer.epoch,
+                media_type=finished.media_type,
+                result=finished.body,
+                keeps_payload=keeps_payload,
+                now=now,
+            )
 
-        await self._store.write(finish)
-        self._wake(new.op_id, Done(kind=new.kind, media_type=finished.media_type, body=finished.body))
+        await self._write(new, finish, Done(kind=new.kind, media_type=finished.media_type, body=finished.body))
 
-    async def _fail_lost(self, new: NewOperation) -> None:
-        await self._fail(new, Failure.of(await recover_run(self._store, new.lane)))
-
-    async def _fail(self, new: NewOperation, failure: Failure) -> None:
+    async def _fail(self, new: NewOperation, failure: Failure, *, epoch: int | None = None) -> None:
         now = self._clock.now()
+        # A refused step has cleared the gradient, so replaying the run has to make it, and be refused, again.
+        keeps_payload = isinstance(new.work, OptimStep) and failure.code == NonFiniteUpdate.code
 
         def fail(db: Connection) -> None:
-            operations.fail(db, new.op_id, failure, now)
-            if new.also_if_failed is not None:
-                new.also_if_failed(db)
+            operations.fail(db, new.op_id, failure, now=now, epoch=epoch, keeps_payload=keeps_payload)
+            store_failure(db, new.plan)
 
-        await self._store.write(fail)
-        self._wake(new.op_id, failure)
+        await self._write(new, fail, failure)
 
-    def _wake(self, op_id: str, outcome: Done | Failure) -> None:
-        self._unsettled.pop(op_id).outcome.set_result(outcome)
+    async def _write(self, new: NewOperation, change: Change, outcome: Done | Failure) -> None:
+        """Store an outcome, however long the disk refuses it, and hand it out only then."""
+        while True:
+            try:
+                await self._store.write(change)
+                break
+            except LogUnwritable:
+                log.exception("The operation log cannot be written; it is tried again", extra={"event": "log_refused"})
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+        self._unsettled.pop(new.op_id).outcome.set_result(outcome)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _keep(self, storing: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(storing)
+        self._storing.add(task)
+        task.add_done_callback(self._stored)
+        return task
+
+    def _stored(self, task: asyncio.Task[None]) -> None:
+        self._storing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("An outcome was not stored", exc_info=error, extra={"event": "outcome_not_stored"})
 
 
 def _outcome(row: Operation) -> Done | Failure | None:

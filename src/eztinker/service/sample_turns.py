@@ -7,16 +7,19 @@ and the rest waits here, where owners take turns.
 from __future__ import annotations
 
 from eztinker.protocol.frames import Sample
+from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Turns
-from eztinker.service.operations import NewOperation, Operations
+from eztinker.service.new_operation import NewOperation
+from eztinker.service.operations import Operations
 
 BATCHES_AHEAD = 2
 """Batches in the engine: the one that is decoded and the one that takes its place."""
 
 
 class SampleTurns:
-    def __init__(self, operations: Operations, *, max_batch_size: int) -> None:
+    def __init__(self, operations: Operations, engine: EngineProcess, *, max_batch_size: int) -> None:
         self._operations = operations
+        self._engine = engine
         self._max_sequences = BATCHES_AHEAD * max_batch_size
         self._num_sequences = 0
         """In the engine."""
@@ -39,7 +42,7 @@ class SampleTurns:
         num_sequences = new.work.request.num_samples
         self._num_sequences += num_sequences
         settled.add_done_callback(lambda _: self._make_room(num_sequences))
-        self._operations.start(new)
+        self._operations.follow(new, self._engine.sample(new.work))
 
     def _make_room(self, num_sequences: int) -> None:
         self._num_sequences -= num_sequences

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import secrets
-from datetime import datetime
-from functools import partial
-
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.errors import CheckpointNotFound, InvalidInput
-from eztinker.oplog import checkpoints, sessions, usage
+from eztinker.oplog import checkpoints, sessions
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import AnyEvent, Sample, SampleDone
-from eztinker.protocol.sampling_codec import WireSampleRequest, encode_result
+from eztinker.protocol.frames import Sample
+from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.operations import PROTOBUF, Finished, NewOperation, Operations, new_op_id
+from eztinker.service.new_operation import NewOperation, new_op_id
+from eztinker.service.operations import Operations
+from eztinker.service.plans import SamplePlan
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling_requests import engine_request
+from eztinker.service.sampling_sessions import new_sampling_session
 from eztinker.service.sessions import Sessions
-from eztinker.service.usage import used_by_sample
 from eztinker.service.validation import check_seq_id
-from eztinker.types import CheckpointKind, Record, SampleRequest
+from eztinker.types import CheckpointKind, Record
 
 
 class SamplePromise(Record):
@@ -104,23 +102,16 @@ class Sampling:
             seq_id=wire.seq_id,
             kind=SAMPLE,
             work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
-            finish=partial(self._finish, sampler, checkpoint, request),
+            plan=SamplePlan(
+                sampler=sampler,
+                model_id=None if checkpoint is None else checkpoint.model_id,
+                num_prompt_tokens=len(request.prompt),
+            ),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
             self._turns.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
-
-    def _finish(
-        self, sampler: SamplingSession, checkpoint: Checkpoint | None, request: SampleRequest, event: AnyEvent
-    ) -> Finished:
-        assert isinstance(event, SampleDone)
-        used = used_by_sample(sampler, checkpoint, request, event.result, self._clock.now())
-        return Finished(
-            body=encode_result(event.result),
-            media_type=PROTOBUF,
-            also=lambda db: usage.add(db, *used),
-        )
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
         """The served name of the base model, and the id of the checkpoint over it."""
@@ -148,23 +139,3 @@ class Sampling:
 
         row, checkpoint = await self._store.read(query)
         return owned(row, owner, f"sampling session {sampling_session_id!r}"), checkpoint
-
-
-def new_sampling_session(
-    *,
-    owner: str,
-    session_id: str,
-    seq_id: int | None,
-    base_model: str,
-    checkpoint_id: str | None,
-    now: datetime,
-) -> SamplingSession:
-    return SamplingSession(
-        sampling_session_id=f"{session_id}:sample:{secrets.token_hex(8)}",
-        owner=owner,
-        session_id=session_id,
-        seq_id=seq_id,
-        base_model=base_model,
-        checkpoint_id=checkpoint_id,
-        created_at=now,
-    )

@@ -11,6 +11,7 @@ from datetime import timedelta
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
 from eztinker.keys import ensure_signing_secret
+from eztinker.oplog import epochs
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
 from eztinker.service.access import Keys
@@ -25,7 +26,8 @@ from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
-from eztinker.service.recovery import recover_log
+from eztinker.service.recovery import Recovery, recover_log
+from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.run_listings import RunListings
 from eztinker.service.sample_turns import SampleTurns
@@ -33,6 +35,7 @@ from eztinker.service.sampling import Sampling
 from eztinker.service.session_search import SessionSearch
 from eztinker.service.sessions import Sessions
 from eztinker.service.signed_links import LinkSigner
+from eztinker.service.snapshots import Snapshots
 from eztinker.service.tokens import Tokens
 from eztinker.service.traces import Traces
 from eztinker.service.training import Training
@@ -43,9 +46,12 @@ log = logging.getLogger(__name__)
 
 LOG_FILE = "oplog.sqlite3"
 CHECKPOINTS_DIRECTORY = "checkpoints"
+SNAPSHOTS_DIRECTORY = "snapshots"
 RESULT_RETENTION = timedelta(hours=24)
 MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
+PARK_SECONDS = 10.0
+"""For work in hand when the server stops; what is not done by then is done when it runs again."""
 HOUSEKEEPING_PER_TIMEOUT = 4
 """Rounds within one session timeout, so that a short timeout is kept about as well as a long one."""
 
@@ -66,8 +72,24 @@ class Service:
         self._store = Store(config.data_dir / LOG_FILE)
         checkpoints_root = config.data_dir / CHECKPOINTS_DIRECTORY
         checkpoints_root.mkdir(mode=0o700, exist_ok=True)
-        self.engine = EngineProcess(_configure(config, catalog), argv=engine_argv)
-        self.operations = Operations(self._store, self.engine, self.clock)
+        snapshots_root = config.data_dir / SNAPSHOTS_DIRECTORY
+        snapshots_root.mkdir(mode=0o700, exist_ok=True)
+        self.engine = EngineProcess(
+            _configure(config, catalog),
+            self._begin_epoch,
+            self.clock,
+            stall_seconds=config.engine_stall_seconds,
+            argv=engine_argv,
+        )
+        self.operations = Operations(self._store, self.clock)
+        self._recovery = Recovery(self._store, self.engine, snapshots_root)
+        self._snapshots = Snapshots(
+            self._store,
+            snapshots_root,
+            self.clock,
+            max_changes=config.snapshot_operations,
+            max_seconds=config.snapshot_seconds,
+        )
         self.sessions = Sessions(self._store, self.clock, timeout_seconds=config.session_timeout_seconds)
         self.checkpoints = Checkpoints(self._store, checkpoints_root, self.clock)
         self.checkpoint_changes = CheckpointChanges(self._store, self.checkpoints, self.clock)
@@ -79,7 +101,7 @@ class Service:
         self.usage = UsageLedger(self._store, self.clock)
         self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
         self.adapters = Adapters(self._store, catalog, self.sessions, self.checkpoints, self.clock)
-        self._lanes = RunLanes(self.operations, self.engine, self.clock)
+        self._lanes = RunLanes(self.operations, self._new_feed, self.clock)
         self.runs = TrainingRuns(
             self._store,
             catalog,
@@ -91,15 +113,16 @@ class Service:
             max_runs=config.max_runs,
         )
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
-        turns = SampleTurns(self.operations, max_batch_size=config.max_batch_size)
+        turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.sampling = Sampling(
             self._store, catalog, self.sessions, self.operations, turns, self.checkpoints, self.clock
         )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Recover what an earlier process left, then serve for the length of the block."""
-        await recover_log(self._store, self.clock)
+        """Go on with what an earlier process left, then serve for the length of the block."""
+        for unfinished in await recover_log(self._store, self.clock):
+            self._lanes.resume(unfinished)
         await self._collector.collect_leftovers()
         await self.sessions.resume()
         self.engine.start()
@@ -109,6 +132,7 @@ class Service:
                 yield
         finally:
             housekeeping.cancel()
+            await self._lanes.park(seconds=PARK_SECONDS)
             await self.engine.stop()
             await self.operations.stop()
             self._store.close()
@@ -118,6 +142,15 @@ class Service:
         await self.runs.end_session(session_id)
         await self._collector.end_session(session_id)
 
+    async def _begin_epoch(self) -> int:
+        """The number of a new engine. What the one before it has answered is stored first, for it is refused after."""
+        await self.operations.settled()
+        now = self.clock.now()
+        return await self._store.write(lambda db: epochs.begin(db, now))
+
+    def _new_feed(self, model_id: str) -> RunFeed:
+        return RunFeed(model_id, self.operations, self.engine, self._recovery, self._snapshots)
+
     async def _keep_house(self) -> None:
         pause_seconds = min(HOUSEKEEPING_SECONDS, self.config.session_timeout_seconds / HOUSEKEEPING_PER_TIMEOUT)
         while True:
@@ -126,6 +159,7 @@ class Service:
                 for session_id in await self.sessions.expire_silent():
                     await self.end_session(session_id)
                 await self._collector.sweep()
+                await self._snapshots.sweep()
                 await self.audit.expire()
                 await self.usage.expire()
                 await self.operations.expire_results(RESULT_RETENTION)

@@ -7,35 +7,21 @@ gets a promise, which fails with the reason, and its number counts as used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
-
-import msgspec
-from sqlalchemy import Connection
 
 from eztinker.checkpoints.encryption import parse_recipients
 from eztinker.errors import CheckpointDamaged, EZTinkerError, UserError
-from eztinker.oplog import audit, checkpoints, models, sessions, usage
-from eztinker.oplog.rows import Checkpoint, Model, SamplingSession, UsageKind
-from eztinker.protocol.frames import (
-    AnyEvent,
-    CheckpointDone,
-    ForwardBackward,
-    ForwardBackwardDone,
-    LoadModel,
-    OptimStep,
-    OptimStepDone,
-    SaveCheckpoint,
-    TrainingCommand,
-)
-from eztinker.protocol.training_codec import ForwardBackwardRequest, encode_result
-from eztinker.service.checkpoints import Checkpoints, checkpoint_event, tinker_path
+from eztinker.oplog import checkpoints, models
+from eztinker.oplog.rows import Checkpoint, Model, UsageKind
+from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
+from eztinker.protocol.training_codec import ForwardBackwardRequest
+from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.losses import check_batch
-from eztinker.service.operations import PROTOBUF, Finished, NewOperation, new_op_id
+from eztinker.service.new_operation import NewOperation, Refused, new_op_id
+from eztinker.service.plans import LoadPlan, PassPlan, Plan, SavePlan, StepPlan
 from eztinker.service.run_lanes import RunLanes
-from eztinker.service.sampling import new_sampling_session
-from eztinker.service.training_runs import TrainingRuns, ended_error
+from eztinker.service.training_runs import TrainingRuns
 from eztinker.service.usage import used_by_run
 from eztinker.service.validation import check_adam, check_metadata, check_name, check_seq_id, expiry
 from eztinker.types import AdamParams, CheckpointKind, Record
@@ -69,13 +55,8 @@ class Training:
         op_id = new_op_id()
         work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request)
         num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
-
-        def finish(event: AnyEvent) -> Finished:
-            assert isinstance(event, ForwardBackwardDone)
-            used = used_by_run(model, UsageKind.TRAINING, num_tokens, self._clock.now())
-            return Finished(body=encode_result(event.result), media_type=PROTOBUF, also=lambda db: usage.add(db, used))
-
-        return await self._submit(model, op_id, request.seq_id, FORWARD_BACKWARD, work, finish, is_chunked=True)
+        plan = PassPlan(used=used_by_run(model, UsageKind.TRAINING, num_tokens, self._clock.now()))
+        return await self._submit(model, op_id, request.seq_id, FORWARD_BACKWARD, work, plan, is_chunked=True)
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
         """Make one AdamW step with the accumulated gradients; the promise ends in metrics."""
@@ -86,7 +67,7 @@ class Training:
             work = OptimStep(op_id=op_id, model_id=model_id, adam=check_adam(_granted(adam)))
         except UserError as error:
             work = error
-        return await self._submit(model, op_id, seq_id, "optim_step", work, _finish_optim_step)
+        return await self._submit(model, op_id, seq_id, "optim_step", work, StepPlan())
 
     async def save(self, owner: str, model_id: str, seq_id: int, save_as: SaveRequest | UserError) -> str:
         """Write a checkpoint; the promise ends in its path or, for an unnamed one, in a sampling session."""
@@ -98,7 +79,7 @@ class Training:
             kind = _SAVE_KINDS[request.kind]
             checkpoint = await self._planned(model, request)
         except UserError as error:
-            return await self._submit(model, op_id, seq_id, kind, error, _never_finishes)
+            return await self._submit(model, op_id, seq_id, kind, error, None)
         work = SaveCheckpoint(
             op_id=op_id,
             model_id=model_id,
@@ -108,14 +89,15 @@ class Training:
             age_recipients=request.age_recipients,
         )
 
-        def finish(event: AnyEvent) -> Finished:
-            assert isinstance(event, CheckpointDone)
-            written = _written(checkpoint, event, self._clock)
-            if written.name is None:
-                return _finish_snapshot(model, written)
-            return _finish_checkpoint(model, kind, written, overwrite=request.overwrite)
-
-        return await self._submit(model, op_id, seq_id, kind, work, finish)
+        plan = SavePlan(
+            kind=kind,
+            checkpoint=checkpoint,
+            overwrite=request.overwrite,
+            session_id=model.session_id,
+            base_model=model.base_model,
+            used=used_by_run(model, UsageKind.CHECKPOINT, 1, checkpoint.created_at),
+        )
+        return await self._submit(model, op_id, seq_id, kind, work, plan)
 
     async def load(
         self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool, lender: str | None
@@ -130,13 +112,13 @@ class Training:
             work = LoadModel(op_id=op_id, model_id=model_id, directory=directory, with_optimizer=with_optimizer)
         except (UserError, CheckpointDamaged) as error:
             work = error
-        answer = {"path": path, "model_id": model_id, "type": "load_weights"}
-        return await self._submit(model, op_id, seq_id, "load_weights", work, lambda _: Finished.json(answer))
+        plan = LoadPlan(model_id=model_id, path=path)
+        return await self._submit(model, op_id, seq_id, "load_weights", work, plan)
 
     async def refuse(self, owner: str, model_id: str, seq_id: int, kind: str, error: UserError) -> str:
         """A promise that fails with `error`, for a request that could be told from others but not be understood."""
         model = await self._runs.require_active(owner, model_id)
-        return await self._submit(model, new_op_id(), seq_id, kind, error, _never_finishes)
+        return await self._submit(model, new_op_id(), seq_id, kind, error, None)
 
     def _forward_backward_command(
         self, op_id: str, model: Model, request: ForwardBackwardRequest
@@ -190,21 +172,30 @@ class Training:
         seq_id: int,
         kind: str,
         work: TrainingCommand | EZTinkerError,
-        finish: Callable[[AnyEvent], Finished],
+        plan: Plan | None,
         *,
         is_chunked: bool = False,
     ) -> str:
+        """Accept `work` with what becomes of it or, without a plan, as the error that it is."""
         now = self._clock.now()
-        new = NewOperation(
-            op_id=op_id,
-            owner=model.owner,
-            lane=model.model_id,
-            seq_id=check_seq_id(seq_id),
-            kind=kind,
-            work=ended_error(model) or work,
-            finish=finish,
-            also=lambda db: models.touch(db, model.model_id, now),
-        )
+        lane, seq_id = model.model_id, check_seq_id(seq_id)
+        error = await self._runs.ended_error(model) or (work if isinstance(work, EZTinkerError) else None)
+        new: NewOperation | Refused
+        if error is not None:
+            new = Refused(op_id=op_id, owner=model.owner, lane=lane, seq_id=seq_id, kind=kind, error=error)
+        else:
+            assert plan is not None
+            assert not isinstance(work, EZTinkerError)
+            new = NewOperation(
+                op_id=op_id,
+                owner=model.owner,
+                lane=lane,
+                seq_id=seq_id,
+                kind=kind,
+                work=work,
+                plan=plan,
+                also=lambda db: models.touch(db, lane, now),
+            )
         return await self._lanes.submit(new, is_chunked=is_chunked)
 
 
@@ -220,47 +211,3 @@ def _granted(value: Any) -> Any:
     if isinstance(value, UserError):
         raise value
     return value
-
-
-def _finish_optim_step(event: AnyEvent) -> Finished:
-    assert isinstance(event, OptimStepDone)
-    return Finished.json({"metrics": event.result.metrics, "type": "optim_step"})
-
-
-def _never_finishes(event: AnyEvent) -> Finished:
-    raise AssertionError(f"A refused operation came back from the engine: {type(event).__name__}")
-
-
-def _written(checkpoint: Checkpoint, event: CheckpointDone, clock: Clock) -> Checkpoint:
-    """The planned row with what the engine found out, dated at the end of the save."""
-    result = event.result
-    return msgspec.structs.replace(checkpoint, size_bytes=result.size_bytes, step=result.step, created_at=clock.now())
-
-
-def _finish_checkpoint(model: Model, kind: str, checkpoint: Checkpoint, *, overwrite: bool) -> Finished:
-    answer = {"path": tinker_path(checkpoint), "size_bytes": checkpoint.size_bytes, "type": kind}
-    now = checkpoint.created_at
-
-    def store(db: Connection) -> None:
-        checkpoints.add(db, checkpoint, overwrite=overwrite)
-        audit.add(db, checkpoint_event("create", checkpoint, by=model.owner, now=now))
-        usage.add(db, used_by_run(model, UsageKind.CHECKPOINT, 1, now))
-
-    return Finished.json(answer, also=store)
-
-
-def _finish_snapshot(model: Model, checkpoint: Checkpoint) -> Finished:
-    sampler: SamplingSession = new_sampling_session(
-        owner=model.owner,
-        session_id=model.session_id,
-        seq_id=None,
-        base_model=model.base_model,
-        checkpoint_id=checkpoint.checkpoint_id,
-        now=checkpoint.created_at,
-    )
-
-    def store(db: Connection) -> None:
-        checkpoints.add(db, checkpoint, overwrite=False)
-        sessions.add_sampling_session(db, sampler)
-
-    return Finished.json({"sampling_session_id": sampler.sampling_session_id}, also=store)

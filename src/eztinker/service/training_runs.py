@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import BaseModel, Catalog
-from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, NotFound, UserError
+from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, UserError
 from eztinker.oplog import models
 from eztinker.oplog.rows import Model, ModelStatus
 from eztinker.oplog.store import Store
@@ -18,7 +18,10 @@ from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
 from eztinker.service.fair_share import require_share
-from eztinker.service.operations import Finished, NewOperation, Operations, new_op_id
+from eztinker.service.new_operation import NewOperation, Refused, new_op_id
+from eztinker.service.operations import Operations
+from eztinker.service.plans import BeginPlan, UnloadPlan
+from eztinker.service.recovery import ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_lora, check_metadata, check_optimizer_family, check_seq_id
@@ -149,20 +152,31 @@ class TrainingRuns:
             if model.status is ModelStatus.ACTIVE:
                 await self._unload(model)
 
+    async def ended_error(self, model: Model) -> EZTinkerError | None:
+        """Why a run takes no more operations; None for one that does."""
+        if model.status is ModelStatus.ACTIVE:
+            return None
+        return await self._store.read(lambda db: ended_error(db, model))
+
     async def _unload(self, model: Model) -> str:
         op_id = new_op_id()
         model_id = model.model_id
-        new = NewOperation(
-            op_id=op_id,
-            owner=model.owner,
-            lane=model_id,
-            seq_id=None,
-            kind="unload_model",
-            work=ended_error(model) or UnloadModel(op_id=op_id, model_id=model.model_id),
-            finish=lambda _: Finished.json({"model_id": model_id, "type": "unload_model"}),
-            also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
-            needs_room=False,
-        )
+        kind = "unload_model"
+        new: NewOperation | Refused
+        if (error := await self.ended_error(model)) is not None:
+            new = Refused(op_id=op_id, owner=model.owner, lane=model_id, seq_id=None, kind=kind, error=error)
+        else:
+            new = NewOperation(
+                op_id=op_id,
+                owner=model.owner,
+                lane=model_id,
+                seq_id=None,
+                kind=kind,
+                work=UnloadModel(op_id=op_id, model_id=model_id),
+                plan=UnloadPlan(model_id=model_id),
+                also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
+                needs_room=False,
+            )
         promise = await self._lanes.submit(new, is_chunked=False)
         self._lanes.close(model_id)
         return promise
@@ -198,12 +212,11 @@ class TrainingRuns:
         await self._sessions.require_active(owner, new.session_id)
         check_seq_id(new.model_seq_id)
         op_id, model_id = new_op_id(), new.model_id
-        work: CreateModel | LoadModel | EZTinkerError
-        model: Model | None
         try:
             work, model = await plan(op_id, model_id)
         except (UserError, CheckpointDamaged) as error:
-            work, model = error, None
+            refused = Refused(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, error=error)
+            return await self._operations.accept(refused)
         operation = NewOperation(
             op_id=op_id,
             owner=owner,
@@ -211,15 +224,13 @@ class TrainingRuns:
             seq_id=0,
             kind=kind,
             work=work,
-            finish=lambda _: Finished.json({"model_id": model_id, "type": kind}),
-            also=None if model is None else lambda db: self._add(db, model),
-            also_if_failed=lambda db: models.set_status(db, [model_id], ModelStatus.FAILED),
+            plan=BeginPlan(kind=kind, model_id=model_id),
+            also=lambda db: self._add(db, model),
         )
         promise = await self._operations.accept(operation)
         if promise == op_id:
-            if model is not None:
-                self._lanes.open(model_id)
-            self._operations.start(operation)
+            self._lanes.open(model_id)
+            self._lanes.start_first(operation)
         return promise
 
     def _add(self, db: Connection, model: Model) -> None:
@@ -231,14 +242,3 @@ class TrainingRuns:
         active = models.num_active(db)
         require_share(active.get(model.owner, 0), sum(active.values()), self._max_runs, "training runs loaded")
         models.add(db, model)
-
-
-def ended_error(model: Model) -> UserError | None:
-    """Why a run that ended on purpose takes no more operations; None for one that is alive or lost."""
-    if model.status is ModelStatus.UNLOADED:
-        return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
-    if model.status is ModelStatus.ARCHIVE:
-        return NotFound(f"{model.model_id} holds a copy and is not trained; create a training run from that checkpoint")
-    if model.status is ModelStatus.FAILED:
-        return NotFound(f"The training run {model.model_id} could not be created; its first operation says why")
-    return None

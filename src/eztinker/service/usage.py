@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 from eztinker.errors import InvalidInput
 from eztinker.oplog import session_search, sessions, usage
-from eztinker.oplog.rows import Checkpoint, Model, SamplingSession, Session, Usage, UsageKind
+from eztinker.oplog.rows import Model, SamplingSession, Session, Usage, UsageKind
 from eztinker.oplog.session_search import Stored
 from eztinker.oplog.store import Store
 from eztinker.service.clock import Clock
-from eztinker.types import SampleRequest, SampleResult
+from eztinker.types import SampleResult
 
 HOUR = timedelta(hours=1)
 RETENTION = timedelta(days=400)
@@ -73,15 +73,15 @@ def used_by_run(model: Model, kind: UsageKind, amount: int, now: datetime) -> Us
 
 def used_by_sample(
     sampler: SamplingSession,
-    checkpoint: Checkpoint | None,
-    request: SampleRequest,
+    model_id: str | None,
+    num_prompt_tokens: int,
     result: SampleResult,
     now: datetime,
 ) -> list[Usage]:
     """What one sampling request used of the hour it is now; its prompt counts once for all its samples."""
     cached = result.prompt_cache_hit_tokens
     amounts = {
-        UsageKind.PREFILL: len(request.prompt) - cached,
+        UsageKind.PREFILL: num_prompt_tokens - cached,
         UsageKind.CACHED_PREFILL: cached,
         UsageKind.SAMPLING: sum(len(sequence.tokens) for sequence in result.sequences),
     }
@@ -90,7 +90,7 @@ def used_by_sample(
             owner=sampler.owner,
             hour=hour_of(now),
             session_id=sampler.session_id,
-            model_id=None if checkpoint is None else checkpoint.model_id,
+            model_id=model_id,
             base_model=sampler.base_model,
             kind=kind,
             amount=amount,

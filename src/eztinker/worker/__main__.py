@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -20,12 +22,23 @@ def main() -> None:
     # Ctrl-C in a terminal reaches both processes; the server then tells the engine when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICENESS)
+    _die_with_parent()
     connection = socket.socket(fileno=arguments.fd)
 
     from eztinker.worker.link import Link
     from eztinker.worker.loop import serve
 
     serve(Link(connection))
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the server dies, so that it never writes beside its successor.
+
+    Only Linux can; elsewhere the engine notices that its socket is closed once the operation in hand is done.
+    """
+    set_parent_death_signal = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 if __name__ == "__main__":

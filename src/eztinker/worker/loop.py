@@ -7,8 +7,9 @@ import os
 import time
 
 from eztinker.engine.scheduler import Outcome, Scheduler
+from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, set_up_cpu
-from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Failed, Ready, Sample, Shutdown, Status
+from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Failed, Ready, Sample, Shutdown, Started, Status
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
 from eztinker.worker.link import Link, LinkClosed
@@ -36,7 +37,7 @@ def _start(link: Link, configure: Configure) -> Loop:
     num_threads = set_up_cpu(configure.num_threads)
     device = choose_device(configure.device)
     dtype = choose_dtype(configure.dtype, device)
-    scheduler = Scheduler(configure.max_train_tokens)
+    scheduler = Scheduler(configure.max_train_tokens, on_start=lambda op_id: link.send(Started(op_id=op_id)))
     base_models = BaseModels(
         configure.base_models,
         dtype=dtype,
@@ -89,7 +90,9 @@ class Loop:
 
     def _report(self, outcome: Outcome) -> None:
         event = failed(outcome.op_id, outcome.error) if outcome.error else success(outcome)
+        reach("engine.report")
         self._link.send(event)
+        reach("engine.reported")
 
     def _send_status(self) -> None:
         now = time.monotonic()

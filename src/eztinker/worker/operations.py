@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from eztinker.checkpoints.store import read_manifest
@@ -59,9 +60,7 @@ class Operations:
             SaveCheckpoint: self._save,
             UnloadModel: self._unload,
         }[type(command)]
-        return Operation(
-            command.op_id, command.model_id, lambda: work(command), is_pass=isinstance(command, ForwardBackward)
-        )
+        return Operation(command.op_id, command.model_id, lambda: work(command))
 
     def start_sampling(self, command: Sample) -> None:
         """Hand a request to its base model's sampler.
@@ -104,6 +103,7 @@ class Operations:
 
     def _save(self, command: SaveCheckpoint) -> CheckpointWritten:
         run = self._run(command.model_id)
+        shutil.rmtree(command.directory, ignore_errors=True)
         manifest = save_run(run, command)
         if command.kind is CheckpointKind.SAMPLER:
             self._sampler_adapters.put(command.directory, run.adapter.for_sampling(run.decoder.dtype))

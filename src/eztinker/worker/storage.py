@@ -11,6 +11,7 @@ from eztinker.checkpoints.manifest import Manifest
 from eztinker.checkpoints.peft import peft_parts
 from eztinker.checkpoints.store import (
     ADAPTER_PART,
+    GRADIENT_PART,
     OPTIMIZER_PART,
     read_manifest,
     read_tensors,
@@ -33,6 +34,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
     """Write what `command` calls for; the run is not changed."""
     parts = _parts(run, command.kind)
+    if command.with_gradient:
+        parts[GRADIENT_PART] = tensors_part(run.adapter.named_arrays(run.grads))
     if command.age_recipients:
         parts = encrypted(parts, parse_recipients(command.age_recipients))
     return write_checkpoint(
@@ -47,7 +50,9 @@ def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
 
 
 def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_optimizer: bool) -> None:
-    """Put a checkpoint's adapter into `run`, with its optimizer or with a fresh one; pending gradients are dropped.
+    """Put a checkpoint's adapter into `run`, with its optimizer or with a fresh one.
+
+    The gradient accumulated so far is the checkpoint's if it was saved with one, else none.
 
     Raises:
         InvalidInput: it is of another base model or LoRA shape, or holds no optimizer where one is asked for.
@@ -62,8 +67,11 @@ def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_opti
         raise InvalidInput(f"{manifest.tinker_path} is of {manifest.base_model}, this run trains {run.base_model}")
     adapter_arrays = read_tensors(directory, manifest, ADAPTER_PART)
     moments = read_tensors(directory, manifest, OPTIMIZER_PART) if with_optimizer else None
+    gradient = read_tensors(directory, manifest, GRADIENT_PART) if GRADIENT_PART in manifest.parts else None
     run.adapter.fill(adapter_arrays)
     run.reset_optimizer()
+    if gradient is not None:
+        run.adapter.fill(gradient, run.grads)
     if moments is not None:
         for moment in _MOMENTS:
             named = {name.removeprefix(f"{moment}."): array for name, array in moments.items() if _is(name, moment)}

@@ -15,6 +15,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("server")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(directory))
+        patch.setattr("eztinker.service.service.PARK_SECONDS", 0.1)  # some operations are never answered
         with serving_scripted(directory, poll_hold_seconds=0.5) as running:
             yield running
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from eztinker.service import operations
+from eztinker.service.engine_process import MAX_DEATHS
 from eztinker.service.fair_share import Room
 from tests.route_cases import tenant
 from tests.scripted_engine import STALL
@@ -67,7 +68,7 @@ def test_one_owner_cannot_fill_the_queue_and_what_was_refused_succeeds_later(
     assert [is_full(answer) for answer in answers] == [False] * 4 + [True]
     assert "This key has 4 requests waiting already" in answers[-1].json()["detail"]
     assert not is_full(bob.post("/asample", json=sample_body(other)))
-    for _ in range(2):  # a sample is given up with the second engine that dies of it
+    for _ in range(MAX_DEATHS):  # then a sample is given up
         replace_engine(server)
     refused_before = [post(ann, "/asample", **sample_body(sampler, seq_id=4))["request_id"] for _ in range(2)]
     assert refused_before[0] == refused_before[1]

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sampler import SampleJob, Sampler
-from eztinker.engine.trainer import PackedBatch, Pass, TrainingRun
+from eztinker.engine.trainer import Pass, TrainingRun
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter
 from eztinker.types import Datum, ForwardBackwardResult, LoraSpec, SampleRequest, SampleResult, SamplingParams
@@ -49,15 +49,9 @@ def run_pass(
         EZTinkerError: the pass failed.
     """
     each = Pass(run, data, loss_fn, {}, forward_only)
-    run_passes([each], max_tokens)
-    if each.error:
-        raise each.error
-    return each.result()
-
-
-def run_passes(passes: Sequence[Pass], max_tokens: int = 2048) -> None:
-    for _ in PackedBatch(passes, max_tokens).run():
+    for _ in each.carry_out(max_tokens):
         pass
+    return each.result()
 
 
 def new_sampler(decoder: Decoder, directory: Path, max_batch_size: int = 64) -> Sampler:

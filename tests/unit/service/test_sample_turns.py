@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import numpy as np
 
+from eztinker.oplog.rows import SamplingSession
 from eztinker.protocol.frames import Sample
-from eztinker.service.operations import Done, NewOperation, Operations
+from eztinker.service.engine_process import Answer, EngineProcess
+from eztinker.service.new_operation import NewOperation
+from eztinker.service.operations import Done, Operations
+from eztinker.service.plans import SamplePlan
 from eztinker.service.sample_turns import SampleTurns
 from eztinker.types import SampleRequest, SamplingParams
 
@@ -23,29 +28,41 @@ class Recorder(Operations):
     def settlement(self, op_id: str) -> asyncio.Future | None:
         return self.waiting.get(op_id)
 
-    def start(self, new: NewOperation) -> None:
+    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> None:
         self.started.append(new.op_id)
 
     def end(self, op_id: str) -> None:
         self.waiting.pop(op_id).set_result(Done(kind="sample", media_type="", body=b""))
 
 
+@dataclass
+class Engine(EngineProcess):
+    """Takes samples and never answers."""
+
+    def sample(self, command: Sample) -> asyncio.Future[Answer]:
+        return asyncio.get_running_loop().create_future()
+
+
 def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
     request = SampleRequest(prompt=np.array([1]), num_samples=num_samples, params=SamplingParams(max_tokens=1))
     work = Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
-    return NewOperation(
-        op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind="sample", work=work, finish=lambda _: _never()
+    sampler = SamplingSession(
+        sampling_session_id="lane",
+        owner=op_id[0],
+        session_id="session",
+        seq_id=0,
+        base_model="tiny",
+        checkpoint_id=None,
+        created_at=datetime.now(UTC),
     )
-
-
-def _never():
-    raise AssertionError("no engine here")
+    plan = SamplePlan(sampler=sampler, model_id=None, num_prompt_tokens=1)
+    return NewOperation(op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind="sample", work=work, plan=plan)
 
 
 async def started_after(ends: list[str], *arrivals: NewOperation) -> list[str]:
     """What has gone to an engine of one sequence per batch when `arrivals` came and then `ends` ended."""
     operations = Recorder()
-    turns = SampleTurns(operations, max_batch_size=1)
+    turns = SampleTurns(operations, Engine(), max_batch_size=1)
     for new in arrivals:
         operations.waiting[new.op_id] = asyncio.get_running_loop().create_future()
         turns.start(new)

@@ -11,7 +11,8 @@ from eztinker.api.auth import Owner, ServiceDep
 from eztinker.api.bodies import RetrieveFutureBody
 from eztinker.api.reading import read_json
 from eztinker.protocol import sampling_codec, training_codec
-from eztinker.service.operations import PROTOBUF, Done, Failure
+from eztinker.service.operations import Done, Failure
+from eztinker.service.plans import PROTOBUF
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.service import Service
 

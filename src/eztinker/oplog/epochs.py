@@ -1,0 +1,34 @@
+"""Queries on epochs: one per engine process, counted across all servers that ever used this log.
+
+Whatever an engine brought about names the engine's epoch, and is refused once a newer one has begun: an engine that was
+stopped, replaced and woke up again changes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, func, insert, select
+
+from eztinker.errors import StaleEpoch
+from eztinker.oplog.schema import epochs
+
+
+def begin(db: Connection, now: datetime) -> int:
+    """The number of a new epoch; all older ones are over."""
+    epoch = _newest(db) + 1
+    db.execute(insert(epochs).values(epoch=epoch, started_at=now))
+    return epoch
+
+
+def require_newest(db: Connection, epoch: int) -> None:
+    """
+    Raises:
+        StaleEpoch: another engine has been started since.
+    """
+    if epoch != (newest := _newest(db)):
+        raise StaleEpoch(f"Engine {epoch} was replaced by engine {newest}; what it did is not taken")
+
+
+def _newest(db: Connection) -> int:
+    return db.execute(select(func.coalesce(func.max(epochs.c.epoch), 0))).scalar_one()

@@ -1,0 +1,172 @@
+"""What the outcome of an operation is made into: the bytes for the client, and rows to store with them.
+
+A plan is kept in the log beside its operation, so that a server that finds the operation unfinished can finish it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import orjson
+from sqlalchemy import Connection
+
+from eztinker.oplog import audit, checkpoints, models, sessions, snapshots, usage
+from eztinker.oplog.rows import Checkpoint, ModelStatus, SamplingSession, Usage
+from eztinker.protocol import sampling_codec, training_codec
+from eztinker.protocol.frames import (
+    CheckpointDone,
+    ForwardBackwardDone,
+    OptimStepDone,
+    Outcome,
+    SampleDone,
+)
+from eztinker.service.checkpoints import checkpoint_event, tinker_path
+from eztinker.service.sampling_sessions import new_sampling_session
+from eztinker.service.usage import used_by_sample
+from eztinker.types import Record
+
+JSON = "application/json"
+PROTOBUF = "application/x-protobuf"
+
+Change = Callable[[Connection], Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """What an operation came to: the bytes for the client, and rows to store in the same transaction."""
+
+    body: bytes
+    media_type: str = JSON
+    also: Change | None = None
+
+    @classmethod
+    def json(cls, value: dict[str, Any], *, also: Change | None = None) -> Finished:
+        return cls(body=orjson.dumps(value), also=also)
+
+
+class PassPlan(Record, tag=True):
+    """forward_backward, forward."""
+
+    used: Usage
+
+    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+        assert isinstance(outcome, ForwardBackwardDone)
+        body = training_codec.encode_result(outcome.result)
+        return Finished(body=body, media_type=PROTOBUF, also=lambda db: usage.add(db, self.used))
+
+
+class StepPlan(Record, tag=True):
+    """optim_step."""
+
+    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+        assert isinstance(outcome, OptimStepDone)
+        return Finished.json({"metrics": outcome.result.metrics, "type": "optim_step"})
+
+
+class SavePlan(Record, tag=True):
+    """A checkpoint to be listed or, for an unnamed one, a sampling session over it."""
+
+    kind: str
+    """Of the operation, as the client reads it."""
+    checkpoint: Checkpoint
+    overwrite: bool
+    session_id: str
+    base_model: str
+    used: Usage
+
+    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+        assert isinstance(outcome, CheckpointDone)
+        written = msgspec.structs.replace(
+            self.checkpoint, size_bytes=outcome.result.size_bytes, step=outcome.result.step, created_at=now
+        )
+        if written.name is None:
+            return self._finish_sampler(written)
+        answer = {"path": tinker_path(written), "size_bytes": written.size_bytes, "type": self.kind}
+
+        def store(db: Connection) -> None:
+            checkpoints.add(db, written, overwrite=self.overwrite)
+            audit.add(db, checkpoint_event("create", written, by=written.owner, now=now))
+            usage.add(db, self.used)
+
+        return Finished.json(answer, also=store)
+
+    def _finish_sampler(self, written: Checkpoint) -> Finished:
+        sampler = new_sampling_session(
+            owner=written.owner,
+            session_id=self.session_id,
+            seq_id=None,
+            base_model=self.base_model,
+            checkpoint_id=written.checkpoint_id,
+            now=written.created_at,
+        )
+
+        def store(db: Connection) -> None:
+            checkpoints.add(db, written, overwrite=False)
+            sessions.add_sampling_session(db, sampler)
+
+        return Finished.json({"sampling_session_id": sampler.sampling_session_id}, also=store)
+
+
+class LoadPlan(Record, tag=True):
+    """load_weights into an existing run."""
+
+    model_id: str
+    path: str
+
+    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+        return Finished.json({"path": self.path, "model_id": self.model_id, "type": "load_weights"})
+
+
+class BeginPlan(Record, tag=True):
+    """A run's first operation: create_model, or load_weights for one that begins from a checkpoint."""
+
+    kind: str
+    model_id: str
+
+    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+        return Finished.json({"model_id": self.model_id, "type": self.kind})
+
+
+class UnloadPlan(Record, tag=True):
+    model_id: str
+
+    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+        answer = {"model_id": self.model_id, "type": "unload_model"}
+        return Finished.json(answer, also=lambda db: snapshots.forget_model(db, self.model_id))
+
+
+class SamplePlan(Record, tag=True):
+    sampler: SamplingSession
+    model_id: str | None
+    """The run whose weights are sampled from; None for a base model alone."""
+    num_prompt_tokens: int
+
+    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+        assert isinstance(outcome, SampleDone)
+        used = used_by_sample(self.sampler, self.model_id, self.num_prompt_tokens, outcome.result, now)
+        body = sampling_codec.encode_result(outcome.result)
+        return Finished(body=body, media_type=PROTOBUF, also=lambda db: usage.add(db, *used))
+
+
+Plan = PassPlan | StepPlan | SavePlan | LoadPlan | BeginPlan | UnloadPlan | SamplePlan
+
+_decoder = msgspec.msgpack.Decoder(Plan)
+
+
+def encode_plan(plan: Plan) -> bytes:
+    return msgspec.msgpack.encode(plan)
+
+
+def decode_plan(raw: bytes) -> Plan:
+    return _decoder.decode(raw)
+
+
+def store_failure(db: Connection, plan: Plan | None) -> None:
+    """Rows to store together with the failure of an operation: a run that could not begin has failed."""
+    if isinstance(plan, BeginPlan):
+        models.set_status(db, [plan.model_id], ModelStatus.FAILED)
+        snapshots.forget_model(db, plan.model_id)

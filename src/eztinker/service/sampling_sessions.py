@@ -1,0 +1,28 @@
+"""A sampling session as it is made: by its own request, or together with a save."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from eztinker.oplog.rows import SamplingSession
+
+
+def new_sampling_session(
+    *,
+    owner: str,
+    session_id: str,
+    seq_id: int | None,
+    base_model: str,
+    checkpoint_id: str | None,
+    now: datetime,
+) -> SamplingSession:
+    return SamplingSession(
+        sampling_session_id=f"{session_id}:sample:{secrets.token_hex(8)}",
+        owner=owner,
+        session_id=session_id,
+        seq_id=seq_id,
+        base_model=base_model,
+        checkpoint_id=checkpoint_id,
+        created_at=now,
+    )

@@ -1,0 +1,169 @@
+"""Real server processes to be killed, kept running by a keeper as an init system would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from eztinker.client_settings import server_is_up
+from tests.servers import API_KEY
+
+START_SECONDS = 60.0
+
+
+class Keeper:
+    """Runs `eztinker server` on one port and one data directory, and starts it again whenever it ends."""
+
+    def __init__(self, data_dir: Path, model_dir: Path, settings: Mapping[str, str]) -> None:
+        self.data_dir = data_dir
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        self._command = [sys.executable, "-m", "eztinker", "server", "--port", self.url.rpartition(":")[2]]
+        self._command += ["--data-dir", str(data_dir), "--base-model", f"tiny={model_dir}", "--threads", "1"]
+        self._environment = os.environ | {"EZTINKER_API_KEY": API_KEY} | dict(settings)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+        self._killed: set[int] = set()
+        """Engines that were, dead or still dying."""
+        self.exit_codes: list[int] = []
+        self._num_awaited = 0
+        data_dir.mkdir(exist_ok=True)
+        self._log = (data_dir / "server.log").open("ab")
+        self._thread = threading.Thread(target=self._keep_running)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Keeper]:
+        self._thread.start()
+        try:
+            self.wait_until_up()
+            yield self
+        finally:
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.terminate()
+            self._thread.join()
+            self._log.close()
+
+    @property
+    def log(self) -> str:
+        return (self.data_dir / "server.log").read_text()
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not server_is_up(self.url):
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+
+    def kill_engine(self) -> None:
+        """-9, also while it still starts."""
+        while not (pids := self._engine_pids()):
+            time.sleep(0.01)
+        for pid in pids:
+            _kill(pid)
+            self._killed.add(pid)
+
+    def kill_all(self) -> None:
+        """-9 for the server and its engine, as a lost container would."""
+        engines = self._engine_pids()
+        assert self._process is not None
+        for pid in (self._process.pid, *engines):
+            _kill(pid)
+        self._wait_for_end()
+
+    def terminate(self) -> None:
+        """As an orderly restart would."""
+        assert self._process is not None
+        self._process.terminate()
+        self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        num_ended = self._num_awaited
+        self._num_awaited += 1
+        while len(self.exit_codes) == num_ended:
+            time.sleep(0.01)
+
+    def _keep_running(self) -> None:
+        while not self._is_stopped:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+            )
+            self.exit_codes.append(self._process.wait())
+
+    def _engine_pids(self) -> list[int]:
+        if self._process is None:
+            return []
+        try:
+            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        except OSError:
+            return []
+        return [int(pid) for pid in children.split() if int(pid) not in self._killed]
+
+
+class Client:
+    """One program of `clients`, whose steps can be waited for."""
+
+    def __init__(self, loop: str, url: str, num_steps: int) -> None:
+        command = [sys.executable, "-m", "tests.torture.clients", loop, url, str(num_steps)]
+        environment = os.environ | {"TINKER_API_KEY": API_KEY}
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._step_began = threading.Condition()
+        self.num_begun = 0
+        self._last_line = ""
+        self._errors = ""
+        self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for_step(self, step: int, seconds: float) -> None:
+        """Until the step has begun."""
+        with self._step_began:
+            self._step_began.wait_for(lambda: self.num_begun > step or not self._is_alive, seconds)
+        assert self.num_begun > step, f"step {step} did not begin within {seconds} s; {self._errors}"
+
+    def outcome(self, seconds: float) -> str:
+        """What it printed last, once it has ended normally."""
+        try:
+            code = self._process.wait(seconds)
+        finally:
+            self._process.kill()
+            for thread in self._threads:
+                thread.join()
+        assert code == 0, self._errors
+        return self._last_line
+
+    @property
+    def _is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._step_began:
+                self._last_line = line
+                self.num_begun += line.startswith("step ")
+                self._step_began.notify_all()
+        with self._step_began:
+            self._step_began.notify_all()
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        self._errors = self._process.stderr.read()
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
