@@ -14,10 +14,19 @@ from eztinker import errors
 from eztinker.api.errors import error_response
 from eztinker.api.http_server import http_server
 from eztinker.config import ServerConfig
-from eztinker.errors import EngineLost, EZTinkerError, QueueFull, ServerError, ServerUnreachable, UserError
+from eztinker.errors import (
+    EngineLost,
+    EZTinkerError,
+    LogUnwritable,
+    QueueFull,
+    ServerError,
+    ServerUnreachable,
+    StaleEpoch,
+    UserError,
+)
 
-PASSING = {ServerError, QueueFull, EngineLost, ServerUnreachable}
-"""A queue that empties, an engine that is being replaced, and faults of ours, which may be gone the next time."""
+PASSING = {ServerError, QueueFull, EngineLost, LogUnwritable, StaleEpoch, ServerUnreachable}
+"""A queue that empties, an engine that is replaced, a disk that is cleared, and faults of ours."""
 KINDS = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, (UserError, ServerError))
 ]
