@@ -12,10 +12,9 @@ SHOWN, NOT_SHOWN, REFUSED_BY_NAME = "shown", "**not shown**", "refused by name"
 
 _HEAD = """# Conformance
 
-What a server of the Tinker API has to do, as the official SDK expects it, in {num_items} points: **{num_held} of \
-{num_items} hold**. The tests that show a point drive the unmodified SDK, raw HTTP where the SDK cannot, or the part
-itself beside an independent source. Each name is a link to the file. `make conformance` runs them all and writes this
-page.
+**{num_held} of {num_items} points hold** of what the official SDK expects of a server of the Tinker API. The tests that
+show a point drive the unmodified SDK, raw HTTP where the SDK cannot, or the part itself beside an independent source;
+each name is a link to its file. `make conformance` runs them all and writes this page.
 """
 
 

@@ -76,6 +76,17 @@ def test_text_chunks_are_one_sequence():
     assert batch_of(sdk_message(datum)).data[0].tokens.tolist() == [1, 2, 3]
 
 
+@pytest.mark.conforms(46)
+def test_where_tokens_came_from_is_left_aside():
+    message = sdk_message(sdk_datum([5, 6], target_tokens=[6, 7]))
+    plain = batch_of(message)
+    message.data[0].model_input_spans.add().prompt_tokens.length = 2
+    message.data[0].loss_fn_input_spans.add().sampled_tokens.sequence_id = "s"
+    told = batch_of(message)
+    assert told.data[0].tokens.tolist() == plain.data[0].tokens.tolist()
+    assert told.data[0].loss_fn_inputs.keys() == plain.data[0].loss_fn_inputs.keys()
+
+
 @pytest.mark.conforms(57)
 def test_integer_weights_become_float32_and_targets_int64():
     datum = sdk_datum([1, 2], target_tokens=torch.tensor([1, 2]), weights=torch.tensor([1, 0]))
