@@ -46,7 +46,8 @@ def trainer(service: tinker.ServiceClient) -> tinker.TrainingClient:
 
 
 def new_trainer(service: tinker.ServiceClient, **options: Any) -> tinker.TrainingClient:
-    return service.create_lora_training_client(base_model="tiny", **({"rank": 4, "seed": 1} | options)).result()
+    options = {"rank": 4, "seed": 1} | options
+    return service.create_lora_training_client(base_model="tiny", **options).result()
 
 
 def forward(trainer: tinker.TrainingClient, data: list[types.Datum]) -> types.ForwardBackwardOutput:
