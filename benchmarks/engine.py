@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 
 from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_RANK, TrainingBatch
 from eztinker.engine.prefill import Prompt, PromptReader
-from eztinker.engine.sampler import SampleJob, Sampler
+from eztinker.engine.sample_job import SampleJob
+from eztinker.engine.sampler import Sampler
 from eztinker.engine.trainer import Pass, TrainingRun
 from eztinker.model.decoder import Decoder
 from eztinker.model.device import DTYPES, choose_device, set_up_cpu
@@ -28,7 +29,7 @@ class EngineInference:
         decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._sampler = Sampler(decoder, tokenizer, max_batch_size=64, prefix_cache_bytes=0)
-        self._reader = PromptReader(decoder, cache_bytes=0)
+        self._reader = PromptReader(decoder, cache_bytes=0, num_drawable=decoder.config.vocab_size)
 
     def decode(self, prompts: list[list[int]], num_new_tokens: int) -> int:
         """Continue all prompts greedily; gives the number of tokens drawn."""

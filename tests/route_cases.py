@@ -199,9 +199,17 @@ CASES: dict[tuple[str, str], Case] = {
             "model_path": ids.sampler_path,
         },
     ),
+    ("POST", f"{PREFIX}/join_sampling_session"): _posts(
+        "/join_sampling_session", lambda ids, _: {"sampling_session_id": ids.sampler_id}
+    ),
     ("GET", f"{PREFIX}/samplers/{{sampler_id}}"): _asks(lambda ids: f"/samplers/{ids.sampler_id}"),
     ("POST", f"{PREFIX}/asample"): _posts("/asample", lambda ids, number: sample_body(ids.sampler_id, number)),
     ("POST", f"{PREFIX}/retrieve_future"): _posts("/retrieve_future", lambda ids, _: {"request_id": ids.request_id}),
+    ("POST", f"{PREFIX}/retrieve_futures"): _posts(
+        "/retrieve_futures",
+        lambda ids, _: {"target": {"sampling_session_id": ids.sampler_id, "cloned_sampler_id": 0}, "timeout": 0},
+    ),
+    ("POST", f"{PREFIX}/cancel_future"): _posts("/cancel_future", lambda ids, _: {"request_id": ids.request_id}),
     ("GET", f"{PREFIX}/training_runs"): _asks("/training_runs"),
     ("GET", f"{PREFIX}/training_runs/{{model_id}}"): _asks(lambda ids: f"/training_runs/{ids.model_id}"),
     ("GET", f"{PREFIX}/checkpoints"): _asks("/checkpoints"),

@@ -7,7 +7,7 @@
                       `no_memory` is in SCRIPTED_ENGINE_DIRECTORY
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
-only while the file `died` is not there; STALL is not answered before `go_on` is there.
+only while the file `died` is not there; STALL is answered when it is cancelled, or sent while `go_on` is there.
 The first token of the first datum of a forward_backward works the same way.
 """
 
@@ -23,11 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from eztinker.checkpoints.store import read_manifest, write_checkpoint
-from eztinker.errors import CheckpointDamaged, CheckpointNotFound, NonFiniteUpdate
+from eztinker.errors import Cancelled, CheckpointDamaged, CheckpointNotFound, NonFiniteUpdate
 from eztinker.protocol.frames import (
     HEADER,
     AnyCommand,
     AnyEvent,
+    Cancel,
     CheckpointDone,
     Configure,
     Created,
@@ -98,6 +99,8 @@ def answer(command: AnyCommand) -> AnyEvent | None:
             return Unloaded(op_id=command.op_id)
         case Sample():
             return sample(command)
+        case Cancel():
+            return Failed.of(command.op_id, Cancelled())
     return None
 
 

@@ -13,6 +13,7 @@
     │   ├── AlreadyExists         a name is taken
     │   ├── SessionEnded          finished by the client, or silent for too long
     │   ├── ResultGone            an operation whose result was lost or has expired
+    │   ├── Cancelled             a sample that its client gave up
     │   ├── SequenceGap           a request that came after its place in the lane was given up
     │   ├── NonFiniteUpdate       NaN or infinity in a loss, gradient or weight
     │   ├── ConfigError           start-up settings that cannot work
@@ -101,6 +102,13 @@ class SessionEnded(UserError):
 
 class ResultGone(UserError):
     code = "result_gone"
+
+
+class Cancelled(UserError):
+    code = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("The request was cancelled")
 
 
 class SequenceGap(UserError):

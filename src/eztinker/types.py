@@ -17,6 +17,9 @@ StopReason = Literal["stop", "length"]
 LORA_ALPHA = 32.0
 """Fixed for every rank, as on the hosted service; the protocol has no field for it."""
 
+ABSENT_LOGPROB = -99999.0
+"""Fills cells of a top-k table that hold no token; the token beside it is 0."""
+
 KNOWN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the families the decoder computes; a catalog serves no others."""
 
@@ -87,15 +90,39 @@ class SamplingParams(Record):
     """Text that ends the completion once it has appeared; it may cross token borders, and stays in it."""
 
 
+class PromptTargets(Record):
+    """Tokens to score where a prompt might have gone on with them. C = cells, one token at one position each."""
+
+    positions: np.ndarray
+    """int64 (C,), each from 1 to N - 1: the token is judged from the prompt before that position."""
+    tokens: np.ndarray
+    """int64 (C,)"""
+
+
 class SampleRequest(Record):
-    """Several completions of one prompt; the prompt is read once for all of them."""
+    """Several completions of one prompt, which is read once for all of them, and what to tell about the prompt."""
 
     prompt: np.ndarray
     """int64 (N,), at least one token."""
     num_samples: int
     params: SamplingParams
+    topk_sample_logprobs: int = 0
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
+    first_scored: int = 1
+    """Position from which the two above are wanted."""
+    target_prompt_logprobs: PromptTargets | None = None
+    prompt_alt_tokens_k: int = 0
+    """Tokens to draw at each position from 1 on, as alternatives to the prompt's own."""
+
+
+class TopkLogprobs(Record):
+    """The k likeliest tokens at each of N positions; cells without a token hold 0 and ABSENT_LOGPROB."""
+
+    token_ids: np.ndarray
+    """int32 (N, k)."""
+    logprobs: np.ndarray
+    """float32 (N, k), sorted from the likeliest."""
 
 
 class SampledSequence(Record):
@@ -104,22 +131,28 @@ class SampledSequence(Record):
     logprobs: np.ndarray
     """float32 (T,), natural log, under the tempered distribution before top-k and top-p."""
     stop_reason: StopReason
+    topk_logprobs: TopkLogprobs | None = None
+    """T rows, under the same distribution."""
 
 
-class TopkLogprobs(Record):
-    """The k likeliest tokens at each of N positions; token 0 with logprob -99999.0 where absent."""
+class PromptAltTokens(Record):
+    """Independent draws at every prompt position from 1 on, at the request's temperature alone."""
 
-    token_ids: np.ndarray
-    """int32 (N, k)."""
+    tokens: np.ndarray
+    """int32 (N - 1, k)."""
     logprobs: np.ndarray
-    """float32 (N, k), sorted from the likeliest."""
+    """float32 (N - 1, k), untempered."""
 
 
 class SampleResult(Record):
     sequences: list[SampledSequence]
     prompt_logprobs: np.ndarray | None = None
-    """float32 (N,), NaN at position 0; untempered."""
+    """float32 (N,), untempered; NaN at position 0 and wherever none was wanted."""
     topk_prompt_logprobs: TopkLogprobs | None = None
+    """N rows, untempered."""
+    target_prompt_logprobs: np.ndarray | None = None
+    """float32 (C,), untempered, one for each of the request's targets."""
+    prompt_alt_tokens: PromptAltTokens | None = None
     prompt_cache_hit_tokens: int = 0
 
 

@@ -9,8 +9,7 @@ import os
 import signal
 import sqlite3
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from eztinker.service.clock import Clock
 from eztinker.service.engine_process import EngineProcess
 from eztinker.types import SampleRequest, SamplingParams
 from tests.scripted_engine import DIE, DIE_ONCE, STALL
-from tests.servers import SCRIPTED_ENGINE_ARGV, RunningServer, serving_scripted
+from tests.servers import SCRIPTED_ENGINE_ARGV, RunningServer, serving_scripted, wait_until
 from tests.wire import (
     PROTOBUF,
     chunk,
@@ -63,13 +62,6 @@ def kill_engine(server: RunningServer) -> None:
     ready = server.app.state.service.engine.ready
     os.kill(ready.pid, signal.SIGKILL)
     wait_until(lambda: server.app.state.service.engine.ready is not ready)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def count_rows(data_dir: Path, table: str) -> int:
@@ -259,6 +251,26 @@ def test_a_silent_session_expires_and_its_unnamed_snapshots_go(tmp_path: Path, m
         assert len(list(snapshots.iterdir())) == 1
         wait_until(lambda: not list(snapshots.iterdir()))
         assert http.post("/session_heartbeat", json={"session_id": model_id.partition(":")[0]}).status_code == 410
+
+
+def test_only_the_newest_inflight_save_is_kept_and_all_inflight_samplers_draw_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
+    monkeypatch.setattr("eztinker.service.checkpoint_collector.REMOVAL_DELAY", timedelta(0))
+    snapshots = tmp_path / "data" / "checkpoints"
+    with serving_scripted(tmp_path / "data") as server, server.client() as http:
+        model_id = new_run(http)
+        unnamed = {"sampling_session_seq_id": 0}
+        save(http, "/save_weights_for_sampler", model_id, 1, **unnamed)
+        samplers = [
+            save(http, "/save_weights_for_sampler", model_id, seq_id, kind="inflight", **unnamed)["sampling_session_id"]
+            for seq_id in (2, 3, 4)
+        ]
+        wait_until(lambda: len(list(snapshots.iterdir())) == 2)
+        for sampler_id in samplers:
+            op_id = post(http, "/asample", **sample_body(sampler_id))["request_id"]
+            assert outcome(http, op_id).json()["sequences"][0]["tokens"] == [11, 12]
 
 
 # --- the engine process alone ---

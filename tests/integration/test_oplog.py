@@ -13,7 +13,17 @@ from sqlalchemy import Connection
 
 from eztinker.errors import AlreadyExists, ConfigError, StaleEpoch
 from eztinker.oplog import checkpoints, epochs, models, operations, payloads, sessions, snapshots
-from eztinker.oplog.rows import Checkpoint, Failure, Model, ModelStatus, Operation, OperationStatus, Session, Snapshot
+from eztinker.oplog.rows import (
+    Checkpoint,
+    Failure,
+    Model,
+    ModelStatus,
+    Operation,
+    OperationStatus,
+    SamplingSession,
+    Session,
+    Snapshot,
+)
 from eztinker.oplog.schema import SCHEMA_VERSION
 from eztinker.oplog.store import Store
 from eztinker.types import CheckpointKind, Page
@@ -25,14 +35,14 @@ def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> Op
     return Operation(op_id=op_id, owner="local", lane=lane, seq_id=seq_id, kind="optim_step", created_at=NOW)
 
 
-def finish(db: Connection, op_id: str, *, keeps_payload: bool = False) -> None:
+def finish(db: Connection, op_id: str, result: bytes = b"{}", *, keeps_payload: bool = False) -> None:
     """By a new engine."""
     operations.finish(
         db,
         op_id,
         epoch=epochs.begin(db, NOW),
         media_type="application/json",
-        result=b"{}",
+        result=result,
         keeps_payload=keeps_payload,
         now=NOW,
     )
@@ -143,6 +153,56 @@ def test_a_repeat_is_the_same_operation_whatever_its_body(store: Store):
     assert append("first") == "first"
     assert append("second") == "first"
     assert append("third", lane="other") == "third"
+
+
+def test_outcomes_are_numbered_in_their_lane_in_the_order_in_which_they_come(store: Store):
+    def settle(db: Connection) -> None:
+        for lane, seq_id in (("a", 0), ("a", 1), ("a", 2), ("a", 10**18), ("b", 0)):
+            operations.append(db, operation(f"{lane}{seq_id}", lane=lane, seq_id=seq_id))
+        finish(db, "a1", b"12345")
+        finish(db, "b0", b"1")
+        operations.lose(db, "a0", NOW)
+        finish(db, f"a{10**18}", b"1")
+
+    def completions(after: int, seq_ids: range = range(10**9)) -> list[tuple[str, int, str, int | None]]:
+        found = asyncio.run(
+            store.read(lambda db: operations.completions(db, "a", after=after, seq_ids=seq_ids, limit=9))
+        )
+        return [(row.op_id, row.completion, row.status, row.num_bytes) for row in found]
+
+    asyncio.run(store.write(settle))
+    assert completions(0) == [("a1", 1, "done", 5), ("a0", 2, "lost", None)]
+    assert completions(1) == [("a0", 2, "lost", None)]
+    assert completions(2) == []
+    assert completions(0, range(10**18, 10**18 + 10**9)) == [(f"a{10**18}", 3, "done", 1)]
+
+
+def test_the_newest_inflight_save_counts_in_whatever_order_they_were_stored(store: Store):
+    def sampler(name: str, save_seq_id: int | None) -> SamplingSession:
+        inflight = {"inflight_model_id": "run", "save_seq_id": save_seq_id} if save_seq_id else {}
+        return SamplingSession(
+            sampling_session_id=name,
+            owner="local",
+            session_id="s",
+            seq_id=None,
+            base_model="tiny",
+            checkpoint_id=f"of-{name}",
+            created_at=NOW,
+            **inflight,  # pyright: ignore[reportArgumentType]
+        )
+
+    def save_out_of_order(db: Connection) -> tuple[list[str | None], list[str]]:
+        with_run(db)
+        samplers = [sampler("snapshot", None), sampler("first", 3), sampler("third", 9), sampler("second", 5)]
+        for each in samplers:
+            checkpoints.add(db, checkpoint(f"of-{each.sampling_session_id}", None), overwrite=False)
+            sessions.add_sampling_session(db, each)
+            checkpoints.remove_superseded(db, "run", NOW)
+        return [sessions.current_checkpoint_id(db, each) for each in samplers], checkpoints.removed(db, NOW)
+
+    current, removed = asyncio.run(store.write(save_out_of_order))
+    assert current == ["of-snapshot", "of-third", "of-third", "of-third"]
+    assert sorted(removed) == ["of-first", "of-second"]
 
 
 def test_an_outcome_is_written_once(store: Store):

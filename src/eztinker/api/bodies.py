@@ -141,17 +141,11 @@ class SaveForSamplerBody(Body):
     type: str | None = None
 
     def save(self) -> SaveRequest:
-        """The snapshot that was asked for.
-
-        Raises:
-            Unsupported: it is one that moves on with the run.
-        """
-        if self.kind == "inflight":
-            raise Unsupported("kind 'inflight' is not supported by this server; use 'snapshot'")
         return SaveRequest(
             kind=CheckpointKind.SAMPLER,
             name=self.path,
             ttl_seconds=self.ttl_seconds,
+            is_inflight=self.kind == "inflight",
             user_metadata=self.user_metadata,
         )
 
@@ -201,10 +195,35 @@ class CreateSamplingSessionBody(Body):
     type: str | None = None
 
 
+class JoinSamplingSessionBody(Body):
+    sampling_session_id: Id
+    type: str | None = None
+
+
+class SamplingClientBody(Body):
+    """One sampling client: the original, or a copy of it in another process."""
+
+    sampling_session_id: Id
+    cloned_sampler_id: int = 0
+    type: Literal["sampling_session"] = "sampling_session"
+
+
+class RetrieveFuturesBody(Body):
+    target: SamplingClientBody
+    prev_cursor: int = 0
+    timeout: float | None = None
+    """Seconds to hold the poll; None leaves it to the server."""
+    retrieved_request_ids: tuple[Id, ...] = ()
+
+
+class CancelFutureBody(Body):
+    request_id: Id
+
+
 class RetrieveFutureBody(Body):
     request_id: Id
     allow_metadata_only: bool = False
-    """The client may then be told the size first; it always accepts the result itself."""
+    """The client may then be told the size first."""
 
 
 class TtlBody(Body):

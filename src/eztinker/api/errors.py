@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -130,8 +131,11 @@ def _response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     error = {"code": code, "message": message} | ({"field": field} if field else {})
-    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in _TRANSIENT else {"x-should-retry": "false"}
+    body: dict[str, Any] = {"detail": message, "error": error}
+    retry = {"x-should-retry": "false"}
+    if status in _TRANSIENT:
+        body |= {"queue_state": "paused_capacity", "queue_state_reason": message}
+        retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     # the rest of a body over its limit is not read, so no other request can follow on the connection
     close = {"Connection": "close"} if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
-    all_headers = retry | close | dict(headers or {})
-    return JSONResponse({"detail": message, "error": error}, status_code=status, headers=all_headers)
+    return JSONResponse(body, status_code=status, headers=retry | close | dict(headers or {}))

@@ -1,15 +1,16 @@
-"""Drawing the next token of every running sequence. B = sequences, V = vocabulary."""
+"""Drawing the next token of every running sequence, and listing the likeliest ones. B = sequences, V = vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eztinker.model.cpu_kernels import CpuKernels
 from eztinker.model.device import own_kernels
-from eztinker.types import SamplingParams
+from eztinker.types import ABSENT_LOGPROB, SamplingParams, TopkLogprobs
 
 Choose = Callable[[Tensor, Sequence[SamplingParams], Sequence[float], int], tuple[Tensor, Tensor]]
 """Draws from (B, V) logits by parameters and uniforms of each row, among so many tokens; gives tokens and logprobs."""
@@ -79,7 +80,7 @@ def _warm(
     for row, each in enumerate(params):
         if each.top_k > 0 or each.top_p < 1:
             _truncate(drawable[row], each)
-    tokens = _inverse_cdf(drawable, torch.tensor(uniforms, dtype=torch.float32, device=device))
+    tokens = inverse_cdf(drawable, torch.tensor(uniforms, dtype=torch.float32, device=device)[:, None])[:, 0]
     return tokens, torch.log(weights_BV.gather(1, tokens[:, None])[:, 0] / totals_B)
 
 
@@ -95,11 +96,42 @@ def _truncate(weights_V: Tensor, params: SamplingParams) -> None:
     weights_V[tokens] = kept
 
 
-def _inverse_cdf(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
-    """The first token whose cumulative weight passes the uniform's share of the total. Far faster than multinomial."""
+def inverse_cdf(weights_BV: Tensor, uniforms_BK: Tensor) -> Tensor:
+    """K tokens per row, (B, K): the first one whose cumulative weight passes the uniform's share of the total.
+
+    Far faster than multinomial.
+    """
     cumulative = torch.cumsum(weights_BV, dim=-1)
     totals = cumulative[:, -1:].clone()
-    drawn = torch.searchsorted(cumulative, uniforms_B[:, None] * totals, right=True)
+    drawn = torch.searchsorted(cumulative, uniforms_BK * totals, right=True)
     # Rounding can lift the product to the total itself, past the last token that has any probability.
     last = torch.searchsorted(cumulative, totals)
-    return torch.minimum(drawn, last)[:, 0]
+    return torch.minimum(drawn, last)
+
+
+def likeliest(logits_BV: Tensor, params: Sequence[SamplingParams], k: int) -> TopkLogprobs:
+    """The k likeliest tokens of each row, under the distribution whose logprobs `draw` gives; changes no logits."""
+    temperatures = torch.tensor([each.temperature or 1.0 for each in params], device=logits_BV.device)
+    tempered_BV = logits_BV / temperatures[:, None]
+    return topk_table(tempered_BV, torch.logsumexp(tempered_BV, dim=-1), k)
+
+
+def topk_table(logits_BV: Tensor, log_totals_B: Tensor, k: int) -> TopkLogprobs:
+    """The k highest logits of each row as logprobs; a vocabulary of fewer tokens leaves cells absent.
+
+    `log_totals_B` are the rows' logsumexp.
+    """
+    num_rows, vocab_size = logits_BV.shape
+    best = torch.topk(logits_BV, min(k, vocab_size))
+    table = absent_topk(num_rows, k)
+    table.token_ids[:, :vocab_size] = best.indices.cpu().numpy()
+    table.logprobs[:, :vocab_size] = (best.values - log_totals_B[:, None]).cpu().numpy()
+    return table
+
+
+def absent_topk(num_rows: int, k: int) -> TopkLogprobs:
+    """A table to be filled, without any token yet."""
+    return TopkLogprobs(
+        token_ids=np.zeros((num_rows, k), dtype=np.int32),
+        logprobs=np.full((num_rows, k), ABSENT_LOGPROB, dtype=np.float32),
+    )

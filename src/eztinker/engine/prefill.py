@@ -11,18 +11,15 @@ import torch
 from torch import Tensor
 
 from eztinker.engine.prefix_cache import PrefixCache, shared_beginning
+from eztinker.engine.prompt_scores import PromptScores, first_needed, score_prompt
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
-from eztinker.model.head import chunks_of_positions, target_logprobs
 from eztinker.model.kv_cache import KVBlock
-from eztinker.model.lora import HEAD, LowRankAdapter, adapter_rows
-from eztinker.types import SampleRequest, TopkLogprobs
+from eztinker.model.lora import LowRankAdapter, adapter_rows
+from eztinker.types import SampleRequest
 
 MIN_SAVED_TOKENS = 64
 """A pass of its own for prompts behind a prefix has to save this many tokens to be worth it."""
-
-NO_TOKEN, NO_LOGPROB = 0, -99999.0
-"""A cell of a top-k table without a token, by the protocol."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,9 +36,9 @@ class Prompt:
         return self.request.prompt
 
     @property
-    def wants_scores(self) -> bool:
-        """Scores need every position's hidden state, so nothing of such a prompt may come from the cache."""
-        return self.request.prompt_logprobs or self.request.topk_prompt_logprobs > 0
+    def cacheable(self) -> np.ndarray:
+        """The tokens that may come from the cache, which keeps no hidden states for scores."""
+        return self.tokens[: first_needed(self.request)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,20 +49,21 @@ class ReadPrompt:
     next_logits: Tensor
     """float32 (V,), of the token after the prompt."""
     num_cached_tokens: int
-    prompt_logprobs: np.ndarray | None
-    topk_prompt_logprobs: TopkLogprobs | None
+    scores: PromptScores
 
 
 class PromptReader:
     """Prefill for one base model and any of its adapters."""
 
-    def __init__(self, decoder: Decoder, cache_bytes: int) -> None:
+    def __init__(self, decoder: Decoder, cache_bytes: int, *, num_drawable: int) -> None:
+        """`num_drawable`: tokens the tokenizer knows; ids beyond are never drawn."""
         self._decoder = decoder
+        self._num_drawable = num_drawable
         self._cache = PrefixCache(cache_bytes)
 
     def read(self, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
         """Read prompts together; results are in their order."""
-        self._read_shared_beginnings([prompt for prompt in prompts if not prompt.wants_scores])
+        self._read_shared_beginnings([prompt for prompt in prompts if len(prompt.cacheable)])
         results: dict[int, ReadPrompt] = {}
         for prefix, members in self._by_prefix(prompts):
             reads = self._read_behind(prefix, [prompts[member] for member in members])
@@ -80,10 +78,10 @@ class PromptReader:
         for prompt in prompts:
             by_adapter[prompt.adapter_key].append(prompt)
         for adapter_key, members in by_adapter.items():
-            header = shared_beginning([member.tokens for member in members])
+            header = shared_beginning([member.cacheable for member in members])
             if len(header) * (len(members) - 1) < MIN_SAVED_TOKENS:
                 continue
-            known = self._cache.longest_match(adapter_key, members[0].tokens)
+            known = self._cache.longest_match(adapter_key, header)
             if known is None or known.num_tokens < len(header):
                 attention = PackedAttention([len(header)], self._decoder.device, keep_keys=True)
                 self._hidden_states([header], attention, [members[0].adapter])
@@ -94,7 +92,7 @@ class PromptReader:
         groups: dict[Hashable, tuple[KVBlock, list[int]]] = {}
         rest: list[int] = []
         for index, prompt in enumerate(prompts):
-            block = None if prompt.wants_scores else self._cache.longest_match(prompt.adapter_key, prompt.tokens)
+            block = self._cache.longest_match(prompt.adapter_key, prompt.cacheable)
             if block is None:
                 rest.append(index)
             else:
@@ -119,13 +117,15 @@ class PromptReader:
         next_logits = self._decoder.logits(hidden_TH[ends], adapter_rows(adapters, hidden_TH.device))
         reads = []
         for index, (prompt, hidden) in enumerate(zip(prompts, hidden_TH.split(lengths), strict=True)):
+            hidden = hidden[len(prompt.cacheable) - num_cached :]
             reads.append(
                 ReadPrompt(
                     block=attention.block(index),
                     next_logits=next_logits[index],
                     num_cached_tokens=num_cached,
-                    prompt_logprobs=self._logprobs(prompt, hidden) if prompt.request.prompt_logprobs else None,
-                    topk_prompt_logprobs=self._topk(prompt, hidden) if prompt.request.topk_prompt_logprobs else None,
+                    scores=score_prompt(
+                        self._decoder, prompt.request, prompt.adapter, hidden, num_drawable=self._num_drawable
+                    ),
                 )
             )
         return reads
@@ -136,24 +136,3 @@ class PromptReader:
         tokens_T = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(self._decoder.device)
         per_token = [adapter for adapter, tokens in zip(adapters, prompts, strict=True) for _ in range(len(tokens))]
         return self._decoder.hidden_states(tokens_T, attention, adapter_rows(per_token, self._decoder.device))
-
-    def _logprobs(self, prompt: Prompt, hidden_NH: Tensor) -> np.ndarray:
-        """Untempered logprob of each prompt token given those before it; NaN for the first."""
-        targets = torch.from_numpy(prompt.tokens[1:].astype(np.int64)).to(hidden_NH.device)[:, None]
-        delta = prompt.adapter.delta(HEAD, None) if prompt.adapter else None
-        logprobs = target_logprobs(self._decoder.head, hidden_NH[:-1], targets, [delta] if delta else [])
-        return np.concatenate([np.full(1, np.nan, dtype=np.float32), logprobs[:, 0].cpu().numpy()])
-
-    def _topk(self, prompt: Prompt, hidden_NH: Tensor) -> TopkLogprobs:
-        """The likeliest tokens for each prompt position, judged from the positions before it."""
-        k = prompt.request.topk_prompt_logprobs
-        token_ids = np.full((len(prompt.tokens), k), NO_TOKEN, dtype=np.int32)
-        logprobs = np.full((len(prompt.tokens), k), NO_LOGPROB, dtype=np.float32)
-        adapters = adapter_rows([prompt.adapter], hidden_NH.device)
-        for chunk in chunks_of_positions(len(prompt.tokens) - 1, self._decoder.config.vocab_size):
-            scores = torch.log_softmax(self._decoder.logits(hidden_NH[chunk], adapters), dim=-1)
-            best = torch.topk(scores, k)
-            rows = slice(chunk.start + 1, chunk.stop + 1)
-            token_ids[rows] = best.indices.cpu().numpy()
-            logprobs[rows] = best.values.cpu().numpy()
-        return TopkLogprobs(token_ids=token_ids, logprobs=logprobs)

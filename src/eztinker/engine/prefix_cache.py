@@ -21,12 +21,12 @@ class PrefixCache:
         self._num_bytes = 0
         self._entries: OrderedDict[tuple[Hashable, bytes], KVBlock] = OrderedDict()
 
-    def longest_match(self, adapter: Hashable, prompt: np.ndarray) -> KVBlock | None:
-        """The longest stored beginning of `prompt` under `adapter`, its last token always left to be read."""
+    def longest_match(self, adapter: Hashable, tokens: np.ndarray) -> KVBlock | None:
+        """The longest stored beginning of `tokens` under `adapter`."""
         best_key, best = None, MIN_SHARED_TOKENS - 1
         for key in self._entries:
             if key[0] == adapter:
-                shared = shared_length(np.frombuffer(key[1], prompt.dtype), prompt[:-1])
+                shared = shared_length(np.frombuffer(key[1], tokens.dtype), tokens)
                 if shared > best:
                     best_key, best = key, shared
         if best_key is None:
@@ -52,8 +52,7 @@ def shared_length(a: np.ndarray, b: np.ndarray) -> int:
     return int(different[0]) if different.size else size
 
 
-def shared_beginning(prompts: Sequence[np.ndarray]) -> np.ndarray:
-    """The tokens that all prompts begin with, leaving each at least one of its own."""
-    first = prompts[0]
-    size = min(min(shared_length(first, other), len(other) - 1) for other in prompts)
-    return first[:size]
+def shared_beginning(beginnings: Sequence[np.ndarray]) -> np.ndarray:
+    """The tokens that all of these begin with."""
+    first = beginnings[0]
+    return first[: min(shared_length(first, other) for other in beginnings)]

@@ -6,83 +6,23 @@ draws from a random generator of its own, so its tokens do not depend on its nei
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from eztinker.engine.draw import draw
-from eztinker.engine.prefill import Prompt, PromptReader, ReadPrompt
-from eztinker.engine.stopping import StopRule
+from eztinker.engine.draw import draw, likeliest
+from eztinker.engine.prefill import PromptReader
+from eztinker.engine.sample_job import SampleJob, SampleRow
 from eztinker.model.attention import CachedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import adapter_rows
-from eztinker.types import SampledSequence, SampleRequest, SampleResult, StopReason
+from eztinker.types import StopReason, TopkLogprobs
 
 MAX_PREFILL_TOKENS = 2048
 """Tokens read in one pass: more would make running samples wait, and gain nothing."""
-
-
-@dataclass(slots=True, eq=False)
-class SampleJob:
-    """A request on its way through the sampler."""
-
-    op_id: str
-    prompt: Prompt
-    sequences: dict[int, SampledSequence] = field(default_factory=dict)
-    """Finished samples by index."""
-    read: ReadPrompt | None = None
-
-    @property
-    def request(self) -> SampleRequest:
-        return self.prompt.request
-
-    @property
-    def is_done(self) -> bool:
-        return len(self.sequences) == self.request.num_samples
-
-    def result(self) -> SampleResult:
-        assert self.read is not None
-        return SampleResult(
-            sequences=[self.sequences[index] for index in range(self.request.num_samples)],
-            prompt_logprobs=self.read.prompt_logprobs,
-            topk_prompt_logprobs=self.read.topk_prompt_logprobs,
-            prompt_cache_hit_tokens=self.read.num_cached_tokens,
-        )
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One sample that is being drawn; its keys and values are in the cache row of the same number."""
-
-    job: SampleJob
-    index: int
-    rng: np.random.Generator
-    stop_rule: StopRule
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def max_length(self) -> int:
-        """Tokens it may come to, its prompt included."""
-        return len(self.job.request.prompt) + self.job.request.params.max_tokens
-
-    def take(self, token: int, logprob: float) -> StopReason | None:
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        return self.stop_rule.reason_to_stop(self.tokens)
-
-    def finish(self, reason: StopReason) -> None:
-        self.job.sequences[self.index] = SampledSequence(
-            tokens=np.array(self.tokens, dtype=np.int32),
-            logprobs=np.array(self.logprobs, dtype=np.float32),
-            stop_reason=reason,
-        )
 
 
 class Sampler:
@@ -103,13 +43,15 @@ class Sampler:
         self._num_tokens = min(tokenizer.get_vocab_size(with_added_tokens=True), decoder.config.vocab_size)
         self._max_batch_size = max_batch_size
         self._max_batch_tokens = kv_cache_bytes // decoder.kv_bytes_per_token
-        self._reader = PromptReader(decoder, prefix_cache_bytes)
+        self._reader = PromptReader(decoder, prefix_cache_bytes, num_drawable=self._num_tokens)
         self._jobs: dict[str, SampleJob] = {}
         """Every job that is not done, wherever it is."""
         self._waiting: deque[SampleJob] = deque()
-        self._starting: deque[_Row] = deque()
+        self._set_aside: deque[list[SampleJob]] = deque()
+        """After a step that broke: groups that are run one after the other, to find the job that breaks it."""
+        self._starting: deque[SampleRow] = deque()
         """Samples of prompts that have been read, waiting for a place in the batch."""
-        self._rows: list[_Row] = []
+        self._rows: list[SampleRow] = []
         self._cache = decoder.new_cache()
 
     @property
@@ -122,11 +64,15 @@ class Sampler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting) + len({id(row.job) for row in self._starting})
+        num_unread = len(self._waiting) + sum(len(group) for group in self._set_aside)
+        return num_unread + len({id(row.job) for row in self._starting})
 
     def submit(self, job: SampleJob) -> None:
         self._jobs[job.op_id] = job
-        self._waiting.append(job)
+        if self._set_aside:
+            self._set_aside[-1].append(job)
+        else:
+            self._waiting.append(job)
 
     @torch.inference_mode()
     def cancel(self, op_id: str) -> bool:
@@ -134,31 +80,51 @@ class Sampler:
         if self._jobs.pop(op_id, None) is None:
             return False
         self._waiting = deque(job for job in self._waiting if job.op_id != op_id)
+        for group in self._set_aside:
+            group[:] = [job for job in group if job.op_id != op_id]
         self._starting = deque(row for row in self._starting if row.job.op_id != op_id)
         for place in reversed([place for place, row in enumerate(self._rows) if row.job.op_id == op_id]):
             self._remove(place)
         return True
 
-    def drop_all(self) -> list[str]:
-        """Forget every job; gives their ids."""
-        op_ids = list(self._jobs)
-        self._jobs.clear()
-        self._waiting.clear()
-        self._starting.clear()
-        self._rows.clear()
-        self._cache = self._decoder.new_cache()
-        return op_ids
-
     @torch.inference_mode()
     def step(self) -> list[SampleJob]:
-        """Read waiting prompts, fill the batch, add one token to every sample in it; gives the jobs that are done."""
-        finished = self._admit()
-        if self._rows:
-            finished += self._decode()
+        """Read waiting prompts, fill the batch, add one token to every sample in it; gives the jobs that are over.
+
+        When it breaks, only the job at fault fails: the others begin anew, and none is lost.
+        """
+        while self._set_aside and not (self._waiting or self._starting or self._rows):
+            self._waiting.extend(self._set_aside.popleft())
+        try:
+            finished = self._admit()
+            if self._rows:
+                finished += self._decode()
+        except Exception as error:
+            return self._find_culprit(error)
         done = [job for job in dict.fromkeys(finished) if job.is_done]
         for job in done:
             del self._jobs[job.op_id]
         return done
+
+    def _find_culprit(self, error: Exception) -> list[SampleJob]:
+        """Run the jobs behind a broken step again, in halves, until one breaks alone; that one is over."""
+        idle = {job.op_id for group in (self._waiting, *self._set_aside) for job in group}
+        suspects = [job for job in self._jobs.values() if job.op_id not in idle]
+        if not suspects:
+            raise error
+        self._starting.clear()
+        self._rows.clear()
+        self._cache = self._decoder.new_cache()
+        if len(suspects) == 1:
+            suspects[0].error = error
+            del self._jobs[suspects[0].op_id]
+            return suspects
+        for job in suspects:
+            job.restart()
+        middle = len(suspects) // 2
+        self._set_aside.extendleft([list(self._waiting), suspects[middle:], suspects[:middle]])
+        self._waiting.clear()
+        return []
 
     def _admit(self) -> list[SampleJob]:
         """Fill free places; prompts are read only when the samples of earlier ones have all found a place."""
@@ -172,9 +138,9 @@ class Sampler:
             finished += self._join(joining)
         return finished
 
-    def _take_fitting(self) -> list[_Row]:
+    def _take_fitting(self) -> list[SampleRow]:
         """As many of the next samples as there are places and memory for; a sample alone always fits."""
-        joining: list[_Row] = []
+        joining: list[SampleRow] = []
         longest = max((row.max_length for row in self._rows), default=0)
         while self._starting and len(self._rows) + len(joining) < self._max_batch_size:
             longest = max(longest, self._starting[0].max_length)
@@ -193,16 +159,9 @@ class Sampler:
             room -= len(jobs[-1].prompt.tokens)
         for job, read in zip(jobs, self._reader.read([job.prompt for job in jobs]), strict=True):
             job.read = read
-            self._starting.extend(self._new_rows(job))
+            self._starting.extend(job.rows(self._tokenizer))
 
-    def _new_rows(self, job: SampleJob) -> Iterator[_Row]:
-        stop_rule = StopRule(job.request.params, self._tokenizer)
-        seed = job.request.params.seed
-        root = secrets.randbits(64) if seed is None else seed % 2**64
-        for index in range(job.request.num_samples):
-            yield _Row(job, index, np.random.default_rng([root, index]), stop_rule)
-
-    def _join(self, rows: Sequence[_Row]) -> list[SampleJob]:
+    def _join(self, rows: Sequence[SampleRow]) -> list[SampleJob]:
         """Draw the first token of each new sample from its prompt's logits; those that go on enter the batch."""
         reads = [row.job.read for row in rows]
         logits = torch.stack([read.next_logits for read in reads if read is not None])
@@ -234,10 +193,23 @@ class Sampler:
                 self._remove(place)
         return finished
 
-    def _draw(self, logits: Tensor, rows: Sequence[_Row]) -> list[StopReason | None]:
+    def _draw(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[StopReason | None]:
+        self._note_likeliest(logits, rows)
         params = [row.job.request.params for row in rows]
         tokens, logprobs = draw(logits, params, [row.rng.random() for row in rows], self._num_tokens)
         return [row.take(token, logprob) for row, token, logprob in zip(rows, tokens, logprobs, strict=True)]
+
+    def _note_likeliest(self, logits: Tensor, rows: Sequence[SampleRow]) -> None:
+        """Keep the top-k of the coming token for the samples that want it."""
+        wanting = [place for place, row in enumerate(rows) if row.job.request.topk_sample_logprobs]
+        if not wanting:
+            return
+        requests = [rows[place].job.request for place in wanting]
+        widest = max(request.topk_sample_logprobs for request in requests)
+        table = likeliest(logits[wanting], [request.params for request in requests], widest)
+        for index, (place, request) in enumerate(zip(wanting, requests, strict=True)):
+            cells = slice(index, index + 1), slice(request.topk_sample_logprobs)
+            rows[place].topk.append(TopkLogprobs(token_ids=table.token_ids[cells], logprobs=table.logprobs[cells]))
 
     def _remove(self, place: int) -> None:
         """Free a place; the last sample takes it, in the cache as in the list."""

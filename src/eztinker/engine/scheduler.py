@@ -128,8 +128,6 @@ class Scheduler:
 
 
 def _step(sampler: Sampler) -> list[Outcome]:
-    """One step; if it raises, every request in the sampler fails with it, since the batch cannot be trusted."""
-    try:
-        return [Outcome(job.op_id, job.result()) for job in sampler.step()]
-    except Exception as error:
-        return [Outcome(op_id, error=error) for op_id in sampler.drop_all()]
+    return [
+        Outcome(job.op_id, error=job.error) if job.error else Outcome(job.op_id, job.result()) for job in sampler.step()
+    ]

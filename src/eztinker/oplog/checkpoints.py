@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, or_, sel
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
-from eztinker.oplog import queries
+from eztinker.oplog import queries, sessions
 from eztinker.oplog.rows import Checkpoint
-from eztinker.oplog.schema import checkpoints, models
+from eztinker.oplog.schema import checkpoints, models, sampling_sessions
 from eztinker.types import CheckpointKind, Page
 
 _live = checkpoints.c.removed_at.is_(None)
@@ -84,6 +84,13 @@ def remove_unnamed(db: Connection, session_id: str, now: datetime) -> None:
     """The snapshots behind the sampling clients of a session that has ended."""
     of_session = select(models.c.model_id).where(models.c.session_id == session_id)
     _remove(db, and_(checkpoints.c.model_id.in_(of_session), checkpoints.c.name.is_(None), _live), now)
+
+
+def remove_superseded(db: Connection, model_id: str, now: datetime) -> None:
+    """Of a run's inflight saves, all but the newest."""
+    inflight = select(sampling_sessions.c.checkpoint_id).where(sampling_sessions.c.inflight_model_id == model_id)
+    newest = sessions.newest_inflight_save(model_id).scalar_subquery()
+    _remove(db, and_(checkpoints.c.checkpoint_id.in_(inflight), checkpoints.c.checkpoint_id != newest, _live), now)
 
 
 def removed(db: Connection, before: datetime) -> list[str]:

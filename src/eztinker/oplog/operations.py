@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from eztinker.oplog import epochs, payloads, queries
-from eztinker.oplog.rows import Failure, Operation, OperationStatus
+from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus
 from eztinker.oplog.schema import operations
 
 
@@ -95,6 +96,36 @@ def last_run(db: Connection, lane: str) -> int:
     return db.execute(query).scalar_one() or 0
 
 
+def completions(db: Connection, lane: str, *, after: int, seq_ids: range, limit: int) -> list[Completion]:
+    """The first outcomes behind place `after` in a lane, of the operations with these numbers, in order."""
+    query = (
+        select(
+            operations.c.op_id,
+            operations.c.completion,
+            operations.c.status,
+            func.length(operations.c.result).label("num_bytes"),
+        )
+        .where(
+            operations.c.lane == lane,
+            operations.c.completion > after,
+            operations.c.seq_id.between(seq_ids.start, seq_ids.stop - 1),
+        )
+        .order_by(operations.c.completion)
+        .limit(limit)
+    )
+    return queries.many(db, query, Completion)
+
+
+def drop_fetched(db: Connection, lane: str, op_ids: Collection[str]) -> None:
+    """Drop the results of these operations of a lane, which their client has."""
+    named = update(operations).where(
+        operations.c.op_id == bindparam("fetched"),
+        operations.c.lane == lane,
+        operations.c.status == OperationStatus.DONE,
+    )
+    db.execute(named.values(status=OperationStatus.EXPIRED, result=None), [{"fetched": op_id} for op_id in op_ids])
+
+
 def expire_results(db: Connection, finished_before: datetime) -> None:
     """Drop the results of operations that were done before that time."""
     db.execute(
@@ -105,8 +136,11 @@ def expire_results(db: Connection, finished_before: datetime) -> None:
 
 
 def _pending(op_id: str):
-    """An outcome is written once."""
-    return update(operations).where(operations.c.op_id == op_id, operations.c.status == OperationStatus.PENDING)
+    """An outcome is written once, and takes the next place in its lane."""
+    others = operations.alias()
+    place = select(func.coalesce(func.max(others.c.completion), 0) + 1).where(others.c.lane == operations.c.lane)
+    pending = update(operations).where(operations.c.op_id == op_id, operations.c.status == OperationStatus.PENDING)
+    return pending.values(completion=place.scalar_subquery())
 
 
 def _payload(is_kept: bool) -> dict[str, None]:

@@ -90,7 +90,7 @@ class Checkpoint(Record, kw_only=True):
         return self.expires_at is not None and self.expires_at <= now
 
 
-class SamplingSession(Record):
+class SamplingSession(Record, kw_only=True):
     """What a sampling client samples from: a base model, or a sampler checkpoint over it."""
 
     sampling_session_id: str
@@ -100,6 +100,12 @@ class SamplingSession(Record):
     """The client's number for it; None when it came with a save, which has its own number."""
     base_model: str
     checkpoint_id: str | None
+    inflight_model_id: str | None = None
+    """The run whose newest inflight save it samples from; None: from its own checkpoint for good."""
+    save_seq_id: int | None = None
+    """The number of the inflight save it came with."""
+    num_clones: int = 0
+    """Copies of its client that have joined from other processes."""
     created_at: datetime
 
 
@@ -110,7 +116,7 @@ class OperationStatus(StrEnum):
     LOST = "lost"
     """Never finished, and the client does best to submit it again."""
     EXPIRED = "expired"
-    """Done, but its result was dropped after the retention time."""
+    """Done, but its result was dropped: the client had fetched it, or the retention time was over."""
 
 
 class Failure(Record):
@@ -149,6 +155,22 @@ class Operation(Record, kw_only=True):
     error_message: str | None = None
     created_at: datetime
     finished_at: datetime | None = None
+    completion: int | None = None
+    """Its place among the outcomes of its lane, counted from 1 in the order in which they were stored."""
+
+
+class Completion(Record):
+    """An outcome as it is announced, without its content."""
+
+    op_id: str
+    completion: int
+    status: OperationStatus
+    num_bytes: int | None
+    """Of the result, where there is one."""
+
+    @property
+    def has_result(self) -> bool:
+        return self.status is OperationStatus.DONE
 
 
 class Snapshot(Record, kw_only=True):

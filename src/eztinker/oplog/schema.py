@@ -121,8 +121,12 @@ sampling_sessions = Table(
     Column("seq_id", BigInteger),
     Column("base_model", String, nullable=False),
     Column("checkpoint_id", String),
+    Column("inflight_model_id", String),
+    Column("save_seq_id", BigInteger),
+    Column("num_clones", Integer, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("session_id", "seq_id"),
+    Index("sampling_sessions_by_inflight_model", "inflight_model_id", "save_seq_id"),
 )
 
 payloads = Table(
@@ -151,7 +155,9 @@ operations = Table(
     Column("error_message", String),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
+    Column("completion", BigInteger),
     UniqueConstraint("lane", "seq_id"),
+    Index("operations_by_completion", "lane", "completion"),
     Index("operations_by_status", "status", "finished_at"),
     Index("operations_by_payload", "payload"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from eztinker.oplog import queries
 from eztinker.oplog.rows import DEFAULT_PROJECT, SamplingSession, Session, SessionStatus
@@ -69,6 +69,26 @@ def add_sampling_session(db: Connection, sampling_session: SamplingSession) -> S
 def sampling_session(db: Connection, sampling_session_id: str) -> SamplingSession | None:
     query = select(sampling_sessions).where(sampling_sessions.c.sampling_session_id == sampling_session_id)
     return queries.one(db, query, SamplingSession)
+
+
+def current_checkpoint_id(db: Connection, sampling_session: SamplingSession) -> str | None:
+    """What it samples from at this moment: its own checkpoint, or its run's newest inflight save."""
+    if sampling_session.inflight_model_id is None:
+        return sampling_session.checkpoint_id
+    return db.execute(newest_inflight_save(sampling_session.inflight_model_id)).scalar_one()
+
+
+def newest_inflight_save(model_id: str) -> Select:
+    """Selects the checkpoint id of the run's newest inflight save."""
+    of_run = select(sampling_sessions.c.checkpoint_id).where(sampling_sessions.c.inflight_model_id == model_id)
+    return of_run.order_by(sampling_sessions.c.save_seq_id.desc()).limit(1)
+
+
+def count_clone(db: Connection, sampling_session_id: str) -> int:
+    """The number of the next copy of a sampling session's client, from 1."""
+    row = sampling_sessions.c.sampling_session_id == sampling_session_id
+    db.execute(update(sampling_sessions).where(row).values(num_clones=sampling_sessions.c.num_clones + 1))
+    return db.execute(select(sampling_sessions.c.num_clones).where(row)).scalar_one()
 
 
 def sampling_session_ids(db: Connection, session_id: str) -> list[str]:

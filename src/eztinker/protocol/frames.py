@@ -14,7 +14,7 @@ from typing import Any, dataclass_transform
 import msgspec
 import numpy as np
 
-from eztinker.errors import Category
+from eztinker.errors import Category, EZTinkerError
 from eztinker.types import (
     AdamParams,
     AdapterState,
@@ -204,6 +204,10 @@ class Failed(Event):
     category: Category
     code: str
     message: str
+
+    @classmethod
+    def of(cls, op_id: str, error: EZTinkerError) -> Failed:
+        return cls(op_id=op_id, category=error.category, code=error.code, message=error.message)
 
 
 class Status(Event):

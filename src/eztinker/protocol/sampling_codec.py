@@ -10,20 +10,11 @@ from eztinker.errors import Unsupported
 from eztinker.protocol import wire_pb2
 from eztinker.protocol.json_bodies import Body, decode_json
 from eztinker.protocol.model_inputs import ModelInputBody, tokens_from_json
-from eztinker.types import Record, SampledSequence, SampleResult, TopkLogprobs
+from eztinker.protocol.prompt_targets import TargetTensor, targets_from_json, tensor_as_json
+from eztinker.protocol.tensors import TensorBody
+from eztinker.types import ABSENT_LOGPROB, PromptAltTokens, Record, SampledSequence, SampleResult, TopkLogprobs
 
-ABSENT_LOGPROB = -99999.0
-"""Fills empty cells of a top-k table; a row that starts with it reads as None."""
-
-_NOT_SUPPORTED = (
-    "topk_sample_logprobs",
-    "target_prompt_logprobs",
-    "prompt_alt_tokens_k",
-    "prompt_logprobs_last_n",
-    "record_stability_info",
-    "base_model",
-    "model_path",
-)
+_NOT_SUPPORTED = ("record_stability_info", "base_model", "model_path")
 """Known fields that we refuse as soon as they ask for something."""
 
 
@@ -45,7 +36,7 @@ class SampleBody(Body):
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
-    target_prompt_logprobs: dict[str, Any] | None = None
+    target_prompt_logprobs: TensorBody | None = None
     prompt_alt_tokens_k: int = 0
     prompt_logprobs_last_n: int | None = None
     record_stability_info: bool = False
@@ -64,8 +55,12 @@ class WireSampleRequest(Record):
     """int64 (N,)"""
     num_samples: int
     params: SamplingParamsBody
-    prompt_logprobs: bool
-    topk_prompt_logprobs: int
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_logprobs: TargetTensor | None = None
+    prompt_alt_tokens_k: int = 0
+    prompt_logprobs_last_n: int | None = None
 
 
 def decode_request(body: bytes) -> WireSampleRequest:
@@ -73,9 +68,10 @@ def decode_request(body: bytes) -> WireSampleRequest:
 
     Raises:
         InvalidInput: the body does not have the shape of a sample request.
-        Unsupported: it asks for a feature that is not there yet, which the message names.
+        Unsupported: it asks for a feature that is not there, which the message names.
     """
     sample = decode_json(body, SampleBody)
+    targets = sample.target_prompt_logprobs
     for name in _NOT_SUPPORTED:
         if getattr(sample, name):
             raise Unsupported(f"{name} is not supported by this server; leave it out")
@@ -87,11 +83,15 @@ def decode_request(body: bytes) -> WireSampleRequest:
         params=sample.sampling_params,
         prompt_logprobs=sample.prompt_logprobs,
         topk_prompt_logprobs=sample.topk_prompt_logprobs,
+        topk_sample_logprobs=sample.topk_sample_logprobs,
+        target_prompt_logprobs=None if targets is None else targets_from_json(targets),
+        prompt_alt_tokens_k=sample.prompt_alt_tokens_k,
+        prompt_logprobs_last_n=sample.prompt_logprobs_last_n,
     )
 
 
-def encode_result(result: SampleResult) -> bytes:
-    """The serialized SampleResponse."""
+def encode_result(result: SampleResult, targets: TargetTensor | None = None) -> bytes:
+    """The serialized SampleResponse; `targets` as they came with the request."""
     message = wire_pb2.SampleResponse(
         sequences=[_sequence(sequence) for sequence in result.sequences],
         prompt_cache_hit_tokens=result.prompt_cache_hit_tokens,
@@ -100,6 +100,10 @@ def encode_result(result: SampleResult) -> bytes:
         message.prompt_logprobs = _floats(result.prompt_logprobs)
     if result.topk_prompt_logprobs is not None:
         message.topk_prompt_logprobs.CopyFrom(_topk(result.topk_prompt_logprobs))
+    if targets is not None and result.target_prompt_logprobs is not None:
+        message.target_prompt_logprobs.CopyFrom(targets.encode(result.target_prompt_logprobs))
+    if result.prompt_alt_tokens is not None:
+        message.prompt_alt_tokens.CopyFrom(_alt_tokens(result.prompt_alt_tokens))
     return message.SerializeToString()
 
 
@@ -111,6 +115,11 @@ def result_as_json(body: bytes) -> dict[str, Any]:
         answer["prompt_logprobs"] = _floats_as_json(message.prompt_logprobs)
     if message.HasField("topk_prompt_logprobs"):
         answer["topk_prompt_logprobs"] = _topk_as_json(message.topk_prompt_logprobs)
+    if message.HasField("target_prompt_logprobs"):
+        answer["target_prompt_logprobs"] = tensor_as_json(message.target_prompt_logprobs)
+    if message.HasField("prompt_alt_tokens"):
+        drawn = message.prompt_alt_tokens
+        answer["prompt_alt_tokens"] = {name: tensor_as_json(getattr(drawn, name)) for name in ("tokens", "logprobs")}
     return answer
 
 
@@ -119,6 +128,16 @@ def _sequence(sequence: SampledSequence) -> wire_pb2.SampledSequence:
         stop_reason=wire_pb2.STOP if sequence.stop_reason == "stop" else wire_pb2.LENGTH,
         tokens=sequence.tokens.astype("<i4", copy=False).tobytes(),
         logprobs=_floats(sequence.logprobs),
+        topk_sampled_logprobs=None if sequence.topk_logprobs is None else _topk(sequence.topk_logprobs),
+    )
+
+
+def _alt_tokens(drawn: PromptAltTokens) -> wire_pb2.PromptAltTokens:
+    shape = drawn.tokens.shape
+    raw_tokens = drawn.tokens.astype("<i4", copy=False).tobytes()
+    return wire_pb2.PromptAltTokens(
+        tokens=wire_pb2.Tensor(dense=raw_tokens, dtype=wire_pb2.INT32, shape=shape),
+        logprobs=wire_pb2.Tensor(dense=_floats(drawn.logprobs), dtype=wire_pb2.FLOAT32, shape=shape),
     )
 
 
@@ -137,11 +156,14 @@ def _floats(array: np.ndarray) -> bytes:
 
 
 def _sequence_as_json(sequence: wire_pb2.SampledSequence) -> dict[str, Any]:
-    return {
+    answer: dict[str, Any] = {
         "stop_reason": "stop" if sequence.stop_reason == wire_pb2.STOP else "length",
         "tokens": np.frombuffer(sequence.tokens, "<i4").tolist(),
         "logprobs": _floats_as_json(sequence.logprobs),
     }
+    if sequence.HasField("topk_sampled_logprobs"):
+        answer["topk_logprobs"] = _topk_as_json(sequence.topk_sampled_logprobs)
+    return answer
 
 
 def _floats_as_json(raw: bytes) -> list[float | None]:

@@ -61,18 +61,21 @@ def tensor_from_json(tensor: TensorBody) -> np.ndarray:
     Raises:
         InvalidInput: the data do not fit the dtype or the shape.
     """
-    if tensor.dtype == "int64" and not all(isinstance(number, int) for number in tensor.data):
-        raise InvalidInput("The tensor's data do not fit int64: there is a fraction among them")
-    try:
-        data = np.array(tensor.data, dtype=tensor.dtype)
-    except (OverflowError, ValueError) as error:
-        raise InvalidInput(f"The tensor's data do not fit {tensor.dtype}: {error}") from error
-    if tensor.sparse_crow_indices is None and tensor.sparse_col_indices is None:
-        return data if tensor.shape is None else _shaped(data, tensor.shape)
+    if tensor.sparse_crow_indices is not None or tensor.sparse_col_indices is not None:
+        return dense_from_csr(*csr_from_json(tensor), tensor.shape or ())
+    data = _data(tensor)
+    return data if tensor.shape is None else _shaped(data, tensor.shape)
+
+
+def csr_from_json(tensor: TensorBody) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Listed values, row pointers and column indices of a sparse JSON tensor.
+
+    Raises:
+        InvalidInput: one of the three or the shape is missing, or does not fit its dtype.
+    """
     if tensor.sparse_crow_indices is None or tensor.sparse_col_indices is None or tensor.shape is None:
         raise InvalidInput("A sparse tensor needs sparse_crow_indices, sparse_col_indices and shape")
-    crow, col = (_int64(indices) for indices in (tensor.sparse_crow_indices, tensor.sparse_col_indices))
-    return dense_from_csr(data, crow, col, tensor.shape)
+    return _data(tensor), _int64(tensor.sparse_crow_indices), _int64(tensor.sparse_col_indices)
 
 
 def dense_from_csr(values: np.ndarray, crow: np.ndarray, col: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -81,18 +84,39 @@ def dense_from_csr(values: np.ndarray, crow: np.ndarray, col: np.ndarray, shape:
     Raises:
         InvalidInput: the three arrays do not describe a matrix of this shape.
     """
+    rows = csr_rows(len(values), crow, col, shape)
+    dense = np.zeros(tuple(shape), dtype=values.dtype)
+    dense[rows, col] = values
+    return dense
+
+
+def csr_rows(num_values: int, crow: np.ndarray, col: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The row of every listed cell of a CSR matrix.
+
+    Raises:
+        InvalidInput: the indices do not describe that many cells of a matrix of this shape.
+    """
     if len(shape) != 2:
         raise InvalidInput(f"A sparse tensor has two dimensions, got shape {list(shape)}")
     _check_shape(shape)
     num_rows, num_cols = shape
-    row_lengths = np.diff(crow)
-    if len(crow) != num_rows + 1 or crow[0] != 0 or crow[-1] != len(values) or (row_lengths < 0).any():
+    is_consistent = len(crow) == num_rows + 1 and crow[0] == 0 and crow[-1] == num_values
+    # A pointer beyond the values is refused by itself: the difference of two of them may overflow.
+    if not is_consistent or crow.max() > num_values or (np.diff(crow) < 0).any():
         raise InvalidInput(f"The row pointers of a sparse tensor of shape {list(shape)} are not consistent")
-    if len(col) != len(values) or (len(col) and (col.min() < 0 or col.max() >= num_cols)):
+    if len(col) != num_values or (len(col) and (col.min() < 0 or col.max() >= num_cols)):
         raise InvalidInput(f"The column indices of a sparse tensor of shape {list(shape)} are out of range")
-    dense = np.zeros((num_rows, num_cols), dtype=values.dtype)
-    dense[np.repeat(np.arange(num_rows), row_lengths), col] = values
-    return dense
+    return np.repeat(np.arange(num_rows), np.diff(crow))
+
+
+def _data(tensor: TensorBody) -> np.ndarray:
+    """The numbers that a JSON tensor lists, one-dimensional."""
+    if tensor.dtype == "int64" and not all(isinstance(number, int) for number in tensor.data):
+        raise InvalidInput("The tensor's data do not fit int64: there is a fraction among them")
+    try:
+        return np.array(tensor.data, dtype=tensor.dtype)
+    except (OverflowError, ValueError) as error:
+        raise InvalidInput(f"The tensor's data do not fit {tensor.dtype}: {error}") from error
 
 
 def _buffer(raw: bytes, dtype: np.dtype) -> np.ndarray:

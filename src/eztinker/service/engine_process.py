@@ -14,8 +14,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from eztinker.errors import EngineLost
-from eztinker.protocol.frames import AnyEvent, Configure, Outcome, Ready, Sample, Started, Status, TrainingCommand
+from eztinker.errors import Cancelled, EngineLost
+from eztinker.protocol.frames import (
+    AnyEvent,
+    Cancel,
+    Configure,
+    Failed,
+    Outcome,
+    Ready,
+    Sample,
+    Started,
+    Status,
+    TrainingCommand,
+)
 from eztinker.service.clock import Clock
 from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.types import EngineStatus
@@ -144,6 +155,16 @@ class EngineProcess:
         else:
             self._send(command.op_id, pending)
         return pending.outcome
+
+    def cancel(self, op_id: str) -> None:
+        """Give up a sample, waiting or running; it then ends in `Failed`. Anything else is left alone."""
+        pending = self._pending.get(op_id)
+        if pending is None or not isinstance(pending.command, Sample):
+            return
+        if self._ready is not None and self._link is not None:
+            self._link.send(Cancel(op_id=op_id))
+        else:
+            self._take(Failed.of(op_id, Cancelled()))
 
     def _send(self, op_id: str, pending: _Pending) -> None:
         assert self._link is not None

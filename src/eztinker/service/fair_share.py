@@ -84,3 +84,10 @@ class Turns(Generic[ItemT]):
         if items:
             self._waiting[owner] = items
         return item
+
+    def remove(self, owner: str, item: ItemT) -> None:
+        """Take an owner's item out before its turn."""
+        items = self._waiting[owner]
+        items.remove(item)
+        if not items:
+            del self._waiting[owner]

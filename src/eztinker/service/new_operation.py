@@ -13,7 +13,7 @@ from eztinker.errors import EZTinkerError
 from eztinker.oplog import operations
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
 from eztinker.protocol.frames import Sample, TrainingCommand, encode_payload
-from eztinker.service.plans import Change, Plan, encode_plan
+from eztinker.service.plans import Change, Plan, SamplePlan, encode_plan
 
 
 def new_op_id() -> str:
@@ -30,7 +30,7 @@ class NewOperation:
     seq_id: int | None
     kind: str
     work: TrainingCommand | Sample
-    plan: Plan
+    plan: Plan | SamplePlan
     also: Change | None = None
     """Rows to store together with the operation, if it is new."""
     needs_room: bool = True
@@ -38,7 +38,8 @@ class NewOperation:
 
     def change(self, now: datetime) -> Change:
         """Appends it, and gives the id of its promise: that of the first one if this is a repeat."""
-        row = msgspec.structs.replace(_row(self, now), plan=encode_plan(self.plan))
+        plan = None if isinstance(self.plan, SamplePlan) else encode_plan(self.plan)
+        row = msgspec.structs.replace(_row(self, now), plan=plan)
 
         def append(db: Connection) -> str:
             payload = None if isinstance(self.work, Sample) else encode_payload(self.work)  # megabytes: off the loop

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
@@ -56,6 +57,8 @@ class Operations:
         self._clock = clock
         self._room = Room(MAX_UNSETTLED, "requests waiting")
         self._unsettled: dict[str, _Unsettled] = {}
+        self._next_outcomes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        """By lane; an event lives as long as somebody waits for it."""
         self._storing: set[asyncio.Task[None]] = set()
         self._polls_released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -79,18 +82,18 @@ class Operations:
         """From now on polls for an operation in the log wait for its outcome."""
         self._unsettled[new.op_id] = _Unsettled(new.owner, asyncio.get_running_loop().create_future())
 
-    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> None:
-        """Settle an operation when its answer is there, or fail it with the error that is there instead."""
+    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> asyncio.Future[Done | Failure]:
+        """Settle an operation when its answer is there, or fail it with the error that is there instead.
+
+        Gives the outcome, which is there when the log has it.
+        """
+        outcome = self._unsettled[new.op_id].outcome
         answer.add_done_callback(partial(self._answered, new))
+        return outcome
 
     def settle(self, new: NewOperation, answer: Answer) -> asyncio.Task[None]:
         """Store what the engine answered and wake who waits for it; the task ends when both is done."""
         return self._keep(self._settle(new, answer))
-
-    def settlement(self, op_id: str) -> asyncio.Future[Done | Failure] | None:
-        """Ends when the operation does; None if it has ended already."""
-        unsettled = self._unsettled.get(op_id)
-        return None if unsettled is None else unsettled.outcome
 
     def fail(self, new: NewOperation, error: EZTinkerError) -> asyncio.Task[None]:
         """End an accepted operation in `error`."""
@@ -120,6 +123,10 @@ class Operations:
         """Hold no poll any longer: the server stops, and the client asks the next one."""
         if not self._polls_released.done():
             self._polls_released.set_result(None)
+
+    def next_outcome(self, lane: str) -> asyncio.Event:
+        """Set as soon as one more operation of the lane has its outcome in the log."""
+        return self._next_outcomes.setdefault(lane, asyncio.Event())
 
     async def expire_results(self, retention: timedelta) -> None:
         """Drop the results that have been there for longer than `retention`."""
@@ -203,6 +210,8 @@ class Operations:
                 log.exception("The operation log cannot be written; it is tried again", extra={"event": "log_refused"})
                 await asyncio.sleep(STORE_RETRY_SECONDS)
         self._unsettled.pop(new.op_id).outcome.set_result(outcome)
+        if (event := self._next_outcomes.pop(new.lane, None)) is not None:
+            event.set()
 
     def _keep(self, storing: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(storing)
@@ -232,4 +241,4 @@ def _outcome(row: Operation) -> Done | Failure | None:
         case OperationStatus.LOST:
             raise ResultGone("The server stopped before this sample was done; ask for it again")
         case OperationStatus.EXPIRED:
-            raise ResultGone("The result of this request was kept for a day and is gone")
+            raise ResultGone("The result of this request is gone: its client had fetched it, or it was a day old")

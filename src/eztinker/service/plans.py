@@ -24,6 +24,7 @@ from eztinker.protocol.frames import (
     Outcome,
     SampleDone,
 )
+from eztinker.protocol.prompt_targets import TargetTensor
 from eztinker.service.checkpoints import checkpoint_event, tinker_path
 from eztinker.service.sampling_sessions import new_sampling_session
 from eztinker.service.usage import used_by_sample
@@ -76,6 +77,8 @@ class SavePlan(Record, tag=True):
     overwrite: bool
     session_id: str
     base_model: str
+    inflight_seq_id: int | None
+    """The save's own number, if the session is to move on with later saves of this kind."""
     used: Usage
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
@@ -101,12 +104,16 @@ class SavePlan(Record, tag=True):
             seq_id=None,
             base_model=self.base_model,
             checkpoint_id=written.checkpoint_id,
+            inflight_model_id=None if self.inflight_seq_id is None else written.model_id,
+            save_seq_id=self.inflight_seq_id,
             now=written.created_at,
         )
 
         def store(db: Connection) -> None:
             checkpoints.add(db, written, overwrite=False)
             sessions.add_sampling_session(db, sampler)
+            if self.inflight_seq_id is not None:
+                checkpoints.remove_superseded(db, written.model_id, written.created_at)
 
         return Finished.json({"sampling_session_id": sampler.sampling_session_id}, also=store)
 
@@ -139,20 +146,23 @@ class UnloadPlan(Record, tag=True):
         return Finished.json(answer, also=lambda db: snapshots.forget_model(db, self.model_id))
 
 
-class SamplePlan(Record, tag=True):
+class SamplePlan(Record):
+    """Never in the log: a sample that a server left unfinished is asked for again."""
+
     sampler: SamplingSession
     model_id: str | None
     """The run whose weights are sampled from; None for a base model alone."""
     num_prompt_tokens: int
+    targets: TargetTensor | None
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, SampleDone)
         used = used_by_sample(self.sampler, self.model_id, self.num_prompt_tokens, outcome.result, now)
-        body = sampling_codec.encode_result(outcome.result)
+        body = sampling_codec.encode_result(outcome.result, self.targets)
         return Finished(body=body, media_type=PROTOBUF, also=lambda db: usage.add(db, *used))
 
 
-Plan = PassPlan | StepPlan | SavePlan | LoadPlan | BeginPlan | UnloadPlan | SamplePlan
+Plan = PassPlan | StepPlan | SavePlan | LoadPlan | BeginPlan | UnloadPlan
 
 _decoder = msgspec.msgpack.Decoder(Plan)
 
@@ -165,7 +175,7 @@ def decode_plan(raw: bytes) -> Plan:
     return _decoder.decode(raw)
 
 
-def store_failure(db: Connection, plan: Plan | None) -> None:
+def store_failure(db: Connection, plan: Plan | SamplePlan) -> None:
     """Rows to store together with the failure of an operation: a run that could not begin has failed."""
     if isinstance(plan, BeginPlan):
         models.set_status(db, [plan.model_id], ModelStatus.FAILED)

@@ -75,6 +75,12 @@ class Sampling:
         )
         return await self._store.write(lambda db: sessions.add_sampling_session(db, sampler))
 
+    async def join(self, owner: str, sampling_session_id: str) -> int:
+        """A number, unique in the sampling session, for a copy of its client in another process; the original is 0."""
+        sampler, _ = await self._find(owner, sampling_session_id)
+        await self._sessions.require_active(owner, sampler.session_id)
+        return await self._store.write(lambda db: sessions.count_clone(db, sampling_session_id))
+
     async def sampler(self, owner: str, sampling_session_id: str) -> Sampler:
         row, checkpoint = await self._find(owner, sampling_session_id)
         if checkpoint is None or checkpoint.name is None:
@@ -106,12 +112,17 @@ class Sampling:
                 sampler=sampler,
                 model_id=None if checkpoint is None else checkpoint.model_id,
                 num_prompt_tokens=len(request.prompt),
+                targets=wire.target_prompt_logprobs,
             ),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
             self._turns.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
+
+    def cancel(self, owner: str, op_id: str) -> None:
+        """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
+        self._turns.cancel(owner, op_id)
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
         """The served name of the base model, and the id of the checkpoint over it."""
@@ -133,9 +144,8 @@ class Sampling:
     async def _find(self, owner: str, sampling_session_id: str) -> tuple[SamplingSession, Checkpoint | None]:
         def query(db: Connection) -> tuple[SamplingSession | None, Checkpoint | None]:
             row = sessions.sampling_session(db, sampling_session_id)
-            if row is None or row.checkpoint_id is None:
-                return row, None
-            return row, checkpoints.get(db, row.checkpoint_id)
+            checkpoint_id = None if row is None else sessions.current_checkpoint_id(db, row)
+            return row, None if checkpoint_id is None else checkpoints.get(db, checkpoint_id)
 
         row, checkpoint = await self._store.read(query)
         return owned(row, owner, f"sampling session {sampling_session_id!r}"), checkpoint

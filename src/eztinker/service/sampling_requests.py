@@ -6,13 +6,17 @@ import math
 
 from eztinker.base_models.catalog import BaseModel
 from eztinker.errors import ContextExceeded, InvalidInput
+from eztinker.protocol.prompt_targets import FIELD as TARGETS
 from eztinker.protocol.sampling_codec import SamplingParamsBody, WireSampleRequest
 from eztinker.service.losses import check_tokens
 from eztinker.service.validation import MAX_SEED, check_seq_id
-from eztinker.types import SampleRequest, SamplingParams
+from eztinker.types import PromptTargets, SampleRequest, SamplingParams
 
 MAX_NUM_SAMPLES = 1024
-MAX_TOPK_PROMPT_LOGPROBS = 128
+MAX_TOPK = 128
+"""Widest table of likeliest tokens, and most tokens drawn at a position."""
+MAX_RESULT_CELLS = 1 << 24
+"""Tokens with a logprob in one result: 128 MiB."""
 MAX_STOPS = 64
 MAX_STOP_BYTES = 1024
 
@@ -26,17 +30,58 @@ def engine_request(wire: WireSampleRequest, base_model: BaseModel) -> SampleRequ
     """
     check_seq_id(wire.seq_id)
     _check_range("num_samples", wire.num_samples, 1, MAX_NUM_SAMPLES)
-    _check_range("topk_prompt_logprobs", wire.topk_prompt_logprobs, 0, MAX_TOPK_PROMPT_LOGPROBS)
+    for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
+        _check_range(name, getattr(wire, name), 0, MAX_TOPK)
     if not len(wire.prompt):
         raise InvalidInput("The prompt must have at least one token", field="prompt")
     check_tokens("prompt", wire.prompt, base_model)
+    params = _params(wire.params, len(wire.prompt), base_model)
+    num_cells = wire.num_samples * params.max_tokens * wire.topk_sample_logprobs
+    if num_cells > MAX_RESULT_CELLS:
+        raise InvalidInput(
+            f"topk_sample_logprobs for {wire.num_samples} samples of up to {params.max_tokens} tokens may come to "
+            f"{num_cells} numbers, more than {MAX_RESULT_CELLS}; ask for fewer samples, tokens or alternatives",
+            field="topk_sample_logprobs",
+        )
     return SampleRequest(
         prompt=wire.prompt,
         num_samples=wire.num_samples,
-        params=_params(wire.params, len(wire.prompt), base_model),
+        params=params,
+        topk_sample_logprobs=wire.topk_sample_logprobs,
         prompt_logprobs=wire.prompt_logprobs,
         topk_prompt_logprobs=wire.topk_prompt_logprobs,
+        first_scored=_first_scored(wire),
+        target_prompt_logprobs=_targets(wire, base_model),
+        prompt_alt_tokens_k=wire.prompt_alt_tokens_k,
     )
+
+
+def _first_scored(wire: WireSampleRequest) -> int:
+    """The first prompt position whose logprob is wanted; the first token of all has none."""
+    last_n = wire.prompt_logprobs_last_n
+    if last_n is None:
+        return 1
+    if not wire.prompt_logprobs:
+        raise InvalidInput("prompt_logprobs_last_n needs prompt_logprobs", field="prompt_logprobs_last_n")
+    _check_range("prompt_logprobs_last_n", last_n, 1, len(wire.prompt) - 1)
+    return len(wire.prompt) - last_n
+
+
+def _targets(wire: WireSampleRequest, base_model: BaseModel) -> PromptTargets | None:
+    tensor = wire.target_prompt_logprobs
+    if tensor is None:
+        return None
+    if tensor.shape[0] != len(wire.prompt) - 1:
+        raise InvalidInput(
+            f"{TARGETS} must have a row for each prompt token after the first, {len(wire.prompt) - 1}, "
+            f"got shape {list(tensor.shape)}",
+            field=TARGETS,
+        )
+    cells = tensor.cells()
+    if not len(cells.tokens):
+        raise InvalidInput(f"{TARGETS} must name at least one token; -1 asks for nothing", field=TARGETS)
+    check_tokens(TARGETS, cells.tokens, base_model)
+    return cells
 
 
 def _params(params: SamplingParamsBody, num_prompt_tokens: int, base_model: BaseModel) -> SamplingParams:

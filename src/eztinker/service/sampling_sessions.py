@@ -15,6 +15,8 @@ def new_sampling_session(
     seq_id: int | None,
     base_model: str,
     checkpoint_id: str | None,
+    inflight_model_id: str | None = None,
+    save_seq_id: int | None = None,
     now: datetime,
 ) -> SamplingSession:
     return SamplingSession(
@@ -24,5 +26,7 @@ def new_sampling_session(
         seq_id=seq_id,
         base_model=base_model,
         checkpoint_id=checkpoint_id,
+        inflight_model_id=inflight_model_id,
+        save_seq_id=save_seq_id,
         created_at=now,
     )

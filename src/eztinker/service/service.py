@@ -22,6 +22,7 @@ from eztinker.service.checkpoint_collector import CheckpointCollector
 from eztinker.service.checkpoint_copies import CheckpointCopies
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
+from eztinker.service.completions import Completions
 from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
@@ -114,6 +115,7 @@ class Service:
         )
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
         turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
+        self.completions = Completions(self._store, self.operations, self.clock)
         self.sampling = Sampling(
             self._store, catalog, self.sessions, self.operations, turns, self.checkpoints, self.clock
         )
@@ -159,6 +161,7 @@ class Service:
                 for session_id in await self.sessions.expire_silent():
                     await self.end_session(session_id)
                 await self._collector.sweep()
+                await self.completions.drop_fetched()
                 await self._snapshots.sweep()
                 await self.audit.expire()
                 await self.usage.expire()

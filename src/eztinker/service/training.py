@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 from eztinker.checkpoints.encryption import parse_recipients
-from eztinker.errors import CheckpointDamaged, EZTinkerError, UserError
+from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, UserError
 from eztinker.oplog import checkpoints, models
 from eztinker.oplog.rows import Checkpoint, Model, UsageKind
 from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
@@ -37,6 +37,8 @@ class SaveRequest(Record):
     """None for a snapshot behind one sampling client."""
     ttl_seconds: int | None = None
     overwrite: bool = False
+    is_inflight: bool = False
+    """Of an unnamed one: it also moves the sampling clients of earlier inflight saves forward."""
     user_metadata: dict[str, str] | None = None
     age_recipients: tuple[str, ...] = ()
     """Public keys that an export is encrypted for."""
@@ -95,6 +97,7 @@ class Training:
             overwrite=request.overwrite,
             session_id=model.session_id,
             base_model=model.base_model,
+            inflight_seq_id=seq_id if request.is_inflight else None,
             used=used_by_run(model, UsageKind.CHECKPOINT, 1, checkpoint.created_at),
         )
         return await self._submit(model, op_id, seq_id, kind, work, plan)
@@ -145,6 +148,8 @@ class Training:
             AlreadyExists: its name is taken.
         """
         check_metadata(request.user_metadata)
+        if request.is_inflight and request.name is not None:
+            raise InvalidInput("A save of kind 'inflight' has no path; leave one of the two out", field="kind")
         parse_recipients(request.age_recipients)
         now = self._clock.now()
         expires_at = expiry(request.ttl_seconds, now)

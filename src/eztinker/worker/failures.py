@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def failed(op_id: str, error: Exception) -> Failed:
     """The event that reports `error`; anything unforeseen is logged with its traceback and told without it."""
     if isinstance(error, EZTinkerError):
-        return Failed(op_id=op_id, category=error.category, code=error.code, message=error.message)
+        return Failed.of(op_id, error)
     log.error("Operation %s failed", op_id, exc_info=error)
     code, message = _in_words(error)
     return Failed(op_id=op_id, category="server", code=code, message=message)

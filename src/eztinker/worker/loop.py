@@ -7,9 +7,10 @@ import os
 import time
 
 from eztinker.engine.scheduler import Outcome, Scheduler
+from eztinker.errors import Cancelled
 from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, set_up_cpu
-from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Failed, Ready, Sample, Shutdown, Started, Status
+from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Ready, Sample, Shutdown, Started, Status
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
 from eztinker.worker.link import Link, LinkClosed
@@ -84,9 +85,7 @@ class Loop:
 
     def _cancel(self, command: Cancel) -> None:
         if self._scheduler.cancel(command.op_id):
-            self._link.send(
-                Failed(op_id=command.op_id, category="user", code="cancelled", message="The request was cancelled")
-            )
+            self._link.send(failed(command.op_id, Cancelled()))
 
     def _report(self, outcome: Outcome) -> None:
         event = failed(outcome.op_id, outcome.error) if outcome.error else success(outcome)

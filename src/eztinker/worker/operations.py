@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eztinker.checkpoints.store import read_manifest
 from eztinker.engine.prefill import Prompt
-from eztinker.engine.sampler import SampleJob
+from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.scheduler import Operation, Outcome
 from eztinker.engine.trainer import Pass, TrainingRun
 from eztinker.errors import AlreadyExists, NotFound

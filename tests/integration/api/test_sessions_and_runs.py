@@ -181,8 +181,8 @@ def test_a_taken_name_fails_unless_it_may_be_overwritten(http: httpx.Client):
         ("/save_weights", {"path": "a", "ttl_seconds": 5}, "ttl_seconds must be between 3600"),
         (
             "/save_weights_for_sampler",
-            {"sampling_session_seq_id": 1, "kind": "inflight"},
-            "'inflight' is not supported",
+            {"path": "a", "kind": "inflight"},
+            "A save of kind 'inflight' has no path",
         ),
         ("/save_weights_external", {"path": "a", "age_encryption_recipients": ["age1x"]}, "age_encryption_recipients"),
         ("/load_weights", {"path": "tinker://x/weights/y", "optimizer": True}, "No checkpoint at tinker://x/weights/y"),

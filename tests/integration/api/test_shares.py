@@ -8,16 +8,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import tinker
+from tinker import types
 
 from eztinker.service import operations
 from eztinker.service.engine_process import MAX_DEATHS
 from eztinker.service.fair_share import Room
 from tests.route_cases import tenant
 from tests.scripted_engine import STALL
-from tests.servers import RunningServer, serving_scripted
+from tests.servers import RunningServer, key_of, serving_scripted, wait_until
 from tests.wire import chunk, new_run, new_sampler, new_session, outcome, post, sample_body, send_chunk
 
 
@@ -48,6 +51,8 @@ def is_full(response: httpx.Response) -> bool:
     assert response.json()["error"]["code"] == "queue_full"
     assert int(response.headers["retry-after"]) > 0
     assert "x-should-retry" not in response.headers
+    assert response.json()["queue_state"] == "paused_capacity"
+    assert response.json()["queue_state_reason"] == response.json()["detail"]
     return True
 
 
@@ -82,6 +87,35 @@ def test_a_full_queue_does_not_keep_a_session_from_ending(ann: httpx.Client):
     assert is_full(ann.post("/optim_step", json={"model_id": model_id, "seq_id": 6, "adam_params": {}}))
     post(ann, f"/sessions/{session_id}/finish", reason={"type": "success"})
     assert {outcome(ann, promise).json()["code"] for promise in promises} == {"sequence_gap"}
+
+
+def test_a_sample_that_is_given_up_before_the_engine_has_room_ends_at_once(ann: httpx.Client, bob: httpx.Client):
+    sampler, other = new_sampler(ann), new_sampler(bob)
+    stalled = [post(ann, "/asample", **sample_body(sampler, seq_id, token=STALL))["request_id"] for seq_id in range(4)]
+    waiting = [post(bob, "/asample", **sample_body(other, seq_id))["request_id"] for seq_id in range(2)]
+    post(ann, "/cancel_future", request_id=waiting[1])  # not ann's, so it stays
+    post(bob, "/cancel_future", request_id=waiting[0])
+    assert outcome(bob, waiting[0]).json()["code"] == "cancelled"
+    post(ann, "/cancel_future", request_id=stalled[0])
+    assert outcome(ann, stalled[0]).json()["code"] == "cancelled"
+    assert outcome(bob, waiting[1]).json()["sequences"]
+
+
+def test_the_official_client_waits_while_its_queue_is_full(server: RunningServer):
+    with tinker.ServiceClient(base_url=server.url, api_key=key_of(server, "ann")) as client:
+        sampler = client.create_sampling_client(base_model="tiny").result()
+
+        def draw(token: int) -> Any:
+            return sampler.sample(types.ModelInput.from_ints([token]), 1, types.SamplingParams(max_tokens=2))
+
+        stalled = [draw(STALL) for _ in range(4)]
+        wait_until(lambda: len(server.app.state.service.operations._unsettled) == 4)
+        waiting = draw(10)
+        wait_until(lambda: sampler.holder._sample_backoff_until is not None)
+        assert not waiting.future().done()
+        for future in stalled:
+            future.future().cancel()
+        assert list(waiting.result(timeout=20).sequences[0].tokens) == [11, 12]
 
 
 def test_an_owner_has_half_of_the_runs_until_it_gives_one_back(ann: httpx.Client, bob: httpx.Client):

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from eztinker.engine.prefill import Prompt
-from eztinker.engine.sampler import SampleJob, Sampler
+from eztinker.engine.sample_job import SampleJob
+from eztinker.engine.sampler import Sampler
 from eztinker.engine.trainer import Pass, TrainingRun
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter
-from eztinker.types import Datum, ForwardBackwardResult, LoraSpec, SampleRequest, SampleResult, SamplingParams
+from eztinker.types import (
+    Datum,
+    ForwardBackwardResult,
+    LoraSpec,
+    SampledSequence,
+    SampleRequest,
+    SampleResult,
+    SamplingParams,
+)
 from tests.oracles import CPU, draw_tokens
 
 TinyModel = Callable[..., Path]
@@ -65,16 +75,10 @@ def job(
     *,
     num_samples: int = 1,
     adapter: LowRankAdapter | None = None,
-    prompt_logprobs: bool = False,
-    topk: int = 0,
+    **fields: Any,
 ) -> SampleJob:
-    request = SampleRequest(
-        prompt=np.array(prompt, dtype=np.int64),
-        num_samples=num_samples,
-        params=params,
-        prompt_logprobs=prompt_logprobs,
-        topk_prompt_logprobs=topk,
-    )
+    """A job; `fields` are further ones of SampleRequest."""
+    request = SampleRequest(prompt=np.array(prompt, dtype=np.int64), num_samples=num_samples, params=params, **fields)
     return SampleJob(name, Prompt(request, adapter, id(adapter)))
 
 
@@ -86,3 +90,11 @@ def finish(sampler: Sampler, *jobs: SampleJob) -> dict[str, SampleResult]:
     while not sampler.is_idle:
         results |= {done.op_id: done.result() for done in sampler.step()}
     return results
+
+
+def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> LowRankAdapter:
+    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling(decoder.dtype)
+
+
+def tokens_of(sequences: list[SampledSequence]) -> list[list[int]]:
+    return [sequence.tokens.tolist() for sequence in sequences]

@@ -10,14 +10,23 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from eztinker.engine.sampler import SampleJob, Sampler
+from eztinker.engine.sample_job import SampleJob
+from eztinker.engine.sampler import Sampler
 from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.model.decoder import Decoder
-from eztinker.model.lora import LowRankAdapter
-from eztinker.types import Datum, SampledSequence, SamplingParams
-from tests.oracles import assert_same, draw_tokens, load_decoder
+from eztinker.types import Datum, SamplingParams
+from tests.oracles import assert_same, draw_tokens, load_decoder, transformers_logits
 from tests.tiny_models import EOS_TOKEN_ID
-from tests.unit.engine.engine_helpers import TinyModel, finish, job, new_run, new_sampler, run_pass
+from tests.unit.engine.engine_helpers import (
+    TinyModel,
+    finish,
+    frozen_adapter,
+    job,
+    new_run,
+    new_sampler,
+    run_pass,
+    tokens_of,
+)
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
 WARM = SamplingParams(max_tokens=12, temperature=0.9, seed=5)
@@ -27,14 +36,6 @@ PROMPT = draw_tokens(9, seed=3)
 @pytest.fixture(scope="module")
 def decoder(tiny_model_dir: Path) -> Decoder:
     return load_decoder(tiny_model_dir)
-
-
-def frozen_adapter(decoder: Decoder, seed: int, rank: int = 4) -> LowRankAdapter:
-    return new_run(decoder, seed=seed, rank=rank).adapter.for_sampling(decoder.dtype)
-
-
-def tokens_of(sequences: list[SampledSequence]) -> list[list[int]]:
-    return [sequence.tokens.tolist() for sequence in sequences]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -134,18 +135,6 @@ def test_a_job_whose_last_samples_end_together_is_reported_once(decoder: Decoder
     assert reported == ["a"]
 
 
-def test_a_prompt_that_cannot_be_read_takes_nobody_with_it_unreported(decoder: Decoder, tiny_model_dir: Path):
-    """Jobs taken from the queue when the pass broke were once never heard of again."""
-    sampler = new_sampler(decoder, tiny_model_dir)
-    sampler.submit(job("good", PROMPT, GREEDY))
-    sampler.submit(job("bad", [10_000], GREEDY))
-    with pytest.raises(IndexError):
-        sampler.step()
-    assert set(sampler.drop_all()) == {"good", "bad"}
-    assert sampler.is_idle
-    assert finish(sampler, job("next", PROMPT, GREEDY))["next"].sequences
-
-
 def test_adapters_of_mixed_rank_decode_together_as_alone(decoder: Decoder, tiny_model_dir: Path):
     adapters = [None, *(frozen_adapter(decoder, seed, rank) for seed, rank in ((1, 4), (2, 1), (3, 7)))]
     jobs = [job(f"a{n}", PROMPT, GREEDY, num_samples=1 + n % 2, adapter=each) for n, each in enumerate(adapters)]
@@ -184,24 +173,27 @@ def test_adapters_do_not_share_what_they_read(decoder: Decoder, tiny_model_dir: 
     assert tokens_of(adapted.sequences) == tokens_of(alone.sequences)
 
 
-def test_prompt_logprobs_are_those_of_transformers(decoder: Decoder, tiny_model_dir: Path):
-    prompt = draw_tokens(25, seed=6)
-    params = SamplingParams(max_tokens=1, temperature=0.5)  # prompt logprobs are untempered all the same
-    result = finish(new_sampler(decoder, tiny_model_dir), job("a", prompt, params, prompt_logprobs=True, topk=3))["a"]
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    with torch.inference_mode():
-        expected = torch.log_softmax(model(torch.tensor([prompt])).logits[0], dim=-1)
-    assert result.prompt_logprobs is not None
-    assert np.isnan(result.prompt_logprobs[0])
-    targets = torch.tensor(prompt[1:])[:, None]
-    np.testing.assert_allclose(result.prompt_logprobs[1:], expected[:-1].gather(1, targets)[:, 0], atol=1e-5)
-    table = result.topk_prompt_logprobs
-    assert table is not None
-    assert table.token_ids[0].tolist() == [0, 0, 0]
-    assert table.logprobs[0].tolist() == [-99999.0] * 3
-    best = torch.topk(expected[:-1], 3)
-    np.testing.assert_array_equal(table.token_ids[1:], best.indices)
-    np.testing.assert_allclose(table.logprobs[1:], best.values, atol=1e-5)
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+def test_the_likeliest_tokens_beside_each_sampled_one_are_those_of_transformers(
+    decoder: Decoder, tiny_model_dir: Path, temperature: float
+):
+    params = SamplingParams(max_tokens=5, temperature=temperature, top_k=3, seed=2)
+    wide = job("wide", PROMPT, params, num_samples=2, topk_sample_logprobs=4)
+    narrow = job("narrow", draw_tokens(4), params, topk_sample_logprobs=1)
+    results = finish(new_sampler(decoder, tiny_model_dir), wide, narrow, job("none", PROMPT, params))
+    assert results["none"].sequences[0].topk_logprobs is None
+    assert results["narrow"].sequences[0].topk_logprobs is not None
+    assert results["narrow"].sequences[0].topk_logprobs.token_ids.shape == (5, 1)
+    for sequence in results["wide"].sequences:
+        whole = [*PROMPT, *sequence.tokens.tolist()]
+        logits = transformers_logits(tiny_model_dir, whole)[len(PROMPT) - 1 : -1]
+        expected = torch.topk(torch.log_softmax(logits / (temperature or 1.0), dim=-1), 4)
+        table = sequence.topk_logprobs
+        assert table is not None
+        np.testing.assert_array_equal(table.token_ids, expected.indices)
+        np.testing.assert_allclose(table.logprobs, expected.values, atol=1e-5)
+        in_table = table.logprobs[table.token_ids == sequence.tokens[:, None]]  # top_k = 3 draws from the table only
+        np.testing.assert_allclose(in_table, sequence.logprobs, atol=1e-5)
 
 
 def test_a_stop_token_ends_the_completion_and_stays_in_it(decoder: Decoder, tiny_model_dir: Path):

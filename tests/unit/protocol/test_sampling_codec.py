@@ -56,13 +56,7 @@ def test_every_form_of_stop_is_read(stop: Any):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("topk_sample_logprobs", 2),
-        ("prompt_alt_tokens_k", 1),
-        ("prompt_logprobs_last_n", 1),
-        ("record_stability_info", True),
-    ],
+    ("field", "value"), [("record_stability_info", True), ("base_model", "tiny"), ("model_path", "tinker://a/b/c")]
 )
 def test_features_that_are_not_there_are_refused_by_name(field: str, value: Any):
     with pytest.raises(Unsupported, match=field):

@@ -60,3 +60,13 @@ def test_turns_go_round_and_keep_each_owners_order(added: list[tuple[str, int]])
     for start in range(len(taken)):
         waiting = {item[0] for item in taken[start:]}
         assert {item[0] for item in taken[start : start + len(waiting)]} == waiting
+
+
+def test_what_is_taken_out_leaves_the_others_their_turns():
+    turns: Turns[str] = Turns()
+    for item in ("a0", "b0", "a1", "c0"):
+        turns.add(item[0], item)
+    for item in ("a0", "b0"):
+        turns.remove(item[0], item)
+    assert [turns.take(), turns.take()] == ["a1", "c0"]
+    assert not turns

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from eztinker.errors import Cancelled, EZTinkerError
 from eztinker.oplog.rows import SamplingSession
 from eztinker.protocol.frames import Sample
 from eztinker.service.engine_process import Answer, EngineProcess
@@ -23,24 +24,32 @@ class Recorder(Operations):
     """Operations that end when the test says so."""
 
     started: list[str] = field(default_factory=list)
-    waiting: dict[str, asyncio.Future] = field(default_factory=dict)
+    running: dict[str, asyncio.Future] = field(default_factory=dict)
+    failed: dict[str, EZTinkerError] = field(default_factory=dict)
 
-    def settlement(self, op_id: str) -> asyncio.Future | None:
-        return self.waiting.get(op_id)
-
-    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> None:
+    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> asyncio.Future:
         self.started.append(new.op_id)
+        self.running[new.op_id] = asyncio.get_running_loop().create_future()
+        return self.running[new.op_id]
+
+    def fail(self, new: NewOperation, error: EZTinkerError) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.failed[new.op_id] = error
 
     def end(self, op_id: str) -> None:
-        self.waiting.pop(op_id).set_result(Done(kind="sample", media_type="", body=b""))
+        self.running[op_id].set_result(Done(kind="sample", media_type="", body=b""))
 
 
 @dataclass
 class Engine(EngineProcess):
     """Takes samples and never answers."""
 
+    cancelled: list[str] = field(default_factory=list)
+
     def sample(self, command: Sample) -> asyncio.Future[Answer]:
         return asyncio.get_running_loop().create_future()
+
+    def cancel(self, op_id: str) -> None:
+        self.cancelled.append(op_id)
 
 
 def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
@@ -55,7 +64,7 @@ def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
         checkpoint_id=None,
         created_at=datetime.now(UTC),
     )
-    plan = SamplePlan(sampler=sampler, model_id=None, num_prompt_tokens=1)
+    plan = SamplePlan(sampler=sampler, model_id=None, num_prompt_tokens=1, targets=None)
     return NewOperation(op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind="sample", work=work, plan=plan)
 
 
@@ -64,7 +73,6 @@ async def started_after(ends: list[str], *arrivals: NewOperation) -> list[str]:
     operations = Recorder()
     turns = SampleTurns(operations, Engine(), max_batch_size=1)
     for new in arrivals:
-        operations.waiting[new.op_id] = asyncio.get_running_loop().create_future()
         turns.start(new)
     for op_id in ends:
         operations.end(op_id)
@@ -90,6 +98,22 @@ def test_a_request_counts_with_all_its_sequences():
     assert asyncio.run(started_after(["a0"], *arrivals)) == ["a0", "a1"]
 
 
-def test_what_ended_while_it_waited_is_left_out():
-    arrivals = [sample(f"a{number}") for number in range(4)]
-    assert asyncio.run(started_after(["a2", "a0"], *arrivals)) == ["a0", "a1", "a3"]
+def test_what_is_given_up_while_it_waits_ends_and_takes_nobodys_turn():
+    async def scenario() -> tuple[Recorder, Engine]:
+        operations, engine = Recorder(), Engine()
+        turns = SampleTurns(operations, engine, max_batch_size=1)
+        for op_id in ("a0", "a1", "a2", "b0", "b1", "a3"):
+            turns.start(sample(op_id))
+        turns.cancel("b", "a2")  # not b's
+        turns.cancel("b", "a1")
+        turns.cancel("b", "b0")
+        turns.cancel("a", "a1")
+        operations.end("a0")
+        operations.end("a1")
+        await asyncio.sleep(0)
+        return operations, engine
+
+    operations, engine = asyncio.run(scenario())
+    assert operations.started == ["a0", "a1", "a2", "b1"]
+    assert {op_id: type(error) for op_id, error in operations.failed.items()} == {"b0": Cancelled}
+    assert engine.cancelled == ["a1"]

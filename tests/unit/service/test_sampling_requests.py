@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from eztinker.base_models.base_model import BaseModel
 from eztinker.errors import ContextExceeded, InvalidInput
+from eztinker.protocol.prompt_targets import TargetTensor, targets_from_json
 from eztinker.protocol.sampling_codec import SamplingParamsBody, WireSampleRequest
+from eztinker.protocol.tensors import TensorBody
 from eztinker.service.sampling_requests import engine_request
 
 BASE = BaseModel(
     name="tiny", directory=Path("/none"), model_type="llama", vocab_size=10, context_length=8, eos_token_ids=(9, 8)
 )
+
+
+def targets(tokens: list[list[int]]) -> TargetTensor:
+    flat: list[int | float] = [token for row in tokens for token in row]
+    return targets_from_json(TensorBody(data=flat, dtype="int64", shape=[len(tokens), len(tokens[0])]))
 
 
 def wire(prompt: tuple[int, ...] = (1, 2, 3), **fields: Any) -> WireSampleRequest:
@@ -24,8 +32,6 @@ def wire(prompt: tuple[int, ...] = (1, 2, 3), **fields: Any) -> WireSampleReques
         "sampling_session_id": "s",
         "seq_id": 0,
         "num_samples": 1,
-        "prompt_logprobs": False,
-        "topk_prompt_logprobs": 0,
     } | fields
     return WireSampleRequest(prompt=np.array(prompt, np.int64), params=SamplingParamsBody(**params), **given)
 
@@ -50,6 +56,23 @@ def test_the_end_of_sequence_always_stops_unless_stops_are_turned_off(
 ):
     params = engine_request(wire(stop=stop), BASE).params
     assert (params.stop_token_ids, params.stop_strings) == (token_ids, strings)
+
+
+def test_an_ending_to_score_becomes_its_first_position():
+    assert engine_request(wire(prompt_logprobs=True), BASE).first_scored == 1
+    assert engine_request(wire(prompt_logprobs=True, prompt_logprobs_last_n=1), BASE).first_scored == 2
+
+
+def test_only_the_cells_that_ask_for_something_go_to_the_engine():
+    cells = engine_request(wire(target_prompt_logprobs=targets([[-1, 4], [5, -1]])), BASE).target_prompt_logprobs
+    assert cells is not None
+    assert (cells.positions.tolist(), cells.tokens.tolist()) == ([1, 2], [4, 5])
+
+
+def test_a_result_that_may_come_to_gigabytes_is_refused():
+    long = msgspec.structs.replace(BASE, context_length=1 << 20)
+    with pytest.raises(InvalidInput, match=r"1024 samples of up to 100000 tokens may come to \d+ numbers"):
+        engine_request(wire(num_samples=1024, max_tokens=100_000, topk_sample_logprobs=1), long)
 
 
 def test_too_long_a_request_is_told_the_numbers():
@@ -83,6 +106,18 @@ def test_a_prompt_that_leaves_no_room_is_refused():
         ({"stop": [10]}, "stop token must be between 0 and 9, got 10"),
         ({"seq_id": -1}, "seq_id must be between"),
         ({"topk_prompt_logprobs": 1000}, "topk_prompt_logprobs must be between"),
+        ({"topk_sample_logprobs": 129}, "topk_sample_logprobs must be between 0 and 128, got 129"),
+        ({"prompt_alt_tokens_k": -1}, "prompt_alt_tokens_k must be between 0 and 128, got -1"),
+        ({"prompt_logprobs_last_n": 1}, "prompt_logprobs_last_n needs prompt_logprobs"),
+        ({"prompt_logprobs": True, "prompt_logprobs_last_n": 0}, "must be between 1 and 2, got 0"),
+        ({"prompt_logprobs": True, "prompt_logprobs_last_n": 3}, "must be between 1 and 2, got 3"),
+        (
+            {"target_prompt_logprobs": targets([[1]])},
+            "after the first, 2, got shape [1, 1]",
+        ),
+        ({"target_prompt_logprobs": targets([[-1], [-1]])}, "must name at least one token"),
+        ({"target_prompt_logprobs": targets([[-1], [10]])}, "token 10 at position 0 is not in the vocabulary"),
+        ({"target_prompt_logprobs": targets([[-2], [1]])}, "token -2 at position 0"),
     ],
 )
 def test_a_value_out_of_range_gets_a_sentence(fields: dict[str, Any], sentence: str):

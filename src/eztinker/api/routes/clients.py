@@ -25,8 +25,8 @@ async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
         "pjwt_auth_enabled": True,
         "parallel_fwdbwd_chunks": True,
         "proto_compress_fwdbwd": False,
-        "sample_use_retrieve_futures": False,
-        "sample_join_sampling_session": False,
+        "sample_use_retrieve_futures": True,
+        "sample_join_sampling_session": True,
         "custom_loss_server_side": False,
     }
 
@@ -34,7 +34,7 @@ async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
 @router.post("/client/dynamic_config")
 async def client_dynamic_config(request: Request, owner: Owner) -> dict[str, Any]:
     await read_body(request, max_bytes=MAX_JSON_BYTES)
-    return {"refresh_interval_sec": 300, "sample_cancel_enabled": False}
+    return {"refresh_interval_sec": 300, "sample_cancel_enabled": True}
 
 
 @router.get("/get_server_capabilities")

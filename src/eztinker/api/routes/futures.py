@@ -1,16 +1,19 @@
-"""Outcomes of promises, by long poll."""
+"""Outcomes of promises: by long poll for one, or for all of a sampling client; and giving them up."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from eztinker.api.auth import Owner, ServiceDep
-from eztinker.api.bodies import RetrieveFutureBody
+from eztinker.api.bodies import CancelFutureBody, RetrieveFutureBody, RetrieveFuturesBody
 from eztinker.api.reading import read_json
+from eztinker.errors import InvalidInput
 from eztinker.protocol import sampling_codec, training_codec
+from eztinker.service.completions import Completion
 from eztinker.service.operations import Done, Failure
 from eztinker.service.plans import PROTOBUF
 from eztinker.service.recovery import SAMPLE
@@ -18,21 +21,66 @@ from eztinker.service.service import Service
 
 router = APIRouter()
 
+MAX_UNANNOUNCED_BYTES = 1 << 20
+"""A larger result is announced to clients that make room for it."""
+
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -> Response:
-    """The outcome, as soon as it is there; 408 if it is not within the hold time, and the client asks again."""
+    """The outcome, as soon as it is there; 408 if it is not within the hold time, and the client asks again.
+
+    Of a large result only the size, to a client that wants to make room first; it then asks for the result itself.
+    """
     body = await read_json(request, RetrieveFutureBody)
     hold_seconds = service.config.poll_hold_seconds
     with service.polls.held(owner):
         outcome = await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds)
     match outcome:
+        case Done() as done if body.allow_metadata_only and len(done.body) > MAX_UNANNOUNCED_BYTES:
+            return JSONResponse({"status": "complete_metadata", "response_payload_size": len(done.body)})
         case Done() as done:
             return await _result(done, accepts=request.headers.get("accept", ""))
         case Failure() as failure:
             return JSONResponse({"error": failure.message, "category": failure.category, "code": failure.code})
         case None:
             return _not_yet(service)
+
+
+@router.post("/retrieve_futures")
+async def retrieve_futures(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    """Which samples of a client are over; what they came to is fetched with retrieve_future."""
+    body = await read_json(request, RetrieveFuturesBody)
+    hold_seconds = service.config.poll_hold_seconds
+    if body.timeout is not None:
+        if not body.timeout >= 0:
+            raise InvalidInput(f"timeout must be 0 or a positive number, got {body.timeout}", field="timeout")
+        hold_seconds = min(body.timeout, hold_seconds)
+    with service.polls.held(owner):
+        announcement = await service.completions.announced(
+            owner,
+            body.target.sampling_session_id,
+            body.target.cloned_sampler_id,
+            cursor=body.prev_cursor,
+            fetched=body.retrieved_request_ids,
+            hold_seconds=hold_seconds,
+        )
+    completions = [_completion(completion) for completion in announcement.completions]
+    return {"completions": completions, "cursor": announcement.cursor}
+
+
+@router.post("/cancel_future")
+async def cancel_future(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    """Best effort: what is over, or unknown, or no sample, stays as it is, and the answer is the same."""
+    body = await read_json(request, CancelFutureBody)
+    service.sampling.cancel(owner, body.request_id)
+    return {}
+
+
+def _completion(completion: Completion) -> dict[str, Any]:
+    if not completion.has_result:
+        return {"state": "failed", "request_id": completion.op_id}
+    size = completion.num_bytes
+    return {"state": "finished", "request_id": completion.op_id, "response_payload_uncompressed_size": size}
 
 
 async def _result(done: Done, *, accepts: str) -> Response:

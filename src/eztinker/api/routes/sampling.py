@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from eztinker.api.auth import Owner, ServiceDep
-from eztinker.api.bodies import CreateSamplingSessionBody
+from eztinker.api.bodies import CreateSamplingSessionBody, JoinSamplingSessionBody
 from eztinker.api.reading import MAX_SAMPLE_BYTES, decoded, read_json, read_json_bytes
 from eztinker.protocol.sampling_codec import decode_request
 
@@ -25,6 +25,13 @@ async def create_sampling_session(request: Request, service: ServiceDep, owner: 
         model_path=body.model_path,
     )
     return {"type": "create_sampling_session", "sampling_session_id": sampler.sampling_session_id}
+
+
+@router.post("/join_sampling_session")
+async def join_sampling_session(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
+    body = await read_json(request, JoinSamplingSessionBody)
+    number = await service.sampling.join(owner, body.sampling_session_id)
+    return {"type": "join_sampling_session", "client_counter": number}
 
 
 @router.get("/samplers/{sampler_id}")

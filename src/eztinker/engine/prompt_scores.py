@@ -1,0 +1,131 @@
+"""What the hidden states of a prompt tell about its tokens and about others that might have stood there.
+
+N = prompt positions, M = positions judged together, V = vocabulary. The hidden state of one position judges the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eztinker.engine.draw import absent_topk, inverse_cdf, topk_table
+from eztinker.model.decoder import Decoder
+from eztinker.model.head import chunks_of_positions
+from eztinker.model.lora import LowRankAdapter, adapter_rows
+from eztinker.types import PromptAltTokens, PromptTargets, SampleRequest, TopkLogprobs
+
+
+@dataclass(slots=True, eq=False)
+class PromptScores:
+    """What was asked about a prompt; the fields are those of SampleResult."""
+
+    prompt_logprobs: np.ndarray | None = None
+    topk_prompt_logprobs: TopkLogprobs | None = None
+    target_prompt_logprobs: np.ndarray | None = None
+    prompt_alt_tokens: PromptAltTokens | None = None
+
+
+def first_needed(request: SampleRequest) -> int:
+    """The first position whose hidden state is needed: the last one draws the next token, earlier ones give scores."""
+    needed = [len(request.prompt) - 1]
+    if request.prompt_logprobs or request.topk_prompt_logprobs:
+        needed.append(request.first_scored - 1)
+    if request.target_prompt_logprobs is not None:
+        needed.append(int(request.target_prompt_logprobs.positions.min()) - 1)
+    if request.prompt_alt_tokens_k:
+        needed.append(0)
+    return min(needed)
+
+
+def score_prompt(
+    decoder: Decoder, request: SampleRequest, adapter: LowRankAdapter | None, hidden_MH: Tensor, *, num_drawable: int
+) -> PromptScores:
+    """The scores that `request` asks for.
+
+    Args:
+        hidden_MH: final hidden states of the positions from `first_needed` on.
+        num_drawable: tokens the tokenizer knows; ids beyond are never drawn.
+    """
+    scorer = _Scorer(request, num_drawable)
+    first = first_needed(request)
+    adapters = adapter_rows([adapter], hidden_MH.device)
+    for chunk in chunks_of_positions(len(request.prompt) - 1 - first, decoder.config.vocab_size):
+        scorer.judge(slice(first + chunk.start + 1, first + chunk.stop + 1), decoder.logits(hidden_MH[chunk], adapters))
+    return scorer.scores
+
+
+@dataclass(slots=True, eq=False)
+class _Scorer:
+    """Fills the scores of one prompt, some positions at a time."""
+
+    request: SampleRequest
+    num_drawable: int
+    scores: PromptScores = field(init=False)
+    rng: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        request, num_positions = self.request, len(self.request.prompt)
+        seed = request.params.seed
+        # Samples draw from [seed, their index]; a third number keeps this stream apart from theirs.
+        self.rng = np.random.default_rng(None if seed is None else [seed % 2**64, 0, 1])
+        self.scores = PromptScores()
+        if request.prompt_logprobs:
+            self.scores.prompt_logprobs = np.full(num_positions, np.nan, dtype=np.float32)
+        if request.topk_prompt_logprobs:
+            self.scores.topk_prompt_logprobs = absent_topk(num_positions, request.topk_prompt_logprobs)
+        if request.target_prompt_logprobs is not None:
+            self.scores.target_prompt_logprobs = np.zeros(len(request.target_prompt_logprobs.tokens), dtype=np.float32)
+        if k := request.prompt_alt_tokens_k:
+            self.scores.prompt_alt_tokens = PromptAltTokens(
+                tokens=np.zeros((num_positions - 1, k), dtype=np.int32),
+                logprobs=np.zeros((num_positions - 1, k), dtype=np.float32),
+            )
+
+    def judge(self, positions: slice, logits_MV: Tensor) -> None:
+        """Enter the scores of `positions`, whose tokens these logits judge."""
+        log_totals_M = torch.logsumexp(logits_MV, dim=-1)
+        start = max(positions.start, self.request.first_scored)
+        if start < positions.stop:
+            wanted = slice(start - positions.start, None)
+            self._score(slice(start, positions.stop), logits_MV[wanted], log_totals_M[wanted])
+        if self.request.target_prompt_logprobs is not None:
+            self._score_targets(self.request.target_prompt_logprobs, positions, logits_MV, log_totals_M)
+        if self.request.prompt_alt_tokens_k:
+            self._draw_alternatives(positions, logits_MV, log_totals_M)
+
+    def _score(self, positions: slice, logits_MV: Tensor, log_totals_M: Tensor) -> None:
+        scores = self.scores
+        if scores.prompt_logprobs is not None:
+            tokens = torch.from_numpy(self.request.prompt[positions].astype(np.int64)).to(logits_MV.device)
+            logprobs = logits_MV.gather(1, tokens[:, None])[:, 0] - log_totals_M
+            scores.prompt_logprobs[positions] = logprobs.cpu().numpy()
+        if scores.topk_prompt_logprobs is not None:
+            table = topk_table(logits_MV, log_totals_M, self.request.topk_prompt_logprobs)
+            scores.topk_prompt_logprobs.token_ids[positions] = table.token_ids
+            scores.topk_prompt_logprobs.logprobs[positions] = table.logprobs
+
+    def _score_targets(self, targets: PromptTargets, positions: slice, logits_MV: Tensor, log_totals_M: Tensor) -> None:
+        assert self.scores.target_prompt_logprobs is not None
+        cells = np.flatnonzero((targets.positions >= positions.start) & (targets.positions < positions.stop))
+        rows = torch.from_numpy(targets.positions[cells] - positions.start).to(logits_MV.device)
+        tokens = torch.from_numpy(targets.tokens[cells]).to(logits_MV.device)
+        self.scores.target_prompt_logprobs[cells] = (logits_MV[rows, tokens] - log_totals_M[rows]).cpu().numpy()
+
+    def _draw_alternatives(self, positions: slice, logits_MV: Tensor, log_totals_M: Tensor) -> None:
+        assert self.scores.prompt_alt_tokens is not None
+        k, temperature = self.request.prompt_alt_tokens_k, self.request.params.temperature
+        drawable_MV = logits_MV[:, : self.num_drawable]
+        best = drawable_MV.max(dim=-1, keepdim=True)
+        if temperature == 0:
+            tokens_MK = best.indices.expand(-1, k)
+        else:
+            uniforms = torch.from_numpy(self.rng.random((len(logits_MV), k), dtype=np.float32))
+            weights_MV = ((drawable_MV - best.values) / temperature).exp_()
+            tokens_MK = inverse_cdf(weights_MV, uniforms.to(logits_MV.device))
+        rows = slice(positions.start - 1, positions.stop - 1)
+        logprobs = logits_MV.gather(1, tokens_MK) - log_totals_M[:, None]
+        self.scores.prompt_alt_tokens.tokens[rows] = tokens_MK.cpu().numpy()
+        self.scores.prompt_alt_tokens.logprobs[rows] = logprobs.cpu().numpy()
