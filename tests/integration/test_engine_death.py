@@ -253,6 +253,7 @@ def test_a_silent_session_expires_and_its_unnamed_snapshots_go(tmp_path: Path, m
         assert http.post("/session_heartbeat", json={"session_id": model_id.partition(":")[0]}).status_code == 410
 
 
+@pytest.mark.conforms(69)
 def test_only_the_newest_inflight_save_is_kept_and_all_inflight_samplers_draw_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
