@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -108,6 +110,20 @@ def test_a_second_server_on_the_same_directory_says_who_is_there(started: Starte
 def test_a_server_that_cannot_start_gives_its_own_reason(tmp_path: Path):
     with pytest.raises(ServerError, match=r"^The directory /not/there of base model 'tiny' does not exist"):
         child_server(tmp_path, ["--base-model", "tiny=/not/there"]).__enter__()
+
+
+def test_a_log_of_a_newer_version_is_left_alone_with_one_sentence(tmp_path: Path):
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700)
+    with contextlib.closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as log, log:
+        log.execute("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
+        log.execute("INSERT INTO schema_version VALUES (1000)")
+    command = [sys.executable, "-m", "eztinker", "server", "--port", "0", "--data-dir", str(data_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"Error: The operation log has schema version 1000[^\n]+; upgrade eztinker[^\n]+\n", done.stderr
+    )
 
 
 def test_a_signal_stops_the_server_cleanly(tmp_path: Path, tiny_model_dir: Path):

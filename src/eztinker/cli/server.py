@@ -125,7 +125,9 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
 
     from eztinker.api.app import create_app
     from eztinker.base_models.catalog import load_catalog
+    from eztinker.service.service import check_log
 
+    check_log(config)
     stored = None if config.api_key else ensure_api_key(config.data_dir)
     catalog = load_catalog(config.base_model, Console(stderr=True))
     note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))

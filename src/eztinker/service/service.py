@@ -170,6 +170,15 @@ class Service:
                 log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
 
 
+def check_log(config: ServerConfig) -> None:
+    """Find out whether the operation log can be used, before anything is started.
+
+    Raises:
+        ConfigError: another version of the program has written it.
+    """
+    Store(config.data_dir / LOG_FILE).close()
+
+
 def _configure(config: ServerConfig, catalog: Catalog) -> Configure:
     return Configure(
         base_models={model.name: str(model.directory) for model in catalog},
