@@ -11,10 +11,10 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture full-size lint format bench docs clean
+.PHONY: help setup demo test conformance torture full-size lint format bench docs clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything in it, and fetch the embedded model
 
@@ -23,6 +23,9 @@ demo: setup ## train a real model by rejection sampling and show its accuracy ri
 
 test: setup ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)
+
+conformance: setup ## run the tests that show conformance and write docs/conformance.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2
 
 torture: setup ## kill engines and servers a thousand times under the unmodified SDK (hours)
 	OMP_NUM_THREADS=1 EZTINKER_TORTURE=full $(BIN)/pytest -v tests/torture

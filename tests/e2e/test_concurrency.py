@@ -76,7 +76,7 @@ def train(server: RunningServer, number: int, started: Callable[[], object] = la
     rank, targets, loss_fn = RANKS[number % 5], TARGETS[number % 4], LOSSES[number % 7]
     data = batch(loss_fn, np.random.default_rng(number))
     with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as service:
-        trainer = service.create_lora_training_client(base_model="tiny", rank=rank, seed=number, **targets).result()
+        trainer = service.create_lora_training_client(base_model="tiny", rank=rank, seed=number, **targets).result()  # pyright: ignore[reportArgumentType]
         started()
         begin = time.perf_counter()
         steps = [step(trainer, data, loss_fn) for _ in range(NUM_STEPS)]

@@ -87,6 +87,7 @@ def download(rest: tinker.RestClient, path: str, directory: Path) -> None:
         (directory / name).write_bytes(httpx.get(url).raise_for_status().content)
 
 
+@pytest.mark.conforms(76)
 def test_an_export_is_fetched_without_a_key_and_computes_the_same_in_peft(
     rest: tinker.RestClient, trainer: tinker.TrainingClient, base_model_dir: Path, tmp_path: Path
 ):
@@ -100,6 +101,7 @@ def test_an_export_is_fetched_without_a_key_and_computes_the_same_in_peft(
     )
 
 
+@pytest.mark.conforms(76)
 def test_links_expire_and_open_nothing_else(
     server: RunningServer, rest: tinker.RestClient, trainer: tinker.TrainingClient, monkeypatch: pytest.MonkeyPatch
 ):
@@ -164,6 +166,7 @@ def test_the_cookbook_downloads_a_training_checkpoint(
     assert rest.list_user_checkpoints(limit=1000).result().checkpoints == before
 
 
+@pytest.mark.conforms(95)
 def test_the_command_line_uploads_a_training_checkpoint_to_a_hub(
     server: RunningServer, trainer: tinker.TrainingClient, base_model_dir: Path, tmp_path: Path
 ):
@@ -188,6 +191,7 @@ def test_the_command_line_uploads_a_training_checkpoint_to_a_hub(
     assert "Trained modules: attn=True, mlp=True, unembed=True" in card
 
 
+@pytest.mark.conforms(74, 77)
 def test_published_weights_and_copies_load_under_another_key_as_they_are(
     server: RunningServer, rest: tinker.RestClient, trainer: tinker.TrainingClient
 ):

@@ -65,6 +65,7 @@ def test_the_first_program_of_the_sdk_runs_and_learns(trainer: tinker.TrainingCl
     assert len(first.logprobs) == 4
 
 
+@pytest.mark.conforms(81)
 def test_the_sampler_scores_tokens_as_the_trainer_does(trainer: tinker.TrainingClient):
     step(trainer)
     trained = trainer.forward([datum()], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].data
@@ -82,12 +83,14 @@ def gradient_norm(trainer: tinker.TrainingClient, data: list[types.Datum]) -> fl
     return metrics["unclipped_grad_l2:mean"]
 
 
+@pytest.mark.conforms(57)
 def test_weights_of_any_sign_scale_the_gradient(trainer: tinker.TrainingClient):
     norms = {weight: gradient_norm(trainer, [datum(weight=weight)]) for weight in (1.0, 2.0, -1.0)}
     assert norms[2.0] == pytest.approx(2 * norms[1.0], rel=1e-4)
     assert norms[-1.0] == pytest.approx(norms[1.0], rel=1e-4)
 
 
+@pytest.mark.conforms(52)
 def test_a_doubled_batch_doubles_loss_and_gradient(trainer: tinker.TrainingClient):
     once, twice = [datum()], [datum(), datum()]
     losses = [trainer.forward(data, "cross_entropy").result().metrics["loss:sum"] for data in (once, twice)]
@@ -95,6 +98,7 @@ def test_a_doubled_batch_doubles_loss_and_gradient(trainer: tinker.TrainingClien
     assert gradient_norm(trainer, twice) == pytest.approx(2 * gradient_norm(trainer, once), rel=1e-4)
 
 
+@pytest.mark.conforms(48)
 def test_sparse_targets_count_as_the_dense_ones_they_stand_for(trainer: tinker.TrainingClient):
     targets, weights = torch.zeros(7, 16, dtype=torch.int64), torch.zeros(7, 16)
     targets[:, 0], weights[:, 0] = torch.tensor(TOKENS[1:]), torch.tensor([1.0, -2.0, 0.5, 1.0, 0.0, 3.0, 1.0])
@@ -124,6 +128,7 @@ BAD_DATA = {
 }
 
 
+@pytest.mark.conforms(42, 56)
 @pytest.mark.parametrize("case", BAD_DATA)
 def test_bad_data_get_a_sentence_and_the_run_goes_on(trainer: tinker.TrainingClient, case: str):
     bad, sentence = BAD_DATA[case]
@@ -147,6 +152,7 @@ def test_health_answers_at_once_while_the_engine_trains(server: RunningServer, t
     assert sorted(seconds)[int(len(seconds) * 0.99)] < 1.0
 
 
+@pytest.mark.conforms(47)
 def test_forward_leaves_no_gradient_behind(trainer: tinker.TrainingClient):
     trainer.forward([datum(weight=100.0)], "cross_entropy").result()
     first = trainer.forward([datum()], "cross_entropy").result().metrics["loss:sum"]
@@ -154,6 +160,7 @@ def test_forward_leaves_no_gradient_behind(trainer: tinker.TrainingClient):
     assert trainer.forward([datum()], "cross_entropy").result().metrics["loss:sum"] == first
 
 
+@pytest.mark.conforms(60)
 def test_a_custom_loss_trains_like_the_same_loss_by_name(service: tinker.ServiceClient):
     def negative_sum(data: list[types.Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
         return -torch.stack([values.sum() for values in logprobs]).sum(), {"mine": 1.0}
@@ -171,6 +178,7 @@ def test_a_custom_loss_trains_like_the_same_loss_by_name(service: tinker.Service
     assert after[0] == pytest.approx(after[1], rel=1e-5)
 
 
+@pytest.mark.conforms(70)
 def test_a_run_resumed_with_its_optimizer_goes_on_as_if_it_had_not_stopped(
     service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ):
@@ -185,6 +193,7 @@ def test_a_run_resumed_with_its_optimizer_goes_on_as_if_it_had_not_stopped(
     assert without != going_on  # Adam's moments made the step between differ
 
 
+@pytest.mark.conforms(69)
 def test_an_older_snapshot_does_not_see_later_steps(trainer: tinker.TrainingClient):
     sampler = trainer.save_weights_and_get_sampling_client().result()
     before = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
@@ -193,6 +202,7 @@ def test_an_older_snapshot_does_not_see_later_steps(trainer: tinker.TrainingClie
     assert sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result() == before
 
 
+@pytest.mark.conforms(54)
 def test_a_call_that_goes_out_in_chunks_gives_the_gradient_of_its_sum(service: tinker.ServiceClient):
     chunked, weighted = (
         service.create_lora_training_client(base_model="tiny", rank=4, seed=3).result() for _ in range(2)
@@ -205,6 +215,7 @@ def test_a_call_that_goes_out_in_chunks_gives_the_gradient_of_its_sum(service: t
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+@pytest.mark.conforms(28, 96)
 def test_the_tokenizer_loads_without_a_hub(trainer: tinker.TrainingClient):
     tokenizer = trainer.get_tokenizer()
     assert tokenizer.decode(tokenizer.encode("A word.")) == "A word."
@@ -247,6 +258,7 @@ def test_exported_weights_are_downloaded_by_link(server: RunningServer, trainer:
     assert httpx.get(urls["adapter_config.json"]).json()["r"] == 4
 
 
+@pytest.mark.conforms(75, 94)
 def test_listings_show_runs_checkpoints_and_models(server: RunningServer, trainer: tinker.TrainingClient):
     path = trainer.save_state("listed", ttl_seconds=7200).result().path
     rest = tinker.RestClient(base_url=server.url, api_key=API_KEY)
@@ -256,6 +268,7 @@ def test_listings_show_runs_checkpoints_and_models(server: RunningServer, traine
     assert rest.get_weights_info_by_tinker_path(path).result().lora_rank == 4
     (model,) = rest.get_server_capabilities().result().supported_models
     assert (model.model_name, model.max_context_length) == ("tiny", 2048)
+    assert (model.trainable, model.sampleable) == (True, True)
     rest.delete_checkpoint_from_tinker_path(path).result()
     with pytest.raises(tinker.NotFoundError):
         rest.delete_checkpoint_from_tinker_path(path).result()

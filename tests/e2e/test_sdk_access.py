@@ -64,6 +64,7 @@ def train(service: tinker.ServiceClient) -> tinker.TrainingClient:
     return trainer
 
 
+@pytest.mark.conforms(1)
 @pytest.mark.parametrize("prefix", ["", "/published/here", "/published/here/"])
 def test_all_of_a_program_runs_below_a_path_and_without_it(server: RunningServer, prefix: str):
     url = server.url + prefix
@@ -80,11 +81,13 @@ def test_all_of_a_program_runs_below_a_path_and_without_it(server: RunningServer
         rest.delete_checkpoint_from_tinker_path(path).result()
 
 
+@pytest.mark.conforms(16)
 def test_a_client_knows_whose_key_it_has(server: RunningServer, ann: NewKey):
     me = tinker.RestClient(base_url=server.url, api_key=ann.key).whoami().result()
     assert (me.user_urn, me.org_urn, me.email) == ("tml:user:ann", "tml:organization:eztinker", None)
 
 
+@pytest.mark.conforms(16)
 def test_a_token_that_is_no_longer_valid_is_exchanged_once_and_the_request_repeated(
     server: RunningServer, ann: NewKey, monkeypatch: pytest.MonkeyPatch
 ):
@@ -109,6 +112,7 @@ def test_a_revoked_key_is_refused_at_once_in_a_running_program(server: RunningSe
         rest.list_sessions().result()
 
 
+@pytest.mark.conforms(95)
 def test_the_command_line_of_the_sdk_takes_and_gives_up_a_key(server: RunningServer, ann: NewKey):
     from tinker.cli.auth_api import TinkerAuthApi
 
@@ -135,6 +139,7 @@ def test_one_owner_does_not_find_the_run_of_another(server: RunningServer, ann: 
             other.create_training_client_from_state(path).result()
 
 
+@pytest.mark.conforms(19, 20)
 def test_a_silent_session_expires_and_its_run_is_unloaded(hasty_server: RunningServer):
     service = tinker.ServiceClient(base_url=hasty_server.url, api_key=API_KEY)
     trainer = service.create_lora_training_client(base_model="tiny", rank=2).result()
@@ -153,6 +158,7 @@ def test_a_silent_session_expires_and_its_run_is_unloaded(hasty_server: RunningS
     service.close("success")
 
 
+@pytest.mark.conforms(22)
 def test_a_session_lives_as_long_as_one_of_its_processes(hasty_server: RunningServer):
     with hasty_server.client() as http:
         session_id = new_session(http)
@@ -167,6 +173,7 @@ def test_a_session_lives_as_long_as_one_of_its_processes(hasty_server: RunningSe
         assert http.post("/session_heartbeat", json={"session_id": session_id}).status_code == 200
 
 
+@pytest.mark.conforms(19, 21)
 def test_a_finished_session_takes_no_more_work_and_keeps_its_first_reason(server: RunningServer):
     service = tinker.ServiceClient(base_url=server.url, api_key=API_KEY)
     trainer = train(service)
@@ -178,8 +185,11 @@ def test_a_finished_session_takes_no_more_work_and_keeps_its_first_reason(server
         assert http.post("/session_heartbeat", json={"session_id": session_id}).status_code == 410
         step = {"model_id": trainer.model_id, "seq_id": 9, "adam_params": {}}
         assert http.post("/optim_step", json=step).status_code == 410
+        (found,) = http.post("/sessions/search", json={"session_id": session_id}).json()["sessions"]
+        assert (found["status"]["reason"], found["status"]["detail"]) == ({"type": "errored"}, "the first reason")
 
 
+@pytest.mark.conforms(8)
 def test_a_long_listing_comes_packed_and_reads_the_same(server: RunningServer):
     with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as service:
         trainer = train(service)
@@ -191,8 +201,12 @@ def test_a_long_listing_comes_packed_and_reads_the_same(server: RunningServer):
         path = f"/training_runs/{trainer.model_id}/checkpoints"
         with server.client(**{"accept-encoding": "gzip"}) as http, server.client(**{"accept-encoding": "x"}) as plain:
             packed, unpacked = http.get(path), plain.get(path)
+            audited = http.get("/audit")
         assert (packed.headers["content-encoding"], unpacked.headers.get("content-encoding")) == ("gzip", None)
         assert packed.json() == unpacked.json()
+        assert audited.headers["content-encoding"] == "gzip"
+        entries = tinker.AdminClient(base_url=server.url, api_key=API_KEY).get_audit_log().result().entries
+        assert len(entries) >= 6  # over the other transport of the client
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -45,6 +45,7 @@ def sampler(service: tinker.ServiceClient) -> tinker.SamplingClient:
     return service.create_sampling_client(base_model="tiny").result()
 
 
+@pytest.mark.conforms(69)
 def test_inflight_samplers_move_forward_together_and_a_snapshot_stays(service: tinker.ServiceClient):
     trainer = service.create_lora_training_client(base_model="tiny", rank=4, seed=2).result()
 
@@ -69,6 +70,7 @@ def test_inflight_samplers_move_forward_together_and_a_snapshot_stays(service: t
     assert score(snapshot) == before
 
 
+@pytest.mark.conforms(68, 92)
 def test_a_named_checkpoint_is_sampled_and_known_by_its_base_model(
     server: RunningServer, service: tinker.ServiceClient
 ):
@@ -94,6 +96,7 @@ print(json.dumps({"scores": scores, "clones": [copy._cloned_sampler_id for copy 
 """
 
 
+@pytest.mark.conforms(22, 91)
 def test_copies_of_a_client_sample_in_another_process(
     service: tinker.ServiceClient, sampler: tinker.SamplingClient, tmp_path: Path
 ):

@@ -50,6 +50,7 @@ def logprobs(tiny_model_dir: Path) -> Tensor:
 # --- what is told about the prompt ---
 
 
+@pytest.mark.conforms(81, 82)
 def test_prompt_logprobs_and_the_likeliest_tokens_are_those_of_transformers(
     sampler: tinker.SamplingClient, logprobs: Tensor
 ):
@@ -69,6 +70,7 @@ def test_prompt_logprobs_and_the_likeliest_tokens_are_those_of_transformers(
         assert [logprob for _, logprob in row] == pytest.approx(values.tolist(), abs=1e-5)
 
 
+@pytest.mark.conforms(83)
 def test_an_ending_is_scored_alone(sampler: tinker.SamplingClient, logprobs: Tensor):
     result = sampler.sample(
         PROMPT, 1, ONE, include_prompt_logprobs=True, topk_prompt_logprobs=2, prompt_logprobs_last_n=4
@@ -82,6 +84,7 @@ def test_an_ending_is_scored_alone(sampler: tinker.SamplingClient, logprobs: Ten
     assert sampler.compute_logprobs(PROMPT, prompt_logprobs_last_n=4).result() == result.prompt_logprobs
 
 
+@pytest.mark.conforms(83)
 def test_dense_targets_are_scored_and_skipped_cells_are_zero(sampler: tinker.SamplingClient, logprobs: Tensor):
     ids = torch.randint(0, 264, (29, 3), generator=torch.Generator().manual_seed(1))
     ids[::2, 1] = -1
@@ -92,6 +95,7 @@ def test_dense_targets_are_scored_and_skipped_cells_are_zero(sampler: tinker.Sam
     torch.testing.assert_close(result.target_prompt_logprobs.to_torch(), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.conforms(83)
 def test_sparse_targets_come_back_in_their_layout(sampler: tinker.SamplingClient, logprobs: Tensor):
     ids = torch.full((29, 4), -1)
     for row, column, token in ((3, 0, 0), (3, 3, 9), (28, 1, 263)):
@@ -109,6 +113,7 @@ def test_sparse_targets_come_back_in_their_layout(sampler: tinker.SamplingClient
     torch.testing.assert_close(result.to_torch(), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.conforms(83)
 def test_alternatives_to_every_prompt_token_are_drawn_and_scored(sampler: tinker.SamplingClient, logprobs: Tensor):
     params = types.SamplingParams(max_tokens=1, temperature=0.8, seed=7)
     drawn = sampler.sample(PROMPT, 1, params, prompt_alt_tokens_k=5).result().prompt_alt_tokens
@@ -131,6 +136,7 @@ def test_a_prompt_of_one_token_has_no_alternatives(sampler: tinker.SamplingClien
 # --- what is drawn, and when it ends ---
 
 
+@pytest.mark.conforms(80, 82)
 def test_sampled_logprobs_and_the_likeliest_tokens_beside_them_are_those_of_transformers(
     sampler: tinker.SamplingClient, tiny_model_dir: Path
 ):
@@ -152,12 +158,14 @@ def greedy(sampler: tinker.SamplingClient, **params: object) -> types.SampledSeq
     return sequence
 
 
+@pytest.mark.conforms(85)
 def test_temperature_0_takes_the_likeliest_token_each_time(sampler: tinker.SamplingClient, tiny_model_dir: Path):
     tokens = list(greedy(sampler, stop=[]).tokens)
     logits = transformers_logits(tiny_model_dir, TOKENS + tokens)[len(TOKENS) - 1 : -1, :259]
     assert tokens == logits.argmax(dim=-1).tolist()
 
 
+@pytest.mark.conforms(85)
 def test_samples_differ_and_a_seed_repeats_them(sampler: tinker.SamplingClient):
     def drawn(**params: object) -> list[list[int]]:
         given = types.SamplingParams(**({"max_tokens": 12, "stop": []} | params))  # pyright: ignore
@@ -171,12 +179,14 @@ def test_samples_differ_and_a_seed_repeats_them(sampler: tinker.SamplingClient):
     assert drawn(top_k=1) == drawn(top_p=1e-6) == likeliest != free
 
 
+@pytest.mark.conforms(79)
 def test_every_sequence_has_an_id_of_its_own(sampler: tinker.SamplingClient):
     results = [sampler.sample(PROMPT, 3, ONE) for _ in range(2)]
     ids = [sequence.sequence_id for result in results for sequence in result.result().sequences]
     assert len(set(ids)) == 6
 
 
+@pytest.mark.conforms(88)
 def test_numbers_of_64_bits_survive(sampler: tinker.SamplingClient):
     """As a copy of a client has them that chose its own number."""
     sampler._cloned_sampler_id = 576_082_545
@@ -185,6 +195,7 @@ def test_numbers_of_64_bits_survive(sampler: tinker.SamplingClient):
     assert len({tuple(score.result()[1:]) for score in scores}) == 1
 
 
+@pytest.mark.conforms(84)
 def test_every_form_of_stop_ends_a_sample_behind_the_stop(sampler: tinker.SamplingClient):
     free = greedy(sampler, stop=[])
     assert (len(free.tokens), free.stop_reason) == (12, "length")
@@ -216,17 +227,20 @@ def ending_sampler(server: RunningServer) -> Iterator[tinker.SamplingClient]:
         yield trainer.save_weights_and_get_sampling_client().result()
 
 
+@pytest.mark.conforms(84)
 @pytest.mark.parametrize("stop", [None, "nowhere", ["nowhere"], [9]])
 def test_the_end_of_the_sequence_stops_beside_any_other_stop(ending_sampler: tinker.SamplingClient, stop: object):
     ended = greedy(ending_sampler, stop=stop)
     assert (list(ended.tokens), ended.stop_reason) == ([5, 6, EOS_TOKEN_ID], "stop")
 
 
+@pytest.mark.conforms(84)
 def test_an_empty_stop_list_lets_a_sample_run_past_the_end(ending_sampler: tinker.SamplingClient):
     endless = greedy(ending_sampler, stop=[], max_tokens=6)
     assert (list(endless.tokens), endless.stop_reason) == ([5, 6, EOS_TOKEN_ID, 7, 7, 7], "length")
 
 
+@pytest.mark.conforms(86)
 def test_a_request_that_does_not_fit_is_told_the_numbers(sampler: tinker.SamplingClient):
     with pytest.raises(tinker.BadRequestError, match=r"30 tokens and max_tokens is 2019.*context of 2048 tokens"):
         sampler.sample(PROMPT, 1, types.SamplingParams(max_tokens=2019)).result()

@@ -42,6 +42,7 @@ def hub(server: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.conforms(96)
 def test_both_clients_of_the_sdk_load_tokenizers_with_the_server_as_their_hub(server: RunningServer, tmp_path: Path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     done = subprocess.run(

@@ -200,12 +200,14 @@ def test_a_sample_in_a_dying_engine_is_drawn_by_the_next_one(http: httpx.Client)
     assert len(wire_pb2.SampleResponse.FromString(response.content).sequences) == 1
 
 
+@pytest.mark.conforms(35)
 def test_a_sample_that_kills_three_engines_fails(http: httpx.Client):
     op_id = post(http, "/asample", **sample_body(new_sampler(http), token=DIE))["request_id"]
     failure = outcome(http, op_id).json()
     assert (failure["category"], failure["code"]) == ("server", "engine_lost")
 
 
+@pytest.mark.conforms(97)
 def test_a_restarted_server_serves_old_results_and_finishes_what_was_unfinished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -251,6 +253,7 @@ def test_a_silent_session_expires_and_its_unnamed_snapshots_go(tmp_path: Path, m
         assert http.post("/session_heartbeat", json={"session_id": model_id.partition(":")[0]}).status_code == 410
 
 
+@pytest.mark.conforms(69)
 def test_only_the_newest_inflight_save_is_kept_and_all_inflight_samplers_draw_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -107,6 +107,7 @@ def holder_in(keys: Keys, key: str) -> KeyHolder:
     return holder
 
 
+@pytest.mark.conforms(16)
 def test_a_token_stands_for_its_key_as_long_as_both_are_valid(tmp_path: Path):
     secret = ensure_signing_secret(tmp_path)
     assert ensure_signing_secret(tmp_path) == secret

@@ -30,6 +30,7 @@ def later(server: RunningServer, monkeypatch: pytest.MonkeyPatch, by: timedelta)
     monkeypatch.setattr(server.app.state.service.clock, "now", lambda: datetime.now(UTC) + by)
 
 
+@pytest.mark.conforms(65)
 def test_a_checkpoint_is_listed_with_all_it_is(rest: tinker.RestClient, trainer: tinker.TrainingClient):
     before = datetime.now(UTC)
     path = trainer.save_state("s1", ttl_seconds=7200, user_metadata={"k": "v"}).result().path
@@ -50,6 +51,7 @@ def test_a_checkpoint_is_listed_with_all_it_is(rest: tinker.RestClient, trainer:
     assert timedelta(seconds=7199) < row.expires_at - row.time < timedelta(seconds=7201)
 
 
+@pytest.mark.conforms(73)
 def test_the_lifetime_is_set_renewed_and_removed(rest: tinker.RestClient, trainer: tinker.TrainingClient):
     path = trainer.save_state("s1").result().path
 
@@ -71,6 +73,7 @@ def test_the_lifetime_is_set_renewed_and_removed(rest: tinker.RestClient, traine
             rest.set_checkpoint_ttl_from_tinker_path(path, ttl_seconds).result()
 
 
+@pytest.mark.conforms(73)
 def test_what_has_expired_is_gone_from_listings_loads_and_disk(
     server: RunningServer,
     rest: tinker.RestClient,
@@ -98,6 +101,7 @@ def test_what_has_expired_is_gone_from_listings_loads_and_disk(
     rest.delete_checkpoint_from_tinker_path(path).result()  # it would be the newest for an hour
 
 
+@pytest.mark.conforms(66, 75)
 def test_a_name_is_taken_until_it_is_overwritten_or_deleted(rest: tinker.RestClient, trainer: tinker.TrainingClient):
     path = trainer.save_state("s1", user_metadata={"try": "1"}).result().path
     with pytest.raises(tinker.RequestFailedError, match="exists already; choose another name"):
@@ -112,12 +116,14 @@ def test_a_name_is_taken_until_it_is_overwritten_or_deleted(rest: tinker.RestCli
     trainer.save_state("s1").result()
 
 
+@pytest.mark.conforms(67)
 @pytest.mark.parametrize("name", ["", "a/b", "..", "x" * 129])
 def test_a_name_that_cannot_be_a_path_is_refused(trainer: tinker.TrainingClient, name: str):
     with pytest.raises(tinker.RequestFailedError, match="A checkpoint name has 1 to 128 letters"):
         trainer.save_state(name).result()
 
 
+@pytest.mark.conforms(78)
 def test_pages_are_newest_first_and_add_up(rest: tinker.RestClient, service: tinker.ServiceClient):
     trainers = [service.create_lora_training_client(base_model="tiny", rank=4).result() for _ in range(3)]
     paths = [trainer.save_state(f"s{n}").result().path for trainer in trainers for n in range(2)]

@@ -109,6 +109,7 @@ def test_storage_is_what_the_listing_adds_up_to(
     assert sum(item.checkpoint_count for item in everything) == total.total_count
 
 
+@pytest.mark.conforms(93)
 def test_telemetry_of_all_four_kinds_is_taken(server: RunningServer):
     common = {"event_id": "e", "event_session_index": 0, "severity": "INFO", "timestamp": "2026-01-01T00:00:00Z"}
     events = [

@@ -22,6 +22,7 @@ def search(rest: tinker.RestClient, **filters: Any) -> types.SessionSearchRespon
         return rest.search_sessions(types.SessionSearchRequest(**filters)).result()
 
 
+@pytest.mark.conforms(68)
 def test_a_session_tells_what_hangs_on_it(rest: tinker.RestClient, trainer: tinker.TrainingClient):
     sampler = trainer.save_weights_and_get_sampling_client().result()
     session_id = trainer.model_id.partition(":")[0]

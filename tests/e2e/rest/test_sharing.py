@@ -13,6 +13,7 @@ from tests.servers import API_KEY, RunningServer, key_of
 from tests.wire import outcome
 
 
+@pytest.mark.conforms(72, 74)
 def test_a_checkpoint_is_private_until_it_is_published(
     server: RunningServer, rest: tinker.RestClient, other: tinker.RestClient, trainer: tinker.TrainingClient
 ):
@@ -79,6 +80,7 @@ def test_a_weights_access_token_opens_what_its_owner_can_read(
             loaded.load_state(path, weights_access_token="tml-unknown").result()
 
 
+@pytest.mark.conforms(77)
 def test_a_copy_outlives_its_original_and_cannot_be_trained(
     rest: tinker.RestClient, service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ):
@@ -96,6 +98,7 @@ def test_a_copy_outlives_its_original_and_cannot_be_trained(
     assert len(sampler.sample(PROMPT, 1, types.SamplingParams(max_tokens=1)).result().sequences) == 1
 
 
+@pytest.mark.conforms(77)
 def test_a_copy_is_made_once_per_idempotency_key(server: RunningServer, trainer: tinker.TrainingClient):
     body = {"source_path": trainer.save_state("w").result().path, "destination_project_id": "p"}
     root = server.app.state.service.config.data_dir / "checkpoints"

@@ -40,12 +40,15 @@ def as_json(cli: Cli, *arguments: str) -> Any:
     return json.loads(cli("--format", "json", *arguments).stdout)
 
 
+@pytest.mark.conforms(95)
 def test_models_and_access_are_shown(cli: Cli):
     assert "tiny" in cli("model", "list").stdout
     assert cli("auth", "status").stdout == "Credentials available: yes\nTinker accessible: yes\n"
+    assert as_json(cli, "auth", "whoami")["user_urn"] == "tml:user:local"
     assert "tinker" in cli("version").stdout.lower()
 
 
+@pytest.mark.conforms(95)
 def test_runs_are_listed_and_shown(cli: Cli, trainer: tinker.TrainingClient):
     trainer.save_state("w").result()
     assert trainer.model_id in [run["training_run_id"] for run in as_json(cli, "run", "list", "--limit", "0")["runs"]]
@@ -54,6 +57,7 @@ def test_runs_are_listed_and_shown(cli: Cli, trainer: tinker.TrainingClient):
     assert shown["last_checkpoint"]["checkpoint_id"] == "weights/w"
 
 
+@pytest.mark.conforms(95)
 def test_checkpoints_are_listed_shown_shared_aged_and_deleted(cli: Cli, trainer: tinker.TrainingClient):
     paths = [trainer.save_state(f"w{n}").result().path for n in range(3)]
     of_run = as_json(cli, "checkpoint", "list", "--run-id", trainer.model_id)["checkpoints"]
@@ -74,6 +78,7 @@ def test_checkpoints_are_listed_shown_shared_aged_and_deleted(cli: Cli, trainer:
     assert "No checkpoints found" in cli("checkpoint", "list", "--run-id", trainer.model_id).stdout
 
 
+@pytest.mark.conforms(95)
 @pytest.mark.parametrize("saved_as", ["weights", "external_weights"])
 def test_a_checkpoint_is_downloaded_and_leaves_nothing_behind(
     cli: Cli, rest: tinker.RestClient, trainer: tinker.TrainingClient, tmp_path: Path, saved_as: str
@@ -87,6 +92,7 @@ def test_a_checkpoint_is_downloaded_and_leaves_nothing_behind(
     assert rest.list_user_checkpoints(limit=1000).result().checkpoints == before
 
 
+@pytest.mark.conforms(95)
 def test_the_trace_of_a_session_is_exported(cli: Cli, trainer: tinker.TrainingClient, tmp_path: Path):
     session_id = trainer.model_id.partition(":")[0]
     file = tmp_path / "a.pftrace"
@@ -96,6 +102,7 @@ def test_the_trace_of_a_session_is_exported(cli: Cli, trainer: tinker.TrainingCl
     assert b"create_model" in file.read_bytes()
 
 
+@pytest.mark.conforms(95)
 def test_usage_and_storage_are_billed_at_nothing(cli: Cli, trainer: tinker.TrainingClient, tmp_path: Path):
     trainer.save_state("w").result()
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)

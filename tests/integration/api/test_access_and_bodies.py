@@ -10,6 +10,7 @@ import pytest
 from tests.servers import API_KEY, RunningServer
 
 
+@pytest.mark.conforms(2, 3)
 def test_every_wrong_key_gets_the_same_answer_and_changes_nothing(server: RunningServer, http: httpx.Client):
     before = http.get("/sessions").json()
     answers = {
@@ -38,6 +39,7 @@ def test_a_foreign_page_cannot_change_anything(server: RunningServer, http: http
     assert http.post("/create_session", json={}, headers={"origin": server.url}).status_code == 200
 
 
+@pytest.mark.conforms(6, 7)
 @pytest.mark.parametrize(
     ("path", "body", "status", "sentence"),
     [
@@ -65,6 +67,7 @@ def test_a_bad_body_gets_a_sentence(http: httpx.Client, path: str, body: bytes, 
     assert response.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.conforms(6)
 def test_a_new_field_that_is_off_is_no_reason_to_refuse(http: httpx.Client):
     assert http.post("/create_session", json={"color": None, "size": 0, "list": []}).status_code == 200
 
@@ -79,6 +82,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(http: httpx.Client):
     assert http.post("/create_session", content=endless()).status_code == 413
 
 
+@pytest.mark.conforms(7)
 def test_unknown_paths_and_methods_get_json(http: httpx.Client):
     assert (http.get("/nothing").status_code, http.get("/nothing").json()["error"]["code"]) == (404, "not_found")
     assert http.delete("/create_session").status_code == 405

@@ -32,6 +32,7 @@ def test_a_body_over_its_limit_is_left_unread(http: httpx.Client, endpoint: str)
     refused(http.post(endpoint, content=endless()), 413, f"may have {MAX_JSON_BYTES} bytes")
 
 
+@pytest.mark.conforms(9, 10)
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "sentence"),
     [
@@ -55,6 +56,7 @@ def test_only_training_batches_come_packed(http: httpx.Client):
     refused(packed, 415, "Content-Encoding must be identity, got 'gzip'")
 
 
+@pytest.mark.conforms(11)
 def test_a_body_of_32_mb_is_read(http: httpx.Client):
     message = wire_pb2.ForwardBackwardRequest(model_id=new_run(http), seq_id=1, loss_fn="cross_entropy")
     message.data.add().model_input.add().encoded_text.tokens = bytes(32 << 20)
@@ -65,6 +67,7 @@ def test_a_body_of_32_mb_is_read(http: httpx.Client):
 # Rows 7 and 8: bytes that are not what they should be.
 
 
+@pytest.mark.conforms(6, 7)
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
@@ -97,6 +100,7 @@ def test_a_number_is_an_integer_of_63_bits(http: httpx.Client, number: Any):
     refused(http.post("/create_sampling_session", json=body), 422, "seq_id")
 
 
+@pytest.mark.conforms(12)
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"])
 def test_other_types_of_body_are_refused_by_name(http: httpx.Client, media_type: str):
     for endpoint, expected in (("/create_session", "application/json"), ("/forward_backward", PROTOBUF)):

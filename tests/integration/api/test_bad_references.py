@@ -42,6 +42,7 @@ def sampler(module_http: httpx.Client) -> str:
 # Rows 23 to 25, 27, 28 and 30: order, promises, texts, downloads.
 
 
+@pytest.mark.conforms(43)
 def test_a_repeated_number_with_another_body_runs_once(http: httpx.Client):
     run = new_run(http)
     promises = {send_chunk(http, chunk(run, 1, token)) for token in (10, 11)}
@@ -49,6 +50,7 @@ def test_a_repeated_number_with_another_body_runs_once(http: httpx.Client):
     assert loss_of(outcome(http, send_chunk(http, chunk(run, 2)), accept=PROTOBUF)) == 2.0
 
 
+@pytest.mark.conforms(37)
 def test_a_promise_is_forged_pending_or_expired(server: RunningServer, http: httpx.Client, sampler: str):
     refused(http.post("/retrieve_future", json={"request_id": "op-forged"}), 404, "No such request")
     promise = post(http, "/asample", **sample_body(sampler, seq_id=77))["request_id"]
@@ -100,6 +102,7 @@ def test_a_range_of_thousands_of_parts_is_bounded(http: httpx.Client):
     assert httpx.get(urls["adapter_config.json"], headers={"range": f"bytes={too_many}"}).status_code == 431
 
 
+@pytest.mark.conforms(63)
 def test_a_step_after_an_unload_fails_and_one_without_gradients_is_made(http: httpx.Client):
     run = new_run(http)
     assert outcome(http, optim_step(http, run, 1)).json()["metrics"] == {"step": 1.0}

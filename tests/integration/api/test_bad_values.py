@@ -51,6 +51,7 @@ def batch(run: str, seq_id: int, *, tokens: Any = (10, 11), targets: Any = (10, 
     return {"model_id": run, "seq_id": seq_id, "forward_backward_input": {"data": [datum], "loss_fn": "cross_entropy"}}
 
 
+@pytest.mark.conforms(42, 56)
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -75,6 +76,7 @@ def test_a_bad_datum_fails_its_promise(http: httpx.Client, run: str, fields: dic
     failed(http, http.post("/forward_backward", json=batch(run, seq_id, **fields)), sentence)
 
 
+@pytest.mark.conforms(56)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_are_finite(http: httpx.Client, run: str, value: float):
     message = wire_pb2.ForwardBackwardRequest.FromString(chunk(run, next(seq_ids)))
@@ -86,6 +88,7 @@ def test_weights_are_finite(http: httpx.Client, run: str, value: float):
 # Rows 13 to 18: numbers, lists and names of the other requests.
 
 
+@pytest.mark.conforms(42)
 @pytest.mark.parametrize(
     ("adam", "sentence"),
     [
@@ -126,11 +129,13 @@ def test_a_bad_sample_is_refused_with_its_limit(
     refused(http.post("/asample", json=sample_body(sampler) | fields), 422, sentence)
 
 
+@pytest.mark.conforms(86)
 def test_a_sample_beyond_the_context_is_refused_with_the_numbers(http: httpx.Client, sampler: str):
     body = sample_body(sampler, sampling_params={"max_tokens": 10**9})
     refused(http.post("/asample", json=body), 400, "max_tokens is 1000000000; together they exceed the context of 64")
 
 
+@pytest.mark.conforms(25)
 @pytest.mark.parametrize(
     ("lora", "sentence"),
     [
@@ -161,6 +166,7 @@ def test_base_models_are_those_of_the_operator(http: httpx.Client, name: str):
 BAD_NAMES = ["../../x", "a/b", "%2f", "a\0b", "a\nb", "\U0001f600", "x" * 129, ".a", ""]
 
 
+@pytest.mark.conforms(67)
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_checkpoint_names_are_plain(server: RunningServer, http: httpx.Client, run: str, name: str):
     files = sorted(files_of(server))

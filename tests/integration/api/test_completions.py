@@ -38,6 +38,7 @@ def ids_in(announcement: dict[str, Any]) -> list[str]:
 # --- one poll for all ---
 
 
+@pytest.mark.conforms(89)
 def test_each_completion_is_announced_once_with_its_size(http: httpx.Client):
     sampler_id = new_sampler(http)
     first = [sampled(http, sampler_id, seq_id) for seq_id in range(3)]
@@ -55,6 +56,7 @@ def test_each_completion_is_announced_once_with_its_size(http: httpx.Client):
     assert len(ids_in(announced(http, sampler_id))) == 4, "from the beginning for who lost its place"
 
 
+@pytest.mark.conforms(89)
 def test_a_completion_wakes_a_held_poll_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
     with serving_scripted(tmp_path / "data", poll_hold_seconds=20) as server, server.client() as http:
@@ -72,6 +74,7 @@ def test_a_poll_without_news_comes_back_after_its_hold(http: httpx.Client):
     assert announced(http, sampler_id, timeout=None) == {"completions": [], "cursor": 0}
 
 
+@pytest.mark.conforms(89)
 def test_copies_of_a_client_hear_of_their_own_samples(http: httpx.Client):
     sampler_id = new_sampler(http)
     by_clone = {clone: sampled(http, sampler_id, clone * CLONE + 5) for clone in (0, 1, CLONE - 1)}
@@ -95,6 +98,7 @@ def test_what_the_client_has_fetched_is_dropped(tmp_path: Path, monkeypatch: pyt
         assert outcome(http, kept, accept=PROTOBUF).status_code == 200
 
 
+@pytest.mark.conforms(89, 97)
 def test_cursors_outlive_the_server_and_lost_samples_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
     with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
@@ -127,6 +131,7 @@ def test_a_wrong_poll_gets_a_sentence(http: httpx.Client, fields: dict[str, Any]
     assert sentence in response.json()["detail"]
 
 
+@pytest.mark.conforms(91)
 def test_every_copy_that_joins_gets_a_number_of_its_own(http: httpx.Client):
     sampler_id, other = new_sampler(http), new_sampler(http)
     joined = [post(http, "/join_sampling_session", sampling_session_id=sampler_id) for _ in range(3)]
@@ -135,6 +140,7 @@ def test_every_copy_that_joins_gets_a_number_of_its_own(http: httpx.Client):
     assert http.post("/join_sampling_session", json={"sampling_session_id": "nope"}).status_code == 404
 
 
+@pytest.mark.conforms(36)
 @pytest.mark.parametrize(("is_allowed", "is_large"), [(True, True), (True, False), (False, True)])
 def test_the_size_alone_is_told_only_to_who_allows_it_and_of_a_large_result(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch, is_allowed: bool, is_large: bool
@@ -153,6 +159,7 @@ def test_the_size_alone_is_told_only_to_who_allows_it_and_of_a_large_result(
 # --- giving up ---
 
 
+@pytest.mark.conforms(90)
 def test_a_cancelled_sample_ends_at_once_and_cancelling_again_changes_nothing(http: httpx.Client):
     sampler_id = new_sampler(http)
     op_id = sampled(http, sampler_id, 0, STALL)
@@ -165,6 +172,7 @@ def test_a_cancelled_sample_ends_at_once_and_cancelling_again_changes_nothing(ht
     assert outcome(http, op_id).json() == failure
 
 
+@pytest.mark.conforms(90)
 def test_what_is_over_or_unknown_or_no_sample_cannot_be_cancelled(http: httpx.Client):
     done = sampled(http, new_sampler(http), 0)
     result = outcome(http, done, accept=PROTOBUF).content
@@ -207,6 +215,7 @@ def draw(sampler: tinker.SamplingClient, token: int) -> Any:
     return sampler.sample(types.ModelInput.from_ints([token]), 1, types.SamplingParams(max_tokens=2))
 
 
+@pytest.mark.conforms(36, 89)
 @pytest.mark.parametrize("is_announced", [True, False])
 def test_the_client_gets_all_its_samples(server: RunningServer, is_announced: bool, monkeypatch: pytest.MonkeyPatch):
     """By one poll for all, as we ask of it, and by one poll each, as older clients do; large results in two steps."""
@@ -222,6 +231,7 @@ def test_the_client_gets_all_its_samples(server: RunningServer, is_announced: bo
         assert (sampler._futures_poller is not None) == is_announced
 
 
+@pytest.mark.conforms(90)
 def test_a_future_that_is_cancelled_stops_the_work(server: RunningServer, sampler: tinker.SamplingClient):
     unsettled = server.app.state.service.operations._unsettled
     before = set(unsettled)

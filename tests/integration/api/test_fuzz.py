@@ -172,6 +172,7 @@ def complaint(response: httpx.Response, hidden: Path) -> str | None:
     return None
 
 
+@pytest.mark.conforms(6, 7)
 def test_no_request_breaks_the_server_or_makes_it_talk(server: RunningServer):
     hidden = server.app.state.service.config.data_dir
     with server.client() as http:

@@ -75,6 +75,7 @@ BAD_HEADS = {
 }
 
 
+@pytest.mark.conforms(7)
 @pytest.mark.parametrize("case", BAD_HEADS)
 def test_a_bad_head_is_refused_in_json(server: RunningServer, case: str):
     request, status = BAD_HEADS[case]
@@ -112,6 +113,7 @@ def test_a_body_that_does_not_come_is_given_up(server: RunningServer, monkeypatc
         assert read_answer(connection)[0] == 408
 
 
+@pytest.mark.conforms(14)
 def test_an_idle_connection_outlives_the_time_for_a_head(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
     with connect(server) as connection:

@@ -27,6 +27,7 @@ from tests.wire import (
 )
 
 
+@pytest.mark.conforms(33, 79)
 def test_a_sample_carries_one_id_per_sequence(http: httpx.Client):
     promise = post(http, "/asample", **sample_body(new_sampler(http), num_samples=3))
     assert len(set(promise["sample_sequence_ids"])) == 3
@@ -36,6 +37,7 @@ def test_a_sample_carries_one_id_per_sequence(http: httpx.Client):
     assert as_json["sequences"][0] == {"stop_reason": "length", "tokens": [11, 12], "logprobs": [-1.0, -1.0]}
 
 
+@pytest.mark.conforms(88)
 def test_sample_numbers_have_64_bits_and_a_repeat_is_the_same_sample(http: httpx.Client):
     sampler_id = new_sampler(http)
     body = sample_body(sampler_id, seq_id=576082545000000000)
@@ -45,6 +47,7 @@ def test_sample_numbers_have_64_bits_and_a_repeat_is_the_same_sample(http: httpx
     )
 
 
+@pytest.mark.conforms(68, 92)
 def test_a_sampler_from_a_run_knows_its_base_model_and_path(http: httpx.Client):
     model_id = new_run(http)
     unnamed = save(http, "/save_weights_for_sampler", model_id, 1, sampling_session_seq_id=0)["sampling_session_id"]
@@ -86,6 +89,7 @@ def test_only_served_models_and_sampler_checkpoints_can_be_sampled(http: httpx.C
     assert http.post("/create_sampling_session", json=body | {"model_path": path}).status_code == 422
 
 
+@pytest.mark.conforms(31)
 def test_a_result_wakes_a_held_poll_at_once(http: httpx.Client):
     model_id = new_run(http)
     second = send_chunk(http, chunk(model_id, 2))

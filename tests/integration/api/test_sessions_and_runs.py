@@ -22,6 +22,7 @@ from tests.wire import (
 )
 
 
+@pytest.mark.conforms(18)
 def test_a_session_is_made_once_per_idempotency_key(http: httpx.Client):
     ids = [
         http.post("/create_session", json={}, headers={"x-idempotency-key": key}).json()["session_id"]
@@ -30,6 +31,7 @@ def test_a_session_is_made_once_per_idempotency_key(http: httpx.Client):
     assert ids[0] == ids[1] != ids[2]
 
 
+@pytest.mark.conforms(19, 21)
 def test_a_finished_session_tells_its_heartbeats_and_takes_no_more_work(http: httpx.Client):
     session_id = new_session(http)
     assert post(http, "/session_heartbeat", session_id=session_id)
@@ -40,6 +42,7 @@ def test_a_finished_session_tells_its_heartbeats_and_takes_no_more_work(http: ht
     assert http.post("/create_model", json=body).status_code == 410
 
 
+@pytest.mark.conforms(23, 24)
 def test_a_repeated_creation_is_the_same_run(http: httpx.Client):
     session_id = new_session(http)
     body: dict[str, Any] = {"session_id": session_id, "model_seq_id": 3, "base_model": "tiny"}
@@ -48,6 +51,7 @@ def test_a_repeated_creation_is_the_same_run(http: httpx.Client):
     assert outcome(http, first).json()["model_id"] == f"{session_id}:train:3"
 
 
+@pytest.mark.conforms(25, 29)
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -67,6 +71,7 @@ def test_an_impossible_run_is_a_promise_that_fails(http: httpx.Client, fields: d
     assert sentence in failure["error"]
 
 
+@pytest.mark.conforms(28)
 def test_a_run_says_what_it_is(http: httpx.Client):
     model_id = new_run(http)
     info = post(http, "/get_info", model_id=model_id)
@@ -74,6 +79,7 @@ def test_a_run_says_what_it_is(http: httpx.Client):
     assert info["model_data"]["model_name"] == "tiny"
 
 
+@pytest.mark.conforms(39, 40)
 def test_chunks_run_in_order_though_the_first_comes_last(http: httpx.Client):
     model_id = new_run(http)
     third, second = send_chunk(http, chunk(model_id, 3)), send_chunk(http, chunk(model_id, 2))
@@ -84,6 +90,7 @@ def test_chunks_run_in_order_though_the_first_comes_last(http: httpx.Client):
     assert losses == [1.0, 2.0, 3.0]  # the engine counts the operations of a run
 
 
+@pytest.mark.conforms(41)
 def test_a_missing_number_does_not_block_an_operation_that_is_never_chunked(http: httpx.Client):
     model_id = new_run(http)
     assert outcome(http, optim_step(http, model_id, 5)).json()["metrics"] == {"step": 1.0}
@@ -91,6 +98,7 @@ def test_a_missing_number_does_not_block_an_operation_that_is_never_chunked(http
     assert (late["category"], late["code"]) == ("user", "sequence_gap")
 
 
+@pytest.mark.conforms(43)
 def test_a_repeat_gets_the_same_promise_and_runs_once(http: httpx.Client):
     model_id = new_run(http)
     promises = {send_chunk(http, chunk(model_id, 1, token)) for token in (10, 11)}
@@ -98,6 +106,7 @@ def test_a_repeat_gets_the_same_promise_and_runs_once(http: httpx.Client):
     assert loss_of(outcome(http, send_chunk(http, chunk(model_id, 2)), accept=PROTOBUF)) == 2.0
 
 
+@pytest.mark.conforms(32)
 def test_a_result_can_be_fetched_more_than_once_and_as_json_by_older_clients(http: httpx.Client):
     model_id = new_run(http)
     op_id = send_chunk(http, chunk(model_id, 1))
@@ -107,6 +116,7 @@ def test_a_result_can_be_fetched_more_than_once_and_as_json_by_older_clients(htt
     assert as_json["loss_fn_outputs"][0]["logprobs"] == {"data": [-1.0], "dtype": "float32", "shape": [1]}
 
 
+@pytest.mark.conforms(34, 35, 42)
 def test_bad_content_fails_its_promise_and_the_run_goes_on(http: httpx.Client):
     model_id = new_run(http)
     failure = outcome(http, send_chunk(http, chunk(model_id, 1, token=9999)), accept=PROTOBUF).json()
@@ -119,6 +129,7 @@ def test_bad_content_fails_its_promise_and_the_run_goes_on(http: httpx.Client):
     assert outcome(http, optim_step(http, model_id, 4)).json()["metrics"] == {"step": 1.0}
 
 
+@pytest.mark.conforms(9, 10)
 def test_compressed_bodies_are_read_and_broken_ones_refused(http: httpx.Client):
     model_id = new_run(http)
     frame = zstandard.compress(chunk(model_id, 1))
@@ -138,6 +149,7 @@ def test_an_unloaded_run_takes_no_more_operations(http: httpx.Client):
     assert "was unloaded" in failure["error"]
 
 
+@pytest.mark.conforms(65, 75)
 def test_a_checkpoint_is_listed_kept_and_deleted(http: httpx.Client):
     model_id = new_run(http)
     path = f"tinker://{model_id}/weights/a.1"
@@ -153,6 +165,7 @@ def test_a_checkpoint_is_listed_kept_and_deleted(http: httpx.Client):
     assert [http.delete(url).status_code for _ in range(2)] == [200, 404]
 
 
+@pytest.mark.conforms(66)
 def test_a_taken_name_fails_unless_it_may_be_overwritten(http: httpx.Client):
     model_id = new_run(http)
     save(http, "/save_weights", model_id, 1, path="a")
@@ -160,6 +173,7 @@ def test_a_taken_name_fails_unless_it_may_be_overwritten(http: httpx.Client):
     assert save(http, "/save_weights", model_id, 3, path="a", overwrite=True)["path"].endswith("/weights/a")
 
 
+@pytest.mark.conforms(72)
 @pytest.mark.parametrize(
     ("endpoint", "fields", "sentence"),
     [

@@ -64,6 +64,7 @@ def replace_engine(server: RunningServer) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.conforms(87)
 def test_one_owner_cannot_fill_the_queue_and_what_was_refused_succeeds_later(
     server: RunningServer, ann: httpx.Client, bob: httpx.Client
 ):

@@ -56,6 +56,7 @@ def test_every_id_kind_is_asked_for_by_some_route():
     assert {kind for _, kind in ROUTES_AND_KINDS} == set(KINDS)
 
 
+@pytest.mark.conforms(2, 3)
 @pytest.mark.parametrize("route", sorted(CASES))
 def test_a_stranger_is_refused_before_anything_else(server: RunningServer, route: tuple[str, str]):
     with httpx.Client(base_url=server.url) as stranger:
@@ -64,6 +65,7 @@ def test_a_stranger_is_refused_before_anything_else(server: RunningServer, route
             assert (call.send(stranger, method).status_code == 401) == (route not in KEYLESS)
 
 
+@pytest.mark.conforms(19, 38)
 @pytest.mark.parametrize(("route", "kind"), ROUTES_AND_KINDS, ids=lambda part: "".join(part))
 def test_a_foreign_id_is_answered_like_an_unknown_one(tenants: Tenants, route: tuple[str, str], kind: str):
     answers = []

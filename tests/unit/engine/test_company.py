@@ -123,6 +123,7 @@ def test_a_pass_that_breaks_between_micro_batches_leaves_its_run_as_it_was(decod
     assert not run.pass_grads.any()
 
 
+@pytest.mark.conforms(53)
 def test_passes_add_up_until_the_optimizer_step(decoder: Decoder):
     run = new_run(decoder, SPECS[0])
     whole, halves = examples("cross_entropy", 0), new_run(decoder, SPECS[0])
@@ -134,6 +135,7 @@ def test_passes_add_up_until_the_optimizer_step(decoder: Decoder):
     assert not run.grads.any()
 
 
+@pytest.mark.conforms(47)
 def test_a_forward_pass_scores_the_same_and_leaves_no_gradient(decoder: Decoder):
     runs = [new_run(decoder, spec) for spec in SPECS]
     scored, trained = one_pass_each(runs, forward_only=True), one_pass_each(runs)

@@ -42,6 +42,7 @@ def test_importance_sampling_weighs_advantages_by_the_ratio():
     np.testing.assert_allclose(gradient, -R * A)
 
 
+@pytest.mark.conforms(51)
 def test_ppo_stops_the_gradient_exactly_where_clipping_is_the_smaller_objective():
     value, gradient = run("ppo", logprobs=Q, advantages=A)
     assert value == pytest.approx(-np.minimum(R * A, np.clip(R, LOW, HIGH) * A).sum())
@@ -55,6 +56,7 @@ def test_ppo_takes_its_thresholds_from_the_config():
     assert value == pytest.approx(-(R * A).sum())
 
 
+@pytest.mark.conforms(51)
 def test_cispo_clips_the_weight_and_keeps_every_gradient():
     config = {"clip_low_threshold": 0.9, "clip_high_threshold": 1.5}
     value, gradient = run("cispo", config, logprobs=Q, advantages=A)
@@ -75,6 +77,7 @@ def test_dro_adds_half_beta_times_the_squared_drift():
     np.testing.assert_allclose(gradient, -(A - 0.3 * (L - Q)))
 
 
+@pytest.mark.conforms(51)
 @pytest.mark.parametrize(("shift", "clips_gains"), [(0.0, False), (math.log(1.5), True)])
 def test_gspo_gives_every_token_the_ratio_of_its_sequence(shift: float, clips_gains: bool):
     mask = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
@@ -111,6 +114,7 @@ def test_weights_of_any_sign_multiply_the_terms_of_policy_losses(name: str):
     np.testing.assert_allclose(weighted_gradient, W * gradient)
 
 
+@pytest.mark.conforms(51)
 @pytest.mark.parametrize("name", ["importance_sampling", "ppo", "dro"])
 def test_gradients_are_the_slopes_of_the_value(name: str):
     """By finite differences, for the losses that stop no gradient."""

@@ -84,6 +84,7 @@ def test_numbers_stay_finite_however_far_apart_the_two_are():
     assert all(math.isfinite(value) for value in found.values())
 
 
+@pytest.mark.conforms(58)
 @pytest.mark.parametrize("name", [f"{loss}" for loss in LOSS_SPECS if loss != "cross_entropy"])
 def test_names_have_one_colon_and_a_known_reduction(name: str):
     for metric in metrics(name, datum()):

@@ -116,6 +116,7 @@ def tensor(datum: Datum, name: str) -> Tensor:
     return torch.from_numpy(datum.loss_fn_inputs[name])
 
 
+@pytest.mark.conforms(51, 57)
 @pytest.mark.parametrize("num_targets", [None, 3], ids=["(N,)", "(N, K)"])
 def test_cross_entropy_with_weights_of_any_sign(run: TrainingRun, oracle, num_targets: int | None):
     batch = data(targets_per_position=num_targets, weights=of_any_sign)
@@ -153,6 +154,7 @@ def gspo(log_p: Tensor, q: Tensor, a: Tensor) -> Tensor:
     return torch.minimum(r * a, r.clamp(0.8, 1.2) * a)
 
 
+@pytest.mark.conforms(50, 51)
 @pytest.mark.parametrize("terms", [importance_sampling, ppo, cispo, dro, gspo], ids=lambda terms: terms.__name__)
 def test_policy_losses_with_their_defaults(run: TrainingRun, oracle, terms: Callable[[Tensor, Tensor, Tensor], Tensor]):
     drawn: dict[str, Any] = {"logprobs": around_the_trainer, "advantages": of_any_sign, "weights": of_any_sign}
@@ -173,6 +175,7 @@ def test_policy_losses_with_their_defaults(run: TrainingRun, oracle, terms: Call
     assert_same_gradient(run, oracle(batch, expected))
 
 
+@pytest.mark.conforms(60)
 def test_a_custom_loss_in_the_clients_two_passes_is_autograd_through_the_model(run: TrainingRun, oracle):
     batch = data(weights=all_in)
 

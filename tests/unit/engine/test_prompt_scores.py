@@ -63,6 +63,7 @@ def test_prompt_logprobs_and_the_likeliest_tokens(decoder: Decoder, tiny_model_d
     np.testing.assert_allclose(table.logprobs[1:], best.values, atol=1e-5)
 
 
+@pytest.mark.conforms(82)
 def test_a_table_wider_than_the_vocabulary_ends_in_absent_cells(decoder: Decoder, tiny_model_dir: Path):
     table = scored(decoder, tiny_model_dir, [1, 2], topk_prompt_logprobs=300).topk_prompt_logprobs
     assert table is not None
@@ -120,6 +121,7 @@ def test_an_adapter_is_scored_as_in_training(decoder: Decoder, tiny_model_dir: P
     np.testing.assert_allclose(result.prompt_logprobs[1:], expected, atol=1e-5)
 
 
+@pytest.mark.conforms(83)
 def test_alternatives_are_drawn_at_the_temperature_and_scored_without(
     decoder: Decoder, tiny_model_dir: Path, logprobs: Tensor
 ):

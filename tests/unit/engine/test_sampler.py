@@ -55,6 +55,7 @@ def test_greedy_completions_are_those_of_transformers(tiny_model: TinyModel, fam
         assert ours[:end] == expected[0, len(prompt) :].tolist()[:end]
 
 
+@pytest.mark.conforms(80)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_adapted", [False, True])
 def test_sampled_logprobs_are_the_trainers(tiny_model_dir: Path, is_adapted: bool, dtype: torch.dtype):

@@ -35,6 +35,7 @@ def run_all(scheduler: Scheduler) -> list[Outcome]:
     return outcomes
 
 
+@pytest.mark.conforms(39, 45)
 def test_operations_of_one_model_run_in_order_and_models_take_turns(decoder: Decoder):
     runs = {name: new_run(decoder, seed=seed) for seed, name in enumerate("ab")}
     started: list[str] = []

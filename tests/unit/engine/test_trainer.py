@@ -35,6 +35,7 @@ def test_packed_data_give_the_sum_of_what_each_gives_alone(decoder: Decoder):
     torch.testing.assert_close(packed.grads, alone.grads, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.conforms(49, 54)
 @pytest.mark.parametrize("max_tokens", [1, 20, 64])
 def test_micro_batches_change_neither_loss_nor_gradient_nor_order(decoder: Decoder, max_tokens: int):
     whole, cut = new_run(decoder), new_run(decoder)
@@ -110,6 +111,7 @@ def test_a_pass_whose_loss_is_not_finite_fails_and_leaves_the_gradient(decoder: 
     assert torch.equal(run.grads, before)
 
 
+@pytest.mark.conforms(63, 64)
 def test_optim_step_consumes_the_gradient_and_reports_its_norm(decoder: Decoder):
     run = new_run(decoder)
     run_pass(run, data())

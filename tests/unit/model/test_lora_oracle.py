@@ -77,6 +77,7 @@ def weighted_loss(model: Any, example: Datum) -> Tensor:
     return -(torch.from_numpy(example.loss_fn_inputs["weights"]) * picked).sum()
 
 
+@pytest.mark.conforms(27)
 @pytest.mark.parametrize(
     ("family", "targets"),
     [
@@ -146,6 +147,7 @@ def test_an_adapter_equals_its_merged_weights(tiny_model: Callable[..., Path], t
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.conforms(26)
 def test_a_fresh_adapter_changes_nothing(tiny_model: Callable[..., Path]):
     decoder, tokens = load_decoder(tiny_model("llama")), draw_tokens(25)
     adapter = Adapter.new(decoder.config, LoraSpec(rank=8, seed=3), CPU)

@@ -53,6 +53,7 @@ def failure_of(message: sdk_pb.ForwardBackwardRequest) -> UserError:
     return error
 
 
+@pytest.mark.conforms(46)
 def test_a_request_of_the_sdk_is_read_field_by_field():
     first = sdk_datum([5, 6], target_tokens=[6, 7], weights=[0.5, 1.0])
     second = sdk_datum([8], target_tokens=[9], weights=[-2.0])
@@ -68,12 +69,25 @@ def test_a_request_of_the_sdk_is_read_field_by_field():
     assert two.loss_fn_inputs["weights"].tolist() == [-2.0]
 
 
+@pytest.mark.conforms(46)
 def test_text_chunks_are_one_sequence():
     chunks: list[types.ModelInputChunk] = [types.EncodedTextChunk(tokens=[1, 2]), types.EncodedTextChunk(tokens=[3])]
     datum = types.Datum(model_input=types.ModelInput(chunks=chunks), loss_fn_inputs={})
     assert batch_of(sdk_message(datum)).data[0].tokens.tolist() == [1, 2, 3]
 
 
+@pytest.mark.conforms(46)
+def test_where_tokens_came_from_is_left_aside():
+    message = sdk_message(sdk_datum([5, 6], target_tokens=[6, 7]))
+    plain = batch_of(message)
+    message.data[0].model_input_spans.add().prompt_tokens.length = 2
+    message.data[0].loss_fn_input_spans.add().sampled_tokens.sequence_id = "s"
+    told = batch_of(message)
+    assert told.data[0].tokens.tolist() == plain.data[0].tokens.tolist()
+    assert told.data[0].loss_fn_inputs.keys() == plain.data[0].loss_fn_inputs.keys()
+
+
+@pytest.mark.conforms(57)
 def test_integer_weights_become_float32_and_targets_int64():
     datum = sdk_datum([1, 2], target_tokens=torch.tensor([1, 2]), weights=torch.tensor([1, 0]))
     inputs = batch_of(sdk_message(datum)).data[0].loss_fn_inputs
@@ -81,6 +95,7 @@ def test_integer_weights_become_float32_and_targets_int64():
     assert inputs["target_tokens"].dtype == np.int64
 
 
+@pytest.mark.conforms(46)
 def test_sparse_targets_and_weights_become_dense():
     weights = torch.tensor([[0.5, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, -1.0]])
     datum = sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS), weights=weights)
@@ -91,6 +106,7 @@ def test_sparse_targets_and_weights_become_dense():
     assert inputs["weights"].tolist() == weights.tolist()
 
 
+@pytest.mark.conforms(55)
 def test_the_newer_loss_configuration_wins():
     message = sdk_message(sdk_datum([1], target_tokens=[1]), loss_fn_config={"beta": 0.5, "mode": "x"})
     message.loss_fn_config["beta"] = 9.0
@@ -119,6 +135,7 @@ def test_sparse_columns_outside_the_shape_are_refused(column: int):
     assert "column indices" in failure_of(message).message
 
 
+@pytest.mark.conforms(59)
 def test_images_are_refused_by_name():
     chunk: types.ModelInputChunk = types.ImageChunk(data=b"x", format="png", expected_tokens=1)
     datum = types.Datum(model_input=types.ModelInput(chunks=[chunk]), loss_fn_inputs={})
@@ -133,6 +150,7 @@ def test_a_body_that_does_not_say_where_it_belongs_is_malformed(body: bytes):
         decode_protobuf(body)
 
 
+@pytest.mark.conforms(49)
 def test_the_sdk_reads_a_result_with_targets_of_several_widths_in_order():
     logprobs = [
         np.array([-1.0, -2.0], np.float32),
@@ -150,6 +168,7 @@ def test_the_sdk_reads_a_result_with_targets_of_several_widths_in_order():
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.conforms(12)
 def test_a_json_request_says_the_same_as_its_protobuf():
     sparse = types.TensorData.from_torch_sparse(torch.tensor(TARGETS))
     datum = sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS), weights=torch.ones(2, 8))

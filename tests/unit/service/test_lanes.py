@@ -23,6 +23,7 @@ def test_operations_start_at_once_when_they_come_in_order():
     assert lane.deadline is None
 
 
+@pytest.mark.conforms(40)
 def test_chunks_wait_for_the_first_chunk_which_is_sent_last():
     lane = new_lane()
     assert lane.arrive(2, 2, is_chunked=True, now=0.0) == []
@@ -37,6 +38,7 @@ def test_an_operation_that_is_never_chunked_proves_that_missing_numbers_will_not
     assert lane.deadline is None
 
 
+@pytest.mark.conforms(41)
 def test_a_gap_before_a_chunk_is_skipped_when_its_time_is_over():
     lane = new_lane()
     lane.arrive(2, 2, is_chunked=True, now=10.0)
@@ -69,6 +71,7 @@ def test_a_lane_that_ends_hands_out_everything_that_waits():
     assert new_lane().release_all() == []
 
 
+@pytest.mark.conforms(39)
 @given(st.permutations(range(1, 12)))
 def test_any_order_of_arrival_starts_everything_in_order(order: list[int]):
     lane = new_lane()
@@ -81,6 +84,7 @@ arrivals = st.lists(
 )
 
 
+@pytest.mark.conforms(41)
 @given(arrivals)
 def test_whatever_is_missing_every_operation_starts_in_order_or_is_refused_in_bounded_time(
     arrived: list[tuple[int, bool, float]],

@@ -55,6 +55,7 @@ def test_what_a_loss_reads_passes(good: TrainingBatch):
     check_batch(good, BASE)
 
 
+@pytest.mark.conforms(55, 56)
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
@@ -90,6 +91,7 @@ def test_a_bad_batch_gets_a_sentence(bad: TrainingBatch, sentence: str):
     assert sentence in caught.value.message
 
 
+@pytest.mark.conforms("stable_reinforce", "server-side custom losses")
 @pytest.mark.parametrize("loss_fn", ["stable_reinforce", "custom"])
 def test_losses_we_know_of_and_do_not_compute_are_refused_by_name(loss_fn: str):
     with pytest.raises(Unsupported, match=loss_fn):

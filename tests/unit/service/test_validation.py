@@ -88,6 +88,7 @@ def test_the_defaults_of_the_sdk_make_a_step():
     assert check_adam(AdamParams()) == AdamParams()
 
 
+@pytest.mark.conforms(29, "dimuon")
 def test_other_optimizers_are_refused_by_name():
     check_optimizer_family("adamw")
     with pytest.raises(Unsupported, match="dimuon"):

@@ -11,12 +11,14 @@ from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput
 from eztinker.worker.failures import failed
 
 
+@pytest.mark.conforms(35)
 @pytest.mark.parametrize("error", [InvalidInput("LoRA rank must be at least 1, got 0"), CheckpointDamaged("part x")])
 def test_our_own_errors_keep_their_category_code_and_sentence(error: EZTinkerError):
     event = failed("op", error)
     assert (event.op_id, event.category, event.code, event.message) == ("op", error.category, error.code, error.message)
 
 
+@pytest.mark.conforms(35)
 @pytest.mark.parametrize(
     ("error", "code", "advice"),
     [

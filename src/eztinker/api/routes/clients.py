@@ -34,7 +34,7 @@ async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
 @router.post("/client/dynamic_config")
 async def client_dynamic_config(request: Request, owner: Owner) -> dict[str, Any]:
     await read_body(request, max_bytes=MAX_JSON_BYTES)
-    return {"refresh_interval_sec": 300, "sample_cancel_enabled": True}
+    return {"refresh_interval_sec": 300, "sample_cancel_enabled": True, "sample_cancel_max_batch_size": 64}
 
 
 @router.get("/get_server_capabilities")
