@@ -26,7 +26,7 @@ from tests.servers import API_KEY, RunningServer, serving
 NUM_CLIENTS = 64 if os.environ.get("EZTINKER_FULL_SIZE") else 16
 NUM_STEPS = 5
 RANKS = (1, 4, 16, 3, 32)
-TARGETS: tuple[dict[str, bool], ...] = (
+TARGETS: tuple[dict[str, Any], ...] = (
     {},
     {"train_mlp": False},
     {"train_attn": False, "train_unembed": False},
