@@ -1,5 +1,5 @@
 """`python -m eztinker` is the `eztinker` command."""
 
-from eztinker.cli.app import main
+from eztinker.cli.app import run_process
 
-main()
+run_process()

@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 an expected failure with one line on stderr, 2 wrong usage
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 
 import typer
@@ -76,3 +78,15 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def run_process() -> None:
+    """`main` as a process of its own, which ends at once: the SDK's threads go on, and now and then abort a slow end."""
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
