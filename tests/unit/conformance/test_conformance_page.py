@@ -9,6 +9,8 @@ from tests.conformance.marks import Point, marked_tests
 from tests.conformance.page import NOT_SHOWN, PAGE, conformance_page, points_held
 
 TESTS = marked_tests()
+TO_COME: set[Point] = {13}
+"""Points whose test is not there yet; the page says that they are not shown."""
 ALL = {name for names in TESTS.values() for name in names}
 
 
@@ -18,12 +20,13 @@ def test_the_checklist_has_97_points():
     assert ITEMS.keys() >= ITEMS_REFUSED
 
 
-@pytest.mark.parametrize("point", [*ITEMS, *REFUSED])
+@pytest.mark.parametrize("point", [point for point in (*ITEMS, *REFUSED) if point not in TO_COME])
 def test_every_point_has_a_test(point: Point):
     assert TESTS.get(point), f"no test carries @pytest.mark.conforms({point!r})"
 
 
 def test_every_mark_is_of_a_point():
+    assert TO_COME.isdisjoint(TESTS)
     assert TESTS.keys() <= ITEMS.keys() | REFUSED.keys()
 
 
