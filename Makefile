@@ -11,10 +11,17 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo test conformance torture lint format bench docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
+=======
+.PHONY: help setup demo test torture full-size lint format bench docs clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+>>>>>>> main
 
 setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything in it, and fetch the embedded model
 
@@ -29,6 +36,9 @@ conformance: setup ## run the tests that show conformance and write docs/conform
 
 torture: setup ## kill engines and servers a thousand times under the unmodified SDK (hours)
 	OMP_NUM_THREADS=1 EZTINKER_TORTURE=full $(BIN)/pytest -v tests/torture
+
+full-size: setup ## run the tests of many clients and open polls at their full size, and print what they took
+	EZTINKER_FULL_SIZE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/e2e/test_concurrency.py tests/e2e/test_open_polls.py
 
 lint: $(VENV)/.installed ## check style and types
 	$(BIN)/ruff check .

@@ -73,7 +73,10 @@ class ServerConfig(BaseSettings):
         600.0, gt=0, description="An engine that has work and makes no progress for this long is killed and replaced."
     )
     poll_hold_seconds: float = Field(
-        30.0, gt=0, le=40, description="How long a poll for a result is held open; the official client waits 45 s."
+        30.0,
+        gt=0,
+        le=40,
+        description="How long a poll for a result is held open at most; the official client waits 45 s.",
     )
 
     @field_validator("base_model", mode="before")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from eztinker.config import ServerConfig
 
+_OPEN_FILES = 65536
+"""Four times as many as polls that may be held; macOS refuses a limit without an end."""
+
 
 def server(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -139,10 +142,22 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
 def _run(app: FastAPI, listener: socket.socket) -> None:
     from eztinker.api.http_server import http_server
 
+    _allow_many_connections()
     running = http_server(app)
     running.run(sockets=[listener])
     if not running.started:
         raise ServerError("The server did not start; the lines above say why")
+
+
+def _allow_many_connections() -> None:
+    """Every open poll is an open file, and most systems begin with a limit of 1,024 although they grant many more."""
+    try:
+        import resource
+    except ImportError:
+        return  # not a Unix; there is no such limit
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 @contextmanager

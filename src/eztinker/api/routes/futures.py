@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -23,6 +24,8 @@ router = APIRouter()
 
 MAX_UNANNOUNCED_BYTES = 1 << 20
 """A larger result is announced to clients that make room for it."""
+SHORTEST_HOLD = 0.5
+"""Share of the hold time. Polls that came together are let go one by one, or they would all come back together."""
 
 
 @router.post("/retrieve_future")
@@ -32,7 +35,7 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -
     Of a large result only the size, to a client that wants to make room first; it then asks for the result itself.
     """
     body = await read_json(request, RetrieveFutureBody)
-    hold_seconds = service.config.poll_hold_seconds
+    hold_seconds = service.config.poll_hold_seconds * random.uniform(SHORTEST_HOLD, 1)
     with service.polls.held(owner):
         outcome = await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds)
     match outcome:
