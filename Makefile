@@ -11,17 +11,10 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo test conformance torture lint format bench docs clean
+.PHONY: help setup demo test conformance torture full-size lint format bench docs clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
-=======
-.PHONY: help setup demo test torture full-size lint format bench docs clean
-
-help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
->>>>>>> main
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything in it, and fetch the embedded model
 
