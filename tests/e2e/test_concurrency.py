@@ -26,7 +26,7 @@ from tests.servers import API_KEY, RunningServer, serving
 NUM_CLIENTS = 64 if os.environ.get("EZTINKER_FULL_SIZE") else 16
 NUM_STEPS = 5
 RANKS = (1, 4, 16, 3, 32)
-TARGETS: tuple[dict[str, bool], ...] = (
+TARGETS: tuple[dict[str, Any], ...] = (
     {},
     {"train_mlp": False},
     {"train_attn": False, "train_unembed": False},
@@ -76,7 +76,7 @@ def train(server: RunningServer, number: int, started: Callable[[], object] = la
     rank, targets, loss_fn = RANKS[number % 5], TARGETS[number % 4], LOSSES[number % 7]
     data = batch(loss_fn, np.random.default_rng(number))
     with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as service:
-        trainer = service.create_lora_training_client(base_model="tiny", rank=rank, seed=number, **targets).result()
+        trainer = service.create_lora_training_client(base_model="tiny", rank=rank, seed=number, **targets).result()  # pyright: ignore[reportArgumentType]
         started()
         begin = time.perf_counter()
         steps = [step(trainer, data, loss_fn) for _ in range(NUM_STEPS)]
