@@ -25,7 +25,7 @@ test: setup ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)
 
 conformance: setup ## run the tests that show conformance and write docs/conformance.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2
+	OMP_NUM_THREADS=1 EZTINKER_FULL_SIZE=1 $(BIN)/python -m tests.conformance -n 2
 
 torture: setup ## kill engines and servers a thousand times under the unmodified SDK (hours)
 	OMP_NUM_THREADS=1 EZTINKER_TORTURE=full $(BIN)/pytest -v tests/torture

@@ -91,6 +91,7 @@ def step(trainer: tinker.TrainingClient, data: list[types.Datum], loss_fn: Any) 
     return loss.result().metrics["loss:sum"], metrics["unclipped_grad_l2:mean"]
 
 
+@pytest.mark.conforms(45)
 def test_every_client_of_many_has_the_curve_it_has_alone(server: RunningServer):
     alone = [train(server, number) for number in range(NUM_CLIENTS)]
     all_have_a_run = threading.Barrier(NUM_CLIENTS).wait

@@ -109,6 +109,7 @@ def ask_often(http: httpx.Client, path: str) -> list[float]:
     return seconds
 
 
+@pytest.mark.conforms(13)
 def test_thousands_of_open_polls_hold_nobody_up(server: RunningServer):
     seconds = asyncio.run(work_beside_polls(server))
     percentiles = statistics.quantiles(seconds, n=100)

@@ -29,6 +29,7 @@ from tests.wire import (
 
 @pytest.mark.conforms(30)
 def test_a_poll_is_held_and_then_told_the_state_of_the_queue(http: httpx.Client):
+    new_run(http)  # by then the engine has started, which is a state of its own
     stalled = post(http, "/asample", **sample_body(new_sampler(http), token=STALL))["request_id"]
     started = time.monotonic()
     answer = http.post("/retrieve_future", json={"request_id": stalled})

@@ -58,7 +58,8 @@ def is_full(response: httpx.Response) -> bool:
 
 def replace_engine(server: RunningServer) -> None:
     engine = server.app.state.service.engine
-    dying = engine.ready
+    while (dying := engine.ready) is None:
+        time.sleep(0.01)
     os.kill(dying.pid, signal.SIGKILL)
     while engine.ready in (None, dying):
         time.sleep(0.01)

@@ -39,6 +39,6 @@ def test_a_point_is_shown_only_if_all_its_tests_passed():
     }
     assert points_held(tests, {"tests/b.py::test_two"}) == {2}
     page = conformance_page(tests, {"tests/b.py::test_two"})
-    assert "**1 of 97 hold**" in page
+    assert "**1 of 97 points hold**" in page
     assert page.count(NOT_SHOWN) == 96 + len(REFUSED)
     assert "[one](../tests/a.py)<br>[two](../tests/b.py)" in page
