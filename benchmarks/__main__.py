@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import control_plane, decode, main_job, prefill, tenants, training
+from benchmarks import control_plane, decode, main_job, prefill, training
 from benchmarks.engine import EngineInference
 from benchmarks.measurement import Measurement
 from benchmarks.peer_transformers import TransformersInference
@@ -62,7 +62,6 @@ def _measure(model: BaseModel, dtype: str, arguments: argparse.Namespace) -> Ite
         yield from decode.measure(ours, peer, limits, model.vocab_size, arguments.rounds)
         yield from prefill.measure(ours, peer, limits, model.vocab_size, 3 * arguments.rounds)
     yield from training.measure(*shared, limits, model.vocab_size, arguments.rounds)
-    yield from tenants.measure(*shared, model.vocab_size, 3 * arguments.rounds)
     yield control_plane.measure(arguments.rounds)
     if arguments.main_job:
         yield main_job.measure()

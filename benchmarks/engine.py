@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_RANK, TENANT_RANKS, TrainingBatch
+from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_RANK, TrainingBatch
 from eztinker.engine.prefill import Prompt, PromptReader
 from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.sampler import Sampler
@@ -64,33 +64,6 @@ class EngineTraining:
             pass
         self._run.optim_step(AdamParams(learning_rate=LEARNING_RATE))
         return work.loss / batch.num_loss_tokens
-
-
-class EngineTenants:
-    """LoRA training of an adapter per tenant, all of the same base model, each on one sequence of a batch."""
-
-    def __init__(self, directory: Path, dtype: str, num_threads: int, together: bool) -> None:
-        """Args: together: all tenants in one pass, or else one after the other."""
-        set_up_cpu(num_threads)
-        decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
-        specs = [LoraSpec(rank=rank, seed=0, alpha=LORA_ALPHA, train_unembed=False) for rank in TENANT_RANKS]
-        self._runs = [
-            TrainingRun("benchmark", decoder, Adapter.new(decoder.config, spec, decoder.device)) for spec in specs
-        ]
-        self._together = together
-
-    def train_step(self, batch: TrainingBatch) -> float:
-        """Forward, backward and AdamW for every tenant; gives the mean loss per token before the step."""
-        passes = [
-            Pass(run, [_datum(tokens, batch.num_prompt_tokens)], "cross_entropy", {}, forward_only=False)
-            for run, tokens in zip(self._runs, batch.tokens, strict=True)
-        ]
-        for group in [passes] if self._together else [[each] for each in passes]:
-            for _ in PackedBatch(group, MAX_TRAIN_TOKENS).run():
-                pass
-        for run in self._runs:
-            run.optim_step(AdamParams(learning_rate=LEARNING_RATE))
-        return sum(each.loss for each in passes) / batch.num_loss_tokens
 
 
 def _prompt(tokens: list[int], num_new_tokens: int) -> Prompt:

@@ -10,8 +10,6 @@ LORA_RANK = 8
 LORA_ALPHA = 32
 ADAPTED_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LEARNING_RATE = 1e-4
-TENANT_RANKS = (1, 8, 32, 4, 16, 8, 2, 64)
-"""Of the adapters of eight tenants."""
 
 COMPLETION_SHARE = 0.25
 """Part of each training sequence, at its end, that carries loss: a prompt is followed by a short answer."""

@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def run_process() -> None:
-    """`main` as a process of its own, which ends at once: the SDK's threads go on, and now and then abort a slow end."""
+    """`main`, and then the end of the process at once: threads of the SDK go on, and may abort a slower end."""
     try:
         main()
     except SystemExit as end:

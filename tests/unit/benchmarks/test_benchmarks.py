@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from benchmarks import control_plane
-from benchmarks.engine import EngineInference, EngineTenants, EngineTraining
+from benchmarks.engine import EngineInference, EngineTraining
 from benchmarks.measurement import Measurement
 from benchmarks.peer_peft import PeftTraining
 from benchmarks.peer_transformers import TransformersInference
 from benchmarks.process import Side, race
 from benchmarks.report import COLUMNS, write_csv, write_plot
 from benchmarks.roofline import Limits, Machine
-from benchmarks.workload import TENANT_RANKS, draw_prompts, draw_training_batch
+from benchmarks.workload import draw_prompts, draw_training_batch
 from tests.unit.benchmarks.short_lived_memory import ShortLivedMemory
 
 
@@ -45,13 +45,6 @@ def test_both_sides_see_the_same_loss_and_lower_it(model_dir: Path):
     assert first[0] == pytest.approx(first[1], rel=1e-5)
     assert second[0] < first[0]
     assert second[1] < first[1]
-
-
-def test_tenants_see_the_same_loss_together_and_in_turn(model_dir: Path):
-    batch = draw_training_batch(len(TENANT_RANKS), 16, 256)
-    together, in_turn = (EngineTenants(model_dir, "float32", 1, each) for each in (True, False))
-    for _ in range(2):
-        assert together.train_step(batch) == pytest.approx(in_turn.train_step(batch), rel=1e-5)
 
 
 def test_the_control_plane_is_measured_with_a_real_server(monkeypatch: pytest.MonkeyPatch):
