@@ -11,7 +11,7 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance torture full-size lint format bench docs clean
+.PHONY: help setup demo test kills conformance torture full-size lint format bench docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -21,8 +21,11 @@ setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything 
 demo: setup ## train a real model by rejection sampling and show its accuracy rise
 	$(BIN)/eztinker demo
 
-test: setup ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)
+test: setup ## run the tests (all but the kills)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture
+
+kills: setup ## kill engines and servers dozens of times under the unmodified SDK (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/torture
 
 conformance: setup ## run the tests that show conformance and write docs/conformance.md
 	OMP_NUM_THREADS=1 EZTINKER_FULL_SIZE=1 $(BIN)/python -m tests.conformance -n 2
