@@ -33,7 +33,7 @@ def test_a_poll_is_held_and_then_told_the_state_of_the_queue(http: httpx.Client)
     stalled = post(http, "/asample", **sample_body(new_sampler(http), token=STALL))["request_id"]
     started = time.monotonic()
     answer = http.post("/retrieve_future", json={"request_id": stalled})
-    assert time.monotonic() - started > 0.4  # the hold of this server is 0.5 s
+    assert time.monotonic() - started > 0.3  # this server holds for 0.33 to 0.5 s
     assert (answer.status_code, answer.json()["queue_state"]) == (408, "active")
 
 

@@ -13,6 +13,7 @@ import eztinker.api
 from eztinker import errors
 from eztinker.api.errors import error_response
 from eztinker.api.http_server import http_server
+from eztinker.api.routes.futures import SHORTEST_HOLD
 from eztinker.config import ServerConfig
 from eztinker.errors import (
     Cancelled,
@@ -66,4 +67,5 @@ def test_an_idle_connection_is_kept_for_longer_than_clients_pause():
 
 @pytest.mark.conforms(30)
 def test_a_poll_is_held_for_a_good_while_and_for_less_than_a_client_waits():
-    assert 20 <= ServerConfig.model_fields["poll_hold_seconds"].default <= 40
+    longest = ServerConfig.model_fields["poll_hold_seconds"].default
+    assert 20 <= longest * SHORTEST_HOLD <= longest <= 40

@@ -24,7 +24,7 @@ router = APIRouter()
 
 MAX_UNANNOUNCED_BYTES = 1 << 20
 """A larger result is announced to clients that make room for it."""
-SHORTEST_HOLD = 0.5
+SHORTEST_HOLD = 2 / 3
 """Share of the hold time. Polls that came together are let go one by one, or they would all come back together."""
 
 
