@@ -96,9 +96,9 @@ def test_a_result_wakes_a_held_poll_at_once(tmp_path: Path, monkeypatch: pytest.
     with serving_scripted(tmp_path / "data", poll_hold_seconds=40) as server, server.client() as http:
         model_id = new_run(http)
         second = send_chunk(http, chunk(model_id, 2))
-        poll = {"json": {"request_id": second}, "headers": {"accept": PROTOBUF}}
+        body, headers = {"request_id": second}, {"accept": PROTOBUF}
         with ThreadPoolExecutor(1) as pool:
-            held = pool.submit(http.post, "/retrieve_future", **poll)
+            held = pool.submit(http.post, "/retrieve_future", json=body, headers=headers)
             time.sleep(0.1)  # let the poll arrive and be held
             send_chunk(http, chunk(model_id, 1))
             assert loss_of(held.result(timeout=15)) == 2.0  # long before the next poll could have come
