@@ -56,6 +56,9 @@ RECORDS: dict[str, type[Body]] = {
     "SaveWeightsExternalRequest": bodies.SaveExternalBody,
     "LoadWeightsRequest": bodies.LoadWeightsBody,
     "CreateSamplingSessionRequest": bodies.CreateSamplingSessionBody,
+    "JoinSamplingSessionRequest": bodies.JoinSamplingSessionBody,
+    "FuturesRetrieveRequest": bodies.RetrieveFuturesBody,
+    "SamplingSessionFuturesTarget": bodies.SamplingClientBody,
     "SampleRequest": SampleBody,
     "SamplingParams": SamplingParamsBody,
     "FutureRetrieveRequest": bodies.RetrieveFutureBody,
@@ -80,8 +83,6 @@ QUERIES = {
 
 NOT_SERVED = {
     "CreateCustomLossRequest": "/create_custom_loss",
-    "JoinSamplingSessionRequest": "/join_sampling_session",
-    "FuturesRetrieveRequest": "/retrieve_futures",
 }
 """Requests of features whose client flags are off: the route is not there."""
 
@@ -99,7 +100,6 @@ UNREAD_TYPES = {
 }
 UNREAD_FIELDS = {
     "type": "names the request, and so does its route",
-    "allow_metadata_only": "allows an answer that clients need not get",
     "model_input_spans": "as PromptProvenanceSpan",
     "loss_fn_input_spans": "as PromptProvenanceSpan",
 }
