@@ -69,7 +69,12 @@ def run(config: RejectionSFTConfig) -> dict[str, Any]:
 
 def in_another_process(code: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-c", f"import json\nfrom {__name__} import *\nprint(json.dumps({code}))"],
+        # The SDK's threads go on, and now and then abort a slower end.
+        [
+            sys.executable,
+            "-c",
+            f"import json\nfrom {__name__} import *\nprint(json.dumps({code}), flush=True)\nos._exit(0)",
+        ],
         cwd=Path(__file__).parent,
         env=os.environ.copy(),
         capture_output=True,

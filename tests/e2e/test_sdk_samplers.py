@@ -87,12 +87,13 @@ def test_a_named_checkpoint_is_sampled_and_known_by_its_base_model(
 # --- from other processes ---
 
 OTHER_PROCESS = """
-import json, pickle, sys
+import json, os, pickle, sys
 import tinker
 prompt = tinker.types.ModelInput.from_ints(json.loads(sys.argv[1]))
 copies = [pickle.load(open(sys.argv[2], "rb")), tinker.SamplingClient.from_sampler_handle(sys.argv[3])]
 scores = [[copy.compute_logprobs(prompt).result() for _ in range(2)] for copy in copies]
-print(json.dumps({"scores": scores, "clones": [copy._cloned_sampler_id for copy in copies]}))
+print(json.dumps({"scores": scores, "clones": [copy._cloned_sampler_id for copy in copies]}), flush=True)
+os._exit(0)  # the SDK's threads go on, and now and then abort a slower end
 """
 
 
