@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from eztinker.errors import AlreadyExists, ConfigError, StaleEpoch
+from eztinker.errors import AlreadyExists, StaleEpoch
 from eztinker.oplog import checkpoints, epochs, models, operations, payloads, sessions, snapshots
 from eztinker.oplog.rows import (
     Checkpoint,
@@ -24,7 +24,6 @@ from eztinker.oplog.rows import (
     Session,
     Snapshot,
 )
-from eztinker.oplog.schema import SCHEMA_VERSION
 from eztinker.oplog.store import Store
 from eztinker.types import CheckpointKind, Page
 
@@ -356,13 +355,3 @@ def test_a_run_that_ended_keeps_its_first_reason(store: Store):
     row = asyncio.run(store.write(end_twice))
     assert row is not None
     assert row.status is ModelStatus.UNLOADED
-
-
-@pytest.mark.parametrize(("version", "advice"), [(SCHEMA_VERSION + 1, "upgrade"), (1, "another data directory")])
-def test_a_log_of_another_version_is_refused_with_a_sentence(path: Path, version: int, advice: str):
-    Store(path).close()
-    with sqlite3.connect(path) as db:
-        db.execute("UPDATE schema_version SET version = ?", (version,))
-    db.close()
-    with pytest.raises(ConfigError, match=f"schema version {version}.*{advice}"):
-        Store(path)

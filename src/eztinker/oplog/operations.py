@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, case, func, select, update
 
 from eztinker.oplog import epochs, payloads, queries
 from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus
@@ -136,11 +136,12 @@ def expire_results(db: Connection, finished_before: datetime) -> None:
 
 
 def _pending(op_id: str):
-    """An outcome is written once, and takes the next place in its lane."""
+    """An outcome is written once, and takes the next place in its lane. The plan has served its purpose and goes."""
     others = operations.alias()
     place = select(func.coalesce(func.max(others.c.completion), 0) + 1).where(others.c.lane == operations.c.lane)
     pending = update(operations).where(operations.c.op_id == op_id, operations.c.status == OperationStatus.PENDING)
-    return pending.values(completion=place.scalar_subquery())
+    emptied = case((operations.c.plan.is_not(None), b""))
+    return pending.values(completion=place.scalar_subquery(), plan=emptied)
 
 
 def _payload(is_kept: bool) -> dict[str, None]:

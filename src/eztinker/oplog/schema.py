@@ -1,4 +1,7 @@
-"""The tables of the operation log. Every row has an owner; every time is UTC with its zone."""
+"""The tables of the operation log as this program uses them. Every row has an owner; every time is UTC with its zone.
+
+Whoever changes them writes the migration too: a file in `migrations/versions`, whose number becomes SCHEMA_VERSION.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -44,8 +47,6 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 metadata = MetaData()
-
-schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 
 sessions = Table(
     "sessions",
@@ -159,7 +160,12 @@ operations = Table(
     UniqueConstraint("lane", "seq_id"),
     Index("operations_by_completion", "lane", "completion"),
     Index("operations_by_status", "status", "finished_at"),
-    Index("operations_by_payload", "payload"),
+)
+Index(
+    "operations_by_payload",
+    operations.c.payload,
+    sqlite_where=operations.c.payload.is_not(None),
+    postgresql_where=operations.c.payload.is_not(None),
 )
 
 snapshots = Table(

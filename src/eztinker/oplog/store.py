@@ -1,7 +1,6 @@
-"""The database file of the operation log: one writer with group commit, readers beside it.
+"""The operation log as its users see it: one writer with group commit, readers beside it.
 
-SQLite in WAL mode with synchronous=FULL. A change is durable when `write` returns: what is acknowledged to a client
-after it survives a power cut.
+A change is durable when `write` returns: what is acknowledged to a client after it survives a power cut.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import ConfigError, LogUnwritable
+from eztinker.errors import LogUnwritable
 from eztinker.failpoints import reach
-from eztinker.oplog.schema import SCHEMA_VERSION, metadata, schema_version
+from eztinker.oplog.database import open_database
+from eztinker.oplog.upgrade import bring_up_to_date
 
 T = TypeVar("T")
 
@@ -35,13 +35,17 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the database at `path`, or make it.
+        """Open the database at `path`, or make it; one of an older program is brought up to date.
 
         Raises:
-            ConfigError: another version of the program has written it.
+            ConfigError: it cannot be used, for example because a newer program has written it.
         """
-        self._engine = _open(path)
-        _prepare_schema(self._engine)
+        self._engine = open_database(path)
+        try:
+            bring_up_to_date(self._engine, path)
+        except BaseException:
+            self._engine.dispose()
+            raise
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
@@ -130,38 +134,3 @@ def _settle(change: _Change, *, result: Any = None, error: Exception | None = No
         change.done.set_exception(error)
     else:
         change.done.set_result(result)
-
-
-def _open(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions behind our back
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    return engine
-
-
-def _prepare_schema(engine: Engine) -> None:
-    with engine.begin() as connection:
-        if not inspect(connection).has_table(schema_version.name):
-            metadata.create_all(connection)
-            connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
-            return
-        version = connection.execute(select(schema_version.c.version)).scalar_one()
-    if version < SCHEMA_VERSION:
-        raise ConfigError(
-            f"The operation log has schema version {version}, from before the first release, and this program needs "
-            f"{SCHEMA_VERSION}; use another data directory"
-        )
-    if version > SCHEMA_VERSION:
-        raise ConfigError(
-            f"The operation log has schema version {version}, and this program knows versions up to {SCHEMA_VERSION}; "
-            "upgrade eztinker, or use another data directory"
-        )

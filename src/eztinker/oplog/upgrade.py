@@ -1,0 +1,190 @@
+"""Bringing the log of an older program to the present schema: a backup first, then all changes in one transaction.
+
+A process that dies on the way leaves the old log, which the next start upgrades, or the new one. A log that is new is
+made from `schema.metadata` at once; a test holds that the migrations lead to the same tables. So Alembic, which takes
+half a second to import, is imported for an upgrade only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy.exc import DBAPIError
+
+from eztinker.errors import ConfigError
+from eztinker.failpoints import reach
+from eztinker.oplog.schema import SCHEMA_VERSION, metadata
+
+log = logging.getLogger(__name__)
+
+FIRST_VERSION = 2
+"""The oldest schema from which migrations lead on."""
+VERSION_TABLE = "alembic_version"
+OLD_VERSION_TABLE = "schema_version"
+"""Of logs that were made before there were migrations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migrations:
+    """The versions of the schema, and where the steps between them are."""
+
+    newest: int
+    directories: tuple[Path, ...]
+
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+OURS = Migrations(SCHEMA_VERSION, (MIGRATIONS / "versions",))
+
+
+def bring_up_to_date(engine: Engine, path: Path, migrations: Migrations = OURS) -> None:
+    """Make the tables in a new database, upgrade those of an older one, and leave one that is up to date alone.
+
+    Raises:
+        ConfigError: the file is no operation log, or one of a newer program; or there was no room to upgrade it.
+    """
+    try:
+        with engine.connect() as connection:
+            version = _version(connection, path)
+        if version is None:
+            _create(engine)
+        elif version != migrations.newest:
+            _check(version, migrations.newest)
+            _upgrade(engine, path, version, migrations)
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise ConfigError(
+            f"The operation log {path} cannot be opened or upgraded ({reason}); it is as it was. See that its disk has "
+            "room for a second copy of it and can be written, or use another data directory"
+        ) from error
+
+
+def backup_path(path: Path, version: int) -> Path:
+    """Where the log at `path` is copied before it is upgraded from `version`."""
+    return path.with_name(f"{path.stem}.version-{version}{path.suffix}")
+
+
+def run_migrations(connection: Connection, migrations: Migrations = OURS) -> None:
+    """Take the tables from where they are to the newest version, in the transaction of `connection`."""
+    from alembic import command
+
+    command.upgrade(alembic_config({"connection": connection}, migrations), "head")
+
+
+def alembic_config(target: dict[str, object], migrations: Migrations = OURS):
+    """Alembic's settings, without an ini file; `target` says to `migrations/env.py` what to run on."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("version_locations", os.pathsep.join(map(str, migrations.directories)))
+    config.attributes["target"] = target
+    return config
+
+
+def _version(connection: Connection, path: Path) -> int | None:
+    """That of the tables, None if there are none."""
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        return None
+    for table, column in ((VERSION_TABLE, "version_num"), (OLD_VERSION_TABLE, "version")):
+        if table in tables:
+            return int(connection.exec_driver_sql(f"SELECT {column} FROM {table}").scalar_one())
+    raise ConfigError(f"{path} is a database, but not an operation log; use another data directory")
+
+
+def _check(version: int, newest: int) -> None:
+    if version < FIRST_VERSION:
+        raise ConfigError(
+            f"The operation log has schema version {version}, from before the first release, and this program needs "
+            f"{newest}; use another data directory"
+        )
+    if version > newest:
+        raise ConfigError(
+            f"The operation log has schema version {version}, and this program knows versions up to {newest}; "
+            "upgrade eztinker, or use another data directory"
+        )
+
+
+def _create(engine: Engine) -> None:
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        _stamp(connection, SCHEMA_VERSION)
+
+
+def _stamp(connection: Connection, version: int) -> None:
+    """Write the version down as Alembic does."""
+    connection.exec_driver_sql(
+        f"CREATE TABLE {VERSION_TABLE} ("
+        f"version_num VARCHAR(32) NOT NULL, CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))"
+    )
+    connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{version}')")
+
+
+def _upgrade(engine: Engine, path: Path, version: int, migrations: Migrations) -> None:
+    reach("upgrade.begin")
+    backup = _back_up(path, version)
+    with engine.connect() as connection:
+        # A table that is made anew under its old name must not take the rows that refer to it along.
+        connection.connection.execute("PRAGMA foreign_keys=OFF")  # pyright: ignore[reportAttributeAccessIssue]
+        with connection.begin():
+            if not inspect(connection).has_table(VERSION_TABLE):
+                _stamp(connection, version)
+            run_migrations(connection, migrations)
+            _require_references(connection)
+            reach("upgrade.commit")
+        connection.invalidate()  # the next one comes with foreign keys
+    reach("upgrade.committed")
+    log.info(
+        "The operation log was upgraded from schema version %d to %d; as it was, it is in %s",
+        version,
+        migrations.newest,
+        backup,
+        extra={"event": "log_upgraded"},
+    )
+
+
+def _back_up(path: Path, version: int) -> Path:
+    """A copy of the log on disk, whole under its name or not there."""
+    backup = backup_path(path, version)
+    partial = backup.with_name(backup.name + ".partial")
+    _remove(partial)
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(partial)) as copy:
+            reach("upgrade.backup")
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, with nothing beside it
+        reach("upgrade.copied")
+        _flush(partial)
+        partial.rename(backup)
+        _flush(path.parent)
+    except BaseException:
+        _remove(partial)
+        raise
+    reach("upgrade.backed_up")
+    return backup
+
+
+def _remove(partial: Path) -> None:
+    """A copy that was not finished, with what SQLite may have left beside it."""
+    for leftover in partial.parent.glob(partial.name + "*"):
+        leftover.unlink()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_references(connection: Connection) -> None:
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    assert not broken, f"a migration left rows that refer to nothing: {broken[:3]}"
