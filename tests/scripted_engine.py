@@ -2,7 +2,7 @@
 
     forward_backward  logprobs -1, -2, -3 ... and `loss:sum` = number of operations this run has done so far
     optim_step        metrics {"step": ...}; one with a learning rate of 0 is refused, and counts all the same
-    sample            the prompt's last token + 1, + 2, ... up to max_tokens
+    sample            the prompt's last token + 1, + 2, ... up to max_tokens, and at most 4 or the prompt's length
     saves             a checkpoint with one file, whose step is that number; a load takes it from there, unless the file
                       `no_memory` is in SCRIPTED_ENGINE_DIRECTORY
 
@@ -136,7 +136,7 @@ def sample(command: Sample) -> AnyEvent | None:
     act_on(int(prompt[0]))
     if prompt[0] == STALL and not is_marked("go_on"):
         return None
-    num_tokens = min(command.request.params.max_tokens, 4)
+    num_tokens = min(command.request.params.max_tokens, max(4, len(prompt)))
     sequence = SampledSequence(
         tokens=prompt[-1].astype(np.int32) + np.arange(1, num_tokens + 1, dtype=np.int32),
         logprobs=-np.ones(num_tokens, dtype=np.float32),

@@ -69,6 +69,11 @@ class ServerConfig(BaseSettings):
     snapshot_seconds: float = Field(
         60.0, gt=0, description="A training run that is in use is also snapshotted this long after the last time."
     )
+    max_result_bytes: int = Field(
+        2**30,
+        ge=2**20,
+        description="What results may take in the operation log while clients have not fetched them; the oldest go.",
+    )
     engine_stall_seconds: float = Field(
         600.0, gt=0, description="An engine that has work and makes no progress for this long is killed and replaced."
     )

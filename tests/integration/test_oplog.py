@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Connection
 
@@ -355,3 +356,35 @@ def test_a_run_that_ended_keeps_its_first_reason(store: Store):
     row = asyncio.run(store.write(end_twice))
     assert row is not None
     assert row.status is ModelStatus.UNLOADED
+
+
+def test_above_their_limit_the_oldest_results_go_and_the_promises_stay(store: Store):
+    def scenario(db: Connection) -> tuple[list[int], list[str]]:
+        dropped = []
+        for seq_id in range(5):
+            operations.append(db, operation(f"op-{seq_id}", seq_id=seq_id))
+            operations.finish(
+                db, f"op-{seq_id}", epoch=1, media_type="x", result=bytes(100), keeps_payload=False,
+                now=NOW + timedelta(seconds=seq_id))  # fmt: skip
+            dropped.append(operations.drop_oldest_results(db, 300))
+        repeats = [operations.append(db, operation("again", seq_id=seq_id)) for seq_id in range(5)]
+        return dropped, [f"{row.op_id} {row.status} {len(row.result or b'')}" for row in repeats]
+
+    asyncio.run(store.write(lambda db: epochs.begin(db, NOW)))
+    assert asyncio.run(store.write(scenario)) == (
+        [0, 0, 0, 1, 1],
+        ["op-0 expired 0", "op-1 expired 0", "op-2 done 100", "op-3 done 100", "op-4 done 100"],
+    )
+
+
+def test_the_plan_of_an_operation_goes_with_its_outcome_and_its_number_still_counts_as_run(store: Store):
+    def scenario(db: Connection) -> tuple[bytes | None, int]:
+        planned = msgspec.structs.replace(operation("op", seq_id=7), plan=b"what to do")
+        operations.append(db, planned)
+        before = operations.last_run(db, "run")
+        finish(db, "op")
+        row = operations.get(db, "op")
+        assert row is not None
+        return row.plan, operations.last_run(db, "run") - before
+
+    assert asyncio.run(store.write(scenario)) == (b"", 7)

@@ -83,6 +83,9 @@ def server(
     snapshot_seconds: Annotated[
         float | None, typer.Option(help="Longest time between snapshots of a run in use.", show_default="60")
     ] = None,
+    max_result_bytes: Annotated[
+        int | None, typer.Option(help="What results that wait for clients may take.", show_default="1073741824")
+    ] = None,
     engine_stall_seconds: Annotated[
         float | None, typer.Option(help="A busy engine silent for this long is replaced.", show_default="600")
     ] = None,
@@ -115,6 +118,7 @@ def server(
         session_timeout_seconds=session_timeout_seconds,
         snapshot_operations=snapshot_operations,
         snapshot_seconds=snapshot_seconds,
+        max_result_bytes=max_result_bytes,
         engine_stall_seconds=engine_stall_seconds,
         poll_hold_seconds=poll_hold_seconds,
     )

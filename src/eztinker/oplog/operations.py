@@ -12,6 +12,8 @@ from eztinker.oplog import epochs, payloads, queries
 from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus
 from eztinker.oplog.schema import operations
 
+_WITHOUT_RESULT = {"status": OperationStatus.EXPIRED, "result": None}
+
 
 def append(db: Connection, operation: Operation, payload: bytes | None = None) -> Operation:
     """Store `operation`, or return the one that has its lane and number already: a repeat is the same operation."""
@@ -123,7 +125,30 @@ def drop_fetched(db: Connection, lane: str, op_ids: Collection[str]) -> None:
         operations.c.lane == lane,
         operations.c.status == OperationStatus.DONE,
     )
-    db.execute(named.values(status=OperationStatus.EXPIRED, result=None), [{"fetched": op_id} for op_id in op_ids])
+    db.execute(named.values(**_WITHOUT_RESULT), [{"fetched": op_id} for op_id in op_ids])
+
+
+def drop_results(db: Connection, op_ids: Collection[str]) -> None:
+    """Drop the results of these operations."""
+    if op_ids:
+        named = update(operations).where(
+            operations.c.op_id == bindparam("named"), operations.c.status == OperationStatus.DONE
+        )
+        db.execute(named.values(**_WITHOUT_RESULT), [{"named": op_id} for op_id in op_ids])
+
+
+def drop_oldest_results(db: Connection, max_bytes: int) -> int:
+    """Drop the oldest results until all that are left take at most `max_bytes`; gives how many went."""
+    newer_bytes = func.sum(func.length(operations.c.result)).over(
+        order_by=(operations.c.finished_at.desc(), operations.c.op_id)
+    )
+    done = select(operations.c.op_id, newer_bytes.label("newer_bytes")).where(
+        operations.c.status == OperationStatus.DONE
+    )
+    ranked = done.subquery()
+    surplus = db.execute(select(ranked.c.op_id).where(ranked.c.newer_bytes > max_bytes)).scalars().all()
+    drop_results(db, surplus)
+    return len(surplus)
 
 
 def expire_results(db: Connection, finished_before: datetime) -> None:
@@ -131,7 +156,7 @@ def expire_results(db: Connection, finished_before: datetime) -> None:
     db.execute(
         update(operations)
         .where(operations.c.status == OperationStatus.DONE, operations.c.finished_at < finished_before)
-        .values(status=OperationStatus.EXPIRED, result=None)
+        .values(**_WITHOUT_RESULT)
     )
 
 

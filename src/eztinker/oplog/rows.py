@@ -145,7 +145,8 @@ class Operation(Record, kw_only=True):
     payload: str | None = None
     """Digest of the command, kept while recovering the run may need it."""
     plan: bytes | None = None
-    """What the outcome is to be made into, empty once that is done; None for a sample, and for what was refused at once."""
+    """What the outcome is to be made into, empty once that is done; None for a sample and for what was refused at
+    once."""
     epoch: int | None = None
     """The engine that gave the outcome."""
     media_type: str | None = None

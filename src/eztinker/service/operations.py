@@ -22,6 +22,7 @@ from eztinker.service.access import owned
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import Answer
 from eztinker.service.fair_share import Room
+from eztinker.service.fetched_results import FetchedResults
 from eztinker.service.new_operation import NewOperation, Refused
 from eztinker.service.plans import Change, store_failure
 from eztinker.types import Record
@@ -56,6 +57,7 @@ class Operations:
         self._store = store
         self._clock = clock
         self._room = Room(MAX_UNSETTLED, "requests waiting")
+        self._fetched = FetchedResults()
         self._unsettled: dict[str, _Unsettled] = {}
         self._next_outcomes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         """By lane; an event lives as long as somebody waits for it."""
@@ -113,11 +115,15 @@ class Operations:
         """
         unsettled = self._unsettled.get(op_id)
         if unsettled is None or unsettled.owner != owner:
-            return _outcome(await self._get(owner, op_id))
-        await asyncio.wait(
-            {unsettled.outcome, self._polls_released}, timeout=hold_seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        return unsettled.outcome.result() if unsettled.outcome.done() else None
+            outcome = _outcome(await self._get(owner, op_id))
+        else:
+            await asyncio.wait(
+                {unsettled.outcome, self._polls_released}, timeout=hold_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            outcome = unsettled.outcome.result() if unsettled.outcome.done() else None
+        if isinstance(outcome, Done):
+            self._fetched.hand_out(op_id, len(outcome.body), self._clock.monotonic())
+        return outcome
 
     def release_polls(self) -> None:
         """Hold no poll any longer: the server stops, and the client asks the next one."""
@@ -128,10 +134,29 @@ class Operations:
         """Set as soon as one more operation of the lane has its outcome in the log."""
         return self._next_outcomes.setdefault(lane, asyncio.Event())
 
-    async def expire_results(self, retention: timedelta) -> None:
-        """Drop the results that have been there for longer than `retention`."""
+    async def expire_results(self, retention: timedelta, max_bytes: int) -> None:
+        """Drop the results that clients have had for a while, and those that nobody asks for.
+
+        Args:
+            retention: how long a result waits for its client.
+            max_bytes: what all results may take; above it the oldest go.
+        """
         oldest = self._clock.now() - retention
-        await self._store.write(lambda db: operations.expire_results(db, oldest))
+        fetched = self._fetched.take_due(self._clock.monotonic())
+
+        def expire(db: Connection) -> int:
+            operations.drop_results(db, fetched)
+            operations.expire_results(db, oldest)
+            return operations.drop_oldest_results(db, max_bytes)
+
+        if num_dropped := await self._store.write(expire):
+            log.warning(
+                "Results took more than %d bytes; the oldest %d that no client had fetched were dropped. "
+                "max_result_bytes sets the limit",
+                max_bytes,
+                num_dropped,
+                extra={"event": "results_dropped"},
+            )
 
     async def stop(self) -> None:
         """Give up outcomes that cannot be stored; the log has their operations as pending."""
@@ -241,4 +266,6 @@ def _outcome(row: Operation) -> Done | Failure | None:
         case OperationStatus.LOST:
             raise ResultGone("The server stopped before this sample was done; ask for it again")
         case OperationStatus.EXPIRED:
-            raise ResultGone("The result of this request is gone: its client had fetched it, or it was a day old")
+            raise ResultGone(
+                "The result of this request is gone: its client had fetched it, or it was a day old, or there was no room for it"
+            )

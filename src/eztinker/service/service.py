@@ -165,7 +165,7 @@ class Service:
                 await self._snapshots.sweep()
                 await self.audit.expire()
                 await self.usage.expire()
-                await self.operations.expire_results(RESULT_RETENTION)
+                await self.operations.expire_results(RESULT_RETENTION, self.config.max_result_bytes)
             except Exception:
                 log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
 
