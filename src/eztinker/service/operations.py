@@ -266,6 +266,4 @@ def _outcome(row: Operation) -> Done | Failure | None:
         case OperationStatus.LOST:
             raise ResultGone("The server stopped before this sample was done; ask for it again")
         case OperationStatus.EXPIRED:
-            raise ResultGone(
-                "The result of this request is gone: its client had fetched it, or it was a day old, or there was no room for it"
-            )
+            raise ResultGone("The result of this request is gone: its client had fetched it, or it was too old to keep")
