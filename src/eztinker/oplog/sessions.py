@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from eztinker.oplog import queries
 from eztinker.oplog.rows import DEFAULT_PROJECT, SamplingSession, Session, SessionStatus
@@ -13,6 +13,7 @@ from eztinker.types import Page
 
 newest_first = (sessions.c.created_at.desc(), sessions.c.session_id.desc())
 project = func.coalesce(sessions.c.project_id, DEFAULT_PROJECT)
+_BY_ID = select(sessions).where(sessions.c.session_id == bindparam("session_id"))
 
 
 def add_session(db: Connection, session: Session) -> Session:
@@ -28,7 +29,7 @@ def add_session(db: Connection, session: Session) -> Session:
 
 
 def session(db: Connection, session_id: str) -> Session | None:
-    return queries.one(db, select(sessions).where(sessions.c.session_id == session_id), Session)
+    return queries.one(db, _BY_ID, Session, {"session_id": session_id})
 
 
 def active_sessions(db: Connection) -> list[Session]:
