@@ -40,19 +40,20 @@ _NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plai
 """Results and weights, which hardly shrink; what is left are listings."""
 
 _RESOURCES = (
-    clients,
-    keys,
-    sessions,
-    session_search,
+    futures,
     training,
     sampling,
-    futures,
+    sessions,
+    clients,
+    keys,
+    session_search,
     training_runs,
     checkpoints,
     adapters,
     audit,
     billing,
 )
+"""Those that are asked most come first: routes are tried in their order."""
 
 
 def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> FastAPI:

@@ -42,6 +42,7 @@ class Sessions:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._last_seen: dict[str, float] = {}
+        """Of every active session."""
 
     async def resume(self) -> None:
         """Start to listen for the sessions of earlier server processes."""
@@ -64,7 +65,8 @@ class Sessions:
             created_at=self._clock.now(),
         )
         stored = await self._store.write(lambda db: sessions.add_session(db, session))
-        self._last_seen[stored.session_id] = self._clock.monotonic()
+        if stored.status is SessionStatus.ACTIVE:
+            self._last_seen[stored.session_id] = self._clock.monotonic()
         return stored
 
     async def require_active(self, owner: str, session_id: str) -> Session:
@@ -79,6 +81,17 @@ class Sessions:
             raise SessionEnded(f"The session {session_id} is {session.status}; create a new ServiceClient")
         self._last_seen[session_id] = self._clock.monotonic()
         return session
+
+    async def hear_of(self, owner: str, session_id: str) -> None:
+        """Something of the owner's in this session has just been used. Asks the log only if the session is not alive.
+
+        Raises:
+            SessionEnded: the session is over.
+        """
+        if session_id in self._last_seen:
+            self._last_seen[session_id] = self._clock.monotonic()
+        else:
+            await self.require_active(owner, session_id)
 
     async def finish(self, owner: str, session_id: str, *, reason: str, detail: str | None) -> bool:
         """End the session as its client asks; False if it was over already, and the first reason stays."""

@@ -135,7 +135,7 @@ class TrainingRuns:
             SessionEnded: its session is over.
         """
         model = await self.get(owner, model_id)
-        await self._sessions.require_active(owner, model.session_id)
+        await self._sessions.hear_of(owner, model.session_id)
         return model
 
     def base_model(self, model: Model) -> BaseModel:
