@@ -177,12 +177,17 @@ class EngineProcess:
     async def _supervise(self) -> None:
         num_failed_starts = 0
         while True:
-            was_ready = await self._live_once()
+            try:
+                was_ready = await self._live_once()
+            except Exception:
+                # the log refuses the number of the next epoch, or the system a new process
+                log.exception("No engine can be started", extra={"event": "engine_not_started"})
+                was_ready = False
             num_failed_starts = 0 if was_ready else num_failed_starts + 1
             if num_failed_starts == MAX_FAILED_STARTS:
                 self._give_up_waiting()
-            pause_seconds = min(FIRST_PAUSE_SECONDS * 2**num_failed_starts, LONGEST_PAUSE_SECONDS)
-            await asyncio.sleep(pause_seconds)
+            pause_seconds = FIRST_PAUSE_SECONDS * 2 ** min(num_failed_starts, MAX_FAILED_STARTS)
+            await asyncio.sleep(min(pause_seconds, LONGEST_PAUSE_SECONDS))
 
     async def _live_once(self) -> bool:
         """One life of an engine, from start to death; whether it ever took commands."""
