@@ -171,7 +171,8 @@ class Service:
         while True:
             await asyncio.sleep(pause_seconds)
             try:
-                for session_id in await self.sessions.expire_silent():
+                await self.sessions.expire_silent()
+                for session_id in await self.sessions.with_leftovers():
                     await self.end_session(session_id)
                 await self._collector.sweep()
                 await self.completions.drop_fetched()
