@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,10 +28,46 @@ MAX_GROUP = 256
 READER_THREADS = 4
 
 
+class Outcome(NamedTuple):
+    """What one change came to."""
+
+    result: Any = None
+    error: Exception | None = None
+
+
+Change = Callable[[Connection], Any]
+
+
+class Database:
+    """Runs changes and queries in the calling thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Make these changes durable together, each in a savepoint of its own: one that raises is undone alone."""
+        try:
+            with self._engine.begin() as connection:
+                outcomes = [_attempt(connection, change) for change in changes]
+                reach("log.commit")
+        except Exception as error:
+            # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
+            return [Outcome(error=_ours(error))] * len(changes)
+        reach("log.committed")
+        return outcomes
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            return query(connection)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
 class Store:
     """Runs changes and queries, each a function of a connection, off the event loop.
 
-    A change runs in its own savepoint: if it raises, it alone is undone and its caller gets the error.
+    A change that raises is undone alone, and its caller gets the error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,10 +76,11 @@ class Store:
         Raises:
             ConfigError: another version of the program has written it.
         """
-        self._engine = _open(path)
-        _prepare_schema(self._engine)
+        engine = _open(path)
+        _prepare_schema(engine)
+        self._database = Database(engine)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
-        self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
         self._writer.start()
 
@@ -54,37 +91,35 @@ class Store:
             LogUnwritable: the disk is full or broken; nothing was changed.
         """
         done: Future[Any] = Future()
-        self._changes.put(_Change(change, done))
+        self._waiting.put(_Waiting(change, done))
         return await asyncio.wrap_future(done)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """What `query` returns; it sees every change written before."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
     def close(self) -> None:
         """Commit what is waiting and let the file go."""
-        self._changes.put(None)
+        self._waiting.put(None)
         self._writer.join()
         self._readers.shutdown()
-        self._engine.dispose()
-
-    def _read(self, query: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
-            return query(connection)
+        self._database.close()
 
     def _write_groups(self) -> None:
-        while (first := self._changes.get()) is not None:
+        while (first := self._waiting.get()) is not None:
             group, is_last = self._gather(first)
-            self._commit(group)
+            outcomes = self._database.commit([waiting.change for waiting in group])
+            for waiting, outcome in zip(group, outcomes, strict=True):
+                _settle(waiting.done, outcome)
             if is_last:
                 return
 
-    def _gather(self, first: _Change) -> tuple[list[_Change], bool]:
+    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """Everything that waits by now, to share one commit; and whether the store is closing."""
         group = [first]
         while len(group) < MAX_GROUP:
             try:
-                following = self._changes.get_nowait()
+                following = self._waiting.get_nowait()
             except queue.Empty:
                 break
             if following is None:
@@ -92,44 +127,35 @@ class Store:
             group.append(following)
         return group, False
 
-    def _commit(self, group: list[_Change]) -> None:
-        try:
-            with self._engine.begin() as connection:
-                outcomes = [_attempt(connection, change) for change in group]
-                reach("log.commit")
-        except Exception as error:
-            # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
-            for change in group:
-                _settle(change, error=error)
-            return
-        reach("log.committed")
-        for change, (result, error) in zip(group, outcomes, strict=True):
-            _settle(change, result=result, error=error)
 
-
-class _Change(NamedTuple):
-    run: Callable[[Connection], Any]
+class _Waiting(NamedTuple):
+    change: Change
     done: Future[Any]
 
 
-def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | None]:
+def _attempt(connection: Connection, change: Change) -> Outcome:
     try:
         with connection.begin_nested():
-            return change.run(connection), None
+            return Outcome(change(connection))
     except Exception as error:
-        return None, error
+        return Outcome(error=_ours(error))
 
 
-def _settle(change: _Change, *, result: Any = None, error: Exception | None = None) -> None:
-    if not change.done.set_running_or_notify_cancel():
+def _ours(error: Exception) -> Exception:
+    """A refusal of the disk in our words; any other error as it is."""
+    if not isinstance(error, (OperationalError, OSError)):
+        return error
+    reason = error.orig if isinstance(error, OperationalError) else error.strerror
+    return LogUnwritable(f"The server cannot write its operation log ({reason}); free some space on its disk")
+
+
+def _settle(done: Future[Any], outcome: Outcome) -> None:
+    if not done.set_running_or_notify_cancel():
         return  # the caller has gone; the change stands
-    if isinstance(error, (OperationalError, OSError)):
-        reason = error.orig if isinstance(error, OperationalError) else error.strerror
-        error = LogUnwritable(f"The server cannot write its operation log ({reason}); free some space on its disk")
-    if error is not None:
-        change.done.set_exception(error)
+    if outcome.error is not None:
+        done.set_exception(outcome.error)
     else:
-        change.done.set_result(result)
+        done.set_result(outcome.result)
 
 
 def _open(path: Path) -> Engine:
