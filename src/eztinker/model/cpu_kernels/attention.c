@@ -41,79 +41,60 @@ static Seen newest(Seen seen, int window) {
     return seen;
 }
 
-/* The sum over the lanes of each of 16 registers, as one register. */
-static inline __m512 sums_of(const __m512 *x) {
-    __m512 pairs[8], quads[4], octets[2];
-    for (int i = 0; i < 8; i++)
-        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]), _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
-    for (int i = 0; i < 4; i++) {
-        __m512d even = _mm512_castps_pd(pairs[2 * i]), odd = _mm512_castps_pd(pairs[2 * i + 1]);
-        quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(even, odd)),
-                                 _mm512_castpd_ps(_mm512_unpackhi_pd(even, odd)));
-    }
-    for (int i = 0; i < 2; i++)
-        octets[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0x88),
-                                  _mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0xDD));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(octets[0], octets[1], 0x88),
-                         _mm512_shuffle_f32x4(octets[0], octets[1], 0xDD));
-}
-
 /* q k^T / sqrt(dim) for every token seen; gives the greatest. */
 static float score(const number *q, const Seen *seen, int count, int dim, float *scores) {
-    __m512 scale = _mm512_set1_ps(1.0f / sqrtf((float)dim)), most = _mm512_set1_ps(-INFINITY);
+    Floats scale = repeat(1.0f / sqrtf((float)dim)), most = repeat(-INFINITY);
     for (int token = 0; token < count; token += LANES) {
-        __m512 products[LANES];
+        Floats products[LANES];
         for (int lane = 0; lane < LANES; lane++) {
             int each = token + lane < count ? token + lane : count - 1;
             const number *key = key_of(seen, each), *value = value_of(seen, each);
-            products[lane] = _mm512_setzero_ps();
+            products[lane] = repeat(0);
             for (int i = 0; i < dim; i += WIDE) {
-                _mm_prefetch((const char *)(value + i), _MM_HINT_T0);
+                prefetch(value + i);
                 products[lane] = multiply_add(factors(key + i), factors(q + i), products[lane]);
             }
         }
-        __m512 row = _mm512_mul_ps(sums_of(products), scale);
-        _mm512_mask_storeu_ps(scores + token, first(count - token), row);
-        most = _mm512_max_ps(most, row);
+        Floats row = sums_of(products) * scale;
+        store_floats(scores + token, count - token, row);
+        most = larger(most, row);
     }
-    return _mm512_reduce_max_ps(most);
+    return greatest_of(most);
 }
 
 /* e^(score - most) in place of each score; gives their sum. */
 static float exponentiate(float *scores, int count, float most) {
-    __m512 total = _mm512_setzero_ps();
+    Floats total = repeat(0);
     for (int token = 0; token < count; token += LANES) {
-        __mmask16 here = first(count - token);
-        __m512 weight = exp_of(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, scores + token), _mm512_set1_ps(most)));
-        total = _mm512_mask_add_ps(total, here, total, weight);
-        _mm512_mask_storeu_ps(scores + token, here, weight);
+        Floats weight = exp_of(load_floats(scores + token, count - token) - repeat(most));
+        total += kept(weight, count - token);
+        store_floats(scores + token, count - token, weight);
     }
-    return _mm512_reduce_add_ps(total);
+    return sum_of(total);
 }
 
-/* The values seen, weighted and added: 32 channels. Every fourth is summed apart, since a sum waits for its last term. */
-static void add_values(const float *weights, const Seen *seen, int count, int channel, __m512 share, number *out) {
-    __m512 one[4], other[4];
-    for (int part = 0; part < 4; part++) one[part] = other[part] = _mm512_setzero_ps();
+/* The values seen, weighted and added: 2 * LANES channels. Every fourth is summed apart, since a sum waits for its last term. */
+static void add_values(const float *weights, const Seen *seen, int count, int channel, Floats share, number *out) {
+    Floats one[4], other[4];
+    for (int part = 0; part < 4; part++) one[part] = other[part] = repeat(0);
     for (int token = 0; token < count; token += 4)
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
             int each = token + part < count ? token + part : count - 1;
-            __m512 weight = _mm512_set1_ps(token + part < count ? weights[each] : 0.0f), values[2];
+            Floats weight = repeat(token + part < count ? weights[each] : 0.0f), values[2];
             load_halves(value_of(seen, each) + channel, &values[0], &values[1]);
-            one[part] = _mm512_fmadd_ps(weight, values[0], one[part]);
-            other[part] = _mm512_fmadd_ps(weight, values[1], other[part]);
+            one[part] = fused(weight, values[0], one[part]);
+            other[part] = fused(weight, values[1], other[part]);
         }
-    __m512 ones = _mm512_add_ps(_mm512_add_ps(one[0], one[1]), _mm512_add_ps(one[2], one[3]));
-    __m512 others = _mm512_add_ps(_mm512_add_ps(other[0], other[1]), _mm512_add_ps(other[2], other[3]));
-    store_halves(out + channel, _mm512_mul_ps(ones, share), _mm512_mul_ps(others, share));
+    Floats ones = (one[0] + one[1]) + (one[2] + one[3]), others = (other[0] + other[1]) + (other[2] + other[3]);
+    store_halves(out + channel, ones * share, others * share);
 }
 
 /* softmax(q k^T / sqrt(dim)) v of one head. `scores` is room for a float per token seen. */
 static void attend_head(const number *q, const Seen *seen, number *out, int dim, float *scores) {
     int count = seen->before.count + seen->own.count;
     float most = score(q, seen, count, dim, scores);
-    __m512 share = _mm512_set1_ps(1.0f / exponentiate(scores, count, most));
+    Floats share = repeat(1.0f / exponentiate(scores, count, most));
     for (int i = 0; i < dim; i += 2 * LANES) add_values(scores, seen, count, i, share, out);
 }
 
