@@ -4,6 +4,9 @@
 
 #include "numbers.h"
 
+#define QUERIES 3             /* that are computed together, so that keys and values are read once for all of them */
+#define PARTS (REGISTERS / 8) /* sums of a channel: those of QUERIES and 2 * LANES channels fill the registers */
+
 /* Keys and values of successive tokens, with the numbers from one to the next. */
 typedef struct {
     const number *keys, *values;
@@ -41,25 +44,33 @@ static Seen newest(Seen seen, int window) {
     return seen;
 }
 
-/* q k^T / sqrt(dim) for every token seen; gives the greatest. */
-static float score(const number *q, const Seen *seen, int count, int dim, float *scores) {
-    Floats scale = repeat(1.0f / sqrtf((float)dim)), most = repeat(-INFINITY);
+/* q k^T / sqrt(dim) of each query for every token seen; gives each one's greatest. A query's scores are `room` floats
+ * after the one's before. */
+static inline __attribute__((always_inline)) void score(const int queries, const number *q, const Seen *seen, int count,
+                                                        int dim, float *scores, int room, float *greatest) {
+    Floats scale = repeat(1.0f / sqrtf((float)dim)), most[QUERIES], products[QUERIES][LANES];
+    for (int query = 0; query < queries; query++) most[query] = repeat(-INFINITY);
     for (int token = 0; token < count; token += LANES) {
-        Floats products[LANES];
         for (int lane = 0; lane < LANES; lane++) {
             int each = token + lane < count ? token + lane : count - 1;
             const number *key = key_of(seen, each), *value = value_of(seen, each);
-            products[lane] = repeat(0);
+            for (size_t i = 0; i < dim * sizeof(number); i += 64) prefetch((const char *)value + i);
+            Floats sums[QUERIES];
+            for (int query = 0; query < queries; query++) sums[query] = repeat(0);
             for (int i = 0; i < dim; i += WIDE) {
-                prefetch(value + i);
-                products[lane] = multiply_add(factors(key + i), factors(q + i), products[lane]);
+                Factors part = factors(key + i);
+                for (int query = 0; query < queries; query++)
+                    sums[query] = multiply_add(part, factors(q + query * dim + i), sums[query]);
             }
+            for (int query = 0; query < queries; query++) products[query][lane] = sums[query];
         }
-        Floats row = sums_of(products) * scale;
-        store_floats(scores + token, count - token, row);
-        most = larger(most, row);
+        for (int query = 0; query < queries; query++) {
+            Floats row = sums_of(products[query]) * scale;
+            store_floats(scores + (size_t)query * room + token, count - token, row);
+            most[query] = larger(most[query], row);
+        }
     }
-    return greatest_of(most);
+    for (int query = 0; query < queries; query++) greatest[query] = greatest_of(most[query]);
 }
 
 /* e^(score - most) in place of each score; gives their sum. */
@@ -73,35 +84,67 @@ static float exponentiate(float *scores, int count, float most) {
     return sum_of(total);
 }
 
-/* The values seen, weighted and added: 2 * LANES channels. Every fourth is summed apart, since a sum waits for its last term. */
-static void add_values(const float *weights, const Seen *seen, int count, int channel, Floats share, number *out) {
-    Floats one[4], other[4];
-    for (int part = 0; part < 4; part++) one[part] = other[part] = repeat(0);
-    for (int token = 0; token < count; token += 4)
+/* The values seen, weighted and added for each query: 2 * LANES channels. Every PARTS-th is summed apart, since a sum
+ * waits for its last term. */
+static inline __attribute__((always_inline)) void add_values(const int queries, const float *weights, int room,
+                                                             const Seen *seen, int count, int channel,
+                                                             const float *shares, number *out, int dim) {
+    Floats one[QUERIES][PARTS], other[QUERIES][PARTS];
+    for (int query = 0; query < queries; query++)
+        for (int part = 0; part < PARTS; part++) one[query][part] = other[query][part] = repeat(0);
+    for (int token = 0; token < count; token += PARTS)
 #pragma GCC unroll 4
-        for (int part = 0; part < 4; part++) {
+        for (int part = 0; part < PARTS; part++) {
             int each = token + part < count ? token + part : count - 1;
-            Floats weight = repeat(token + part < count ? weights[each] : 0.0f), values[2];
+            Floats values[2];
             load_halves(value_of(seen, each) + channel, &values[0], &values[1]);
-            one[part] = fused(weight, values[0], one[part]);
-            other[part] = fused(weight, values[1], other[part]);
+#pragma GCC unroll 4
+            for (int query = 0; query < queries; query++) {
+                Floats weight = repeat(token + part < count ? weights[(size_t)query * room + each] : 0.0f);
+                one[query][part] = fused(weight, values[0], one[query][part]);
+                other[query][part] = fused(weight, values[1], other[query][part]);
+            }
         }
-    Floats ones = (one[0] + one[1]) + (one[2] + one[3]), others = (other[0] + other[1]) + (other[2] + other[3]);
-    store_halves(out + channel, ones * share, others * share);
+    for (int query = 0; query < queries; query++) {
+        for (int apart = 1; apart < PARTS; apart *= 2)
+            for (int part = 0; part < PARTS; part += 2 * apart) {
+                one[query][part] += one[query][part + apart];
+                other[query][part] += other[query][part + apart];
+            }
+        Floats share = repeat(shares[query]);
+        store_halves(out + query * dim + channel, one[query][0] * share, other[query][0] * share);
+    }
+}
+/* softmax(q k^T / sqrt(dim)) v of heads that share keys and values. */
+static inline __attribute__((always_inline)) void attend_heads(const int queries, const number *q, const Seen *seen,
+                                                               number *out, int dim, float *scores, int room) {
+    int count = seen->before.count + seen->own.count;
+    float most[QUERIES], shares[QUERIES];
+    score(queries, q, seen, count, dim, scores, room, most);
+    for (int query = 0; query < queries; query++)
+        shares[query] = 1.0f / exponentiate(scores + (size_t)query * room, count, most[query]);
+    for (int channel = 0; channel < dim; channel += 2 * LANES)
+        add_values(queries, scores, room, seen, count, channel, shares, out, dim);
 }
 
-/* softmax(q k^T / sqrt(dim)) v of one head. `scores` is room for a float per token seen. */
-static void attend_head(const number *q, const Seen *seen, number *out, int dim, float *scores) {
-    int count = seen->before.count + seen->own.count;
-    float most = score(q, seen, count, dim, scores);
-    Floats share = repeat(1.0f / exponentiate(scores, count, most));
-    for (int i = 0; i < dim; i += 2 * LANES) add_values(scores, seen, count, i, share, out);
+/* All heads of a group, (group, dim). `scores` is room for QUERIES rows of `room` floats, one per token seen. */
+static void attend_group(int group, const number *q, const Seen *seen, number *out, int dim, float *scores, int room) {
+    int num_parts = (group + QUERIES - 1) / QUERIES, part = (group + num_parts - 1) / num_parts;
+    for (int head = 0; head < group; head += part)
+        switch (group - head < part ? group - head : part) {
+#define HEADS(count) \
+    case count: attend_heads(count, q + head * dim, seen, out + head * dim, dim, scores, room); break;
+            HEADS(1) HEADS(2) HEADS(3)
+        }
 }
+
+/* Floats of `scratch` that attention over up to `most_seen` tokens takes for each thread. */
+int64_t scratch_size(int most_seen) { return (int64_t)QUERIES * most_seen; }
 
 /* One new token per sequence: append its key and value, (rows, kv_heads, dim), to the row's cache at its position, and
  * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
- * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is room
- * for threads * capacity floats. */
+ * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is
+ * `scratch_size(capacity)` floats for each thread. */
 void append_and_attend(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v,
                        int64_t v_stride, number *keys, number *values, const int64_t *positions, number *out, float *scratch,
                        int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
@@ -114,15 +157,15 @@ void append_and_attend(const number *q, int64_t q_stride, const number *k, int64
         memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(number));
         Run cached = {own_keys, own_values, dim, dim, position + 1};
         Seen seen = newest((Seen){.own = cached}, window);
-        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
-            attend_head(q + row * q_stride + head * dim, &seen, out + ((size_t)row * heads + head) * dim, dim,
-                        scratch + (size_t)omp_get_thread_num() * capacity);
+        attend_group(group, q + row * q_stride + kv_head * group * dim, &seen,
+                     out + ((size_t)row * heads + kv_head * group) * dim, dim,
+                     scratch + omp_get_thread_num() * scratch_size(capacity), capacity);
     }
 }
 
 /* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_before` shared ones whose
  * keys and values are (num_before, kv_heads, dim). q, k and v have their strides from token to token; out is
- * (tokens, heads, dim). `scratch` is room for threads * `most_seen` floats. */
+ * (tokens, heads, dim). `scratch` is `scratch_size(most_seen)` floats for each thread. */
 void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v, int64_t v_stride,
                    const number *keys_before, const number *values_before, const int64_t *starts, number *out,
                    float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
@@ -136,8 +179,8 @@ void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k
         Run own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride, v_stride,
                    token - start + 1};
         Seen seen = newest((Seen){before, own}, window);
-        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
-            attend_head(q + token * q_stride + head * dim, &seen, out + ((size_t)token * heads + head) * dim, dim,
-                        scratch + (size_t)omp_get_thread_num() * most_seen);
+        attend_group(group, q + token * q_stride + kv_head * group * dim, &seen,
+                     out + ((size_t)token * heads + kv_head * group) * dim, dim,
+                     scratch + omp_get_thread_num() * scratch_size(most_seen), most_seen);
     }
 }
