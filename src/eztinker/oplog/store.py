@@ -7,6 +7,7 @@ after it survives a power cut.
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import ConfigError, LogUnwritable
+from eztinker.errors import ConfigError, LogFull, LogUnwritable
 from eztinker.failpoints import reach
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata, schema_version
 
@@ -39,9 +40,13 @@ class Store:
 
         Raises:
             ConfigError: another version of the program has written it.
+            LogFull, LogUnwritable: the disk is full or broken.
         """
         self._engine = _open(path)
-        _prepare_schema(self._engine)
+        try:
+            _prepare_schema(self._engine)
+        except OperationalError as error:
+            raise _refusal(error) from error
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
@@ -51,14 +56,18 @@ class Store:
         """What `change` returns, once it is committed to disk.
 
         Raises:
-            LogUnwritable: the disk is full or broken; nothing was changed.
+            LogFull, LogUnwritable: the disk is full or broken; nothing was changed.
         """
         done: Future[Any] = Future()
         self._changes.put(_Change(change, done))
         return await asyncio.wrap_future(done)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """What `query` returns; it sees every change written before."""
+        """What `query` returns; it sees every change written before.
+
+        Raises:
+            LogUnwritable: the disk cannot be read.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
 
     def close(self) -> None:
@@ -69,8 +78,11 @@ class Store:
         self._engine.dispose()
 
     def _read(self, query: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
-            return query(connection)
+        try:
+            with self._engine.connect() as connection:
+                return query(connection)
+        except OperationalError as error:
+            raise _refusal(error) from error
 
     def _write_groups(self) -> None:
         while (first := self._changes.get()) is not None:
@@ -117,19 +129,36 @@ def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | 
         with connection.begin_nested():
             return change.run(connection), None
     except Exception as error:
+        if not _is_in_transaction(connection):
+            raise  # a disk that is full or broken may undo the whole group, and no later change may pass for one of it
         return None, error
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    """Whether SQLite has one open."""
+    driver: Any = connection.connection.dbapi_connection
+    return driver.in_transaction
 
 
 def _settle(change: _Change, *, result: Any = None, error: Exception | None = None) -> None:
     if not change.done.set_running_or_notify_cancel():
         return  # the caller has gone; the change stands
     if isinstance(error, (OperationalError, OSError)):
-        reason = error.orig if isinstance(error, OperationalError) else error.strerror
-        error = LogUnwritable(f"The server cannot write its operation log ({reason}); free some space on its disk")
+        error = _refusal(error)
     if error is not None:
         change.done.set_exception(error)
     else:
         change.done.set_result(result)
+
+
+def _refusal(error: OperationalError | OSError) -> LogUnwritable:
+    """What the disk says, in words for clients, which are going to ask again."""
+    reason = error.orig if isinstance(error, OperationalError) else error.strerror
+    is_full = error.errno == errno.ENOSPC if isinstance(error, OSError) else "full" in str(reason)
+    sentence = f"The server cannot use its operation log at present ({reason})"
+    if is_full:
+        return LogFull(f"{sentence}; free some space on its disk")
+    return LogUnwritable(f"{sentence}; check its disk")
 
 
 def _open(path: Path) -> Engine:
