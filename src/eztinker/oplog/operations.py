@@ -105,6 +105,12 @@ def to_replay(db: Connection, lane: str) -> list[Operation]:
     return queries.many(db, query.order_by(operations.c.seq_id), Operation)
 
 
+def kept_payloads(db: Connection, kind: str) -> list[str]:
+    """Digests of what operations of one kind do that wait, run, or would be run again to bring a run back."""
+    query = select(operations.c.payload).where(operations.c.kind == kind, operations.c.payload.is_not(None))
+    return list(db.execute(query.distinct()).scalars())
+
+
 def last_run(db: Connection, lane: str) -> int:
     """The highest number of a lane that an engine has run; its creation is number 0. Those refused do not count."""
     query = select(func.max(operations.c.seq_id)).where(

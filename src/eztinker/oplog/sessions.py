@@ -7,8 +7,15 @@ from datetime import datetime
 from sqlalchemy import Connection, Select, bindparam, exists, func, or_, select, update
 
 from eztinker.oplog import queries
-from eztinker.oplog.rows import DEFAULT_PROJECT, ModelStatus, SamplingSession, Session, SessionStatus
-from eztinker.oplog.schema import checkpoints, models, sampling_sessions, sessions
+from eztinker.oplog.rows import (
+    DEFAULT_PROJECT,
+    ModelStatus,
+    OperationStatus,
+    SamplingSession,
+    Session,
+    SessionStatus,
+)
+from eztinker.oplog.schema import checkpoints, models, operations, sampling_sessions, sessions
 from eztinker.types import Page
 
 newest_first = (sessions.c.created_at.desc(), sessions.c.session_id.desc())
@@ -93,6 +100,26 @@ def newest_inflight_save(model_id: str) -> Select:
     """Selects the checkpoint id of the run's newest inflight save."""
     of_run = select(sampling_sessions.c.checkpoint_id).where(sampling_sessions.c.inflight_model_id == model_id)
     return of_run.order_by(sampling_sessions.c.save_seq_id.desc()).limit(1)
+
+
+def sampled_checkpoint_ids(db: Connection) -> set[str]:
+    """The checkpoints from which samples that are not over yet may be drawn.
+
+    A sample of an inflight sampler takes what is newest when it is asked for, which may have been replaced since.
+    """
+    asked, drawn = sampling_sessions.alias(), sampling_sessions.alias()
+    waiting = select(asked.c.sampling_session_id, asked.c.inflight_model_id).where(
+        exists().where(operations.c.lane == asked.c.sampling_session_id, operations.c.status == OperationStatus.PENDING)
+    )
+    of_waiting = waiting.subquery()
+    query = select(drawn.c.checkpoint_id).join(
+        of_waiting,
+        or_(
+            drawn.c.sampling_session_id == of_waiting.c.sampling_session_id,
+            drawn.c.inflight_model_id == of_waiting.c.inflight_model_id,
+        ),
+    )
+    return {checkpoint_id for checkpoint_id in db.execute(query).scalars() if checkpoint_id is not None}
 
 
 def count_clone(db: Connection, sampling_session_id: str) -> int:

@@ -7,6 +7,7 @@ after it survives a power cut.
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import ConfigError, LogUnwritable
+from eztinker.errors import ConfigError, LogFull, LogUnwritable
 from eztinker.failpoints import reach
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata, schema_version
 
@@ -57,8 +58,16 @@ class Database:
         return outcomes
 
     def read(self, query: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
-            return query(connection)
+        """What `query` returns.
+
+        Raises:
+            LogUnwritable: the disk cannot be read.
+        """
+        try:
+            with self._engine.connect() as connection:
+                return query(connection)
+        except OperationalError as error:
+            raise _refusal(error) from error
 
     def close(self) -> None:
         self._engine.dispose()
@@ -75,9 +84,13 @@ class Store:
 
         Raises:
             ConfigError: another version of the program has written it.
+            LogFull, LogUnwritable: the disk is full or broken.
         """
         engine = _open(path)
-        _prepare_schema(engine)
+        try:
+            _prepare_schema(engine)
+        except OperationalError as error:
+            raise _refusal(error) from error
         self._database = Database(engine)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -88,14 +101,18 @@ class Store:
         """What `change` returns, once it is committed to disk.
 
         Raises:
-            LogUnwritable: the disk is full or broken; nothing was changed.
+            LogFull, LogUnwritable: the disk is full or broken; nothing was changed.
         """
         done: Future[Any] = Future()
         self._waiting.put(_Waiting(change, done))
         return await asyncio.wrap_future(done)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """What `query` returns; it sees every change written before."""
+        """What `query` returns; it sees every change written before.
+
+        Raises:
+            LogUnwritable: the disk cannot be read.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
     def close(self) -> None:
@@ -138,15 +155,20 @@ def _attempt(connection: Connection, change: Change) -> Outcome:
         with connection.begin_nested():
             return Outcome(change(connection))
     except Exception as error:
+        if not _is_in_transaction(connection):
+            raise  # a disk that is full or broken may undo the whole group, and no later change may pass for one of it
         return Outcome(error=_ours(error))
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    """Whether SQLite has one open."""
+    driver: Any = connection.connection.dbapi_connection
+    return driver.in_transaction
 
 
 def _ours(error: Exception) -> Exception:
     """A refusal of the disk in our words; any other error as it is."""
-    if not isinstance(error, (OperationalError, OSError)):
-        return error
-    reason = error.orig if isinstance(error, OperationalError) else error.strerror
-    return LogUnwritable(f"The server cannot write its operation log ({reason}); free some space on its disk")
+    return _refusal(error) if isinstance(error, (OperationalError, OSError)) else error
 
 
 def _settle(done: Future[Any], outcome: Outcome) -> None:
@@ -156,6 +178,16 @@ def _settle(done: Future[Any], outcome: Outcome) -> None:
         done.set_exception(outcome.error)
     else:
         done.set_result(outcome.result)
+
+
+def _refusal(error: OperationalError | OSError) -> LogUnwritable:
+    """What the disk says, in words for clients, which are going to ask again."""
+    reason = error.orig if isinstance(error, OperationalError) else error.strerror
+    is_full = error.errno == errno.ENOSPC if isinstance(error, OSError) else "full" in str(reason)
+    sentence = f"The server cannot use its operation log at present ({reason})"
+    if is_full:
+        return LogFull(f"{sentence}; free some space on its disk")
+    return LogUnwritable(f"{sentence}; check its disk")
 
 
 def _open(path: Path) -> Engine:

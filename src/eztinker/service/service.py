@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
@@ -168,20 +169,28 @@ class Service:
 
     async def _keep_house(self) -> None:
         pause_seconds = min(HOUSEKEEPING_SECONDS, self.config.session_timeout_seconds / HOUSEKEEPING_PER_TIMEOUT)
+        chores = (
+            self._snapshots.sweep,
+            self._collector.expire,
+            self._collector.remove_directories,
+            self._end_silent_sessions,
+            self.completions.drop_fetched,
+            self.audit.expire,
+            self.usage.expire,
+            partial(self.operations.expire_results, RESULT_RETENTION),
+        )
         while True:
             await asyncio.sleep(pause_seconds)
-            try:
-                await self.sessions.expire_silent()
-                for session_id in await self.sessions.with_leftovers():
-                    await self.end_session(session_id)
-                await self._collector.sweep()
-                await self.completions.drop_fetched()
-                await self._snapshots.sweep()
-                await self.audit.expire()
-                await self.usage.expire()
-                await self.operations.expire_results(RESULT_RETENTION)
-            except Exception:
-                log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
+            for chore in chores:  # each by itself: with a full log some fail, and the others are to make room
+                try:
+                    await chore()
+                except Exception:
+                    log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
+
+    async def _end_silent_sessions(self) -> None:
+        await self.sessions.expire_silent()
+        for session_id in await self.sessions.with_leftovers():
+            await self.end_session(session_id)
 
 
 def check_log(config: ServerConfig) -> None:

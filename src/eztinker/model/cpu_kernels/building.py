@@ -80,7 +80,9 @@ def _compiled(command: list[str]) -> Path:
         library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=library.parent) as aside:
             made = Path(aside) / library.name
-            subprocess.run([*command, "-o", str(made), *map(str, SOURCES), "-lm"], check=True, capture_output=True, timeout=60)
+            subprocess.run(
+                [*command, "-o", str(made), *map(str, SOURCES), "-lm"], check=True, capture_output=True, timeout=60
+            )
             made.replace(library)
     return library
 
