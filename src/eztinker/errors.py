@@ -22,7 +22,10 @@
     └── ServerError               the operator or we can fix it      category "server"
         ├── QueueFull             too much work is waiting; trying again later helps
         ├── EngineLost            the engine process died under an operation
+        ├── DiskFull              a folder does not fit on its disk
+        ├── DiskBroken            the disk refuses a folder for another reason
         ├── LogUnwritable         the disk refuses the operation log
+        │   └── LogFull           because it is full
         ├── StaleEpoch            the work of an engine that has been replaced
         ├── CheckpointDamaged     bytes on disk differ from the manifest
         └── ServerUnreachable     no EZTinker server answers
@@ -143,7 +146,19 @@ class EngineLost(ServerError):
     code = "engine_lost"
 
 
+class DiskFull(ServerError):
+    code = "disk_full"
+
+
+class DiskBroken(ServerError):
+    code = "disk_error"
+
+
 class LogUnwritable(ServerError):
+    code = "log_unwritable"
+
+
+class LogFull(LogUnwritable):
     code = "disk_full"
 
 

@@ -11,6 +11,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ from eztinker.protocol import wire_pb2
 from eztinker.protocol.frames import Configure, Sample, SampleDone
 from eztinker.service import engine_process
 from eztinker.service.clock import Clock
+from eztinker.service.engine_link import EngineLink
 from eztinker.service.engine_process import EngineProcess
 from eztinker.types import SampleRequest, SamplingParams
 from tests.scripted_engine import DIE, DIE_ONCE, STALL
@@ -288,7 +290,9 @@ def new_engine(argv: Sequence[str]) -> EngineProcess:
     async def begin_epoch() -> int:
         return next(epochs)
 
-    return EngineProcess(Configure(base_models={}), begin_epoch, Clock(), stall_seconds=60, argv=argv)
+    return EngineProcess(
+        Configure(base_models={}), begin_epoch, Clock(), stall_seconds=60, spawn=partial(EngineLink.spawn, argv)
+    )
 
 
 def test_commands_wait_for_an_engine_that_is_not_ready():

@@ -6,7 +6,6 @@ Sizes are those of every change; EZTINKER_TORTURE=full takes the ones before a r
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -17,10 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.victims import Client, Keeper
+from tests.torture.victims import FULL, SEED, Client, Keeper
 
-FULL = os.environ.get("EZTINKER_TORTURE") == "full"
-SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
 NUM_ENGINE_KILLS = 1000 if FULL else 50
 NUM_SERVER_KILLS = 300 if FULL else 20
 NUM_RESTARTS = 200 if FULL else 5

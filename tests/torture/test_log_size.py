@@ -33,7 +33,7 @@ def test_the_log_of_a_reinforcement_run_stays_small(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
     num_steps = 0
     monkeypatch.setattr(Clock, "monotonic", lambda _: time.monotonic() + num_steps * SECONDS_PER_STEP)
-    sizes, most = [], 0
+    sizes, most, promise = [], 0, ""
     path = tmp_path / "data" / LOG_FILE
     with serving_steps(tmp_path / "data") as http:
         run = new_run(http)

@@ -16,6 +16,9 @@ from pathlib import Path
 from eztinker.client_settings import server_is_up
 from tests.servers import API_KEY
 
+FULL = os.environ.get("EZTINKER_TORTURE") == "full"
+"""Sizes are otherwise those of every change."""
+SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
 START_SECONDS = 60.0
 
 

@@ -92,13 +92,13 @@ def test_a_bad_file_stops_the_start_and_lets_nobody_in_later(tmp_path: Path, tex
 
 
 class At(Clock):
-    """A clock that stands still."""
+    """A clock that stands where it is put."""
 
     def __init__(self, now: datetime) -> None:
-        self._now = now
+        self.time = now
 
     def now(self) -> datetime:
-        return self._now
+        return self.time
 
 
 def holder_in(keys: Keys, key: str) -> KeyHolder:
@@ -128,6 +128,16 @@ def test_a_token_stands_for_its_key_as_long_as_both_are_valid(tmp_path: Path):
     expired = Tokens(secret, keys, At(now - LIFETIME - timedelta(seconds=1))).issue(holder_in(keys, new.key))
     assert tokens.holder_of(expired) is None
     revoke_key(tmp_path, new.issued.key_id, NOW)
+    assert tokens.holder_of(token) is None
+
+
+def test_a_token_that_was_taken_before_is_not_when_its_hour_is_over(tmp_path: Path):
+    keys = Keys(SERVER_KEY, tmp_path)
+    clock = At(datetime.now(UTC))
+    tokens = Tokens(ensure_signing_secret(tmp_path), keys, clock)
+    token = tokens.issue(holder_in(keys, SERVER_KEY))
+    assert tokens.holder_of(token) is not None
+    clock.time += LIFETIME
     assert tokens.holder_of(token) is None
 
 

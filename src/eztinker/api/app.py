@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.middleware.gzip import GZipMiddleware
@@ -30,7 +31,7 @@ from eztinker.api.routes import (
     training_runs,
 )
 from eztinker.config import ServerConfig
-from eztinker.service.engine_link import ENGINE_ARGV
+from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.service.service import Catalog, Service
 
 API_PREFIX = "/api/v1"
@@ -40,19 +41,20 @@ _NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plai
 """Results and weights, which hardly shrink; what is left are listings."""
 
 _RESOURCES = (
-    clients,
-    keys,
-    sessions,
-    session_search,
+    futures,
     training,
     sampling,
-    futures,
+    sessions,
+    clients,
+    keys,
+    session_search,
     training_runs,
     checkpoints,
     adapters,
     audit,
     billing,
 )
+"""Those that are asked most come first: routes are tried in their order."""
 
 
 def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> FastAPI:
@@ -64,7 +66,7 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(config, catalog, engine_argv=engine_argv)
+        service = Service(config, catalog, spawn=partial(EngineLink.spawn, engine_argv))
         app.state.service = service
         async with service.running():
             yield

@@ -17,6 +17,8 @@ from eztinker.errors import (
     AlreadyExists,
     CheckpointDamaged,
     ContextExceeded,
+    DiskBroken,
+    DiskFull,
     EngineLost,
     EZTinkerError,
     InvalidInput,
@@ -43,8 +45,10 @@ _STATUS: dict[type[EZTinkerError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     # 400, not 409: clients retry every 409 for five minutes, and a taken name stays taken
     AlreadyExists: HTTPStatus.BAD_REQUEST,
-    # not 5xx either: what is damaged stays damaged
+    # not 5xx either: what is damaged stays damaged, and a disk stays full until somebody reads that it is
     CheckpointDamaged: HTTPStatus.BAD_REQUEST,
+    DiskFull: HTTPStatus.BAD_REQUEST,
+    DiskBroken: HTTPStatus.BAD_REQUEST,
     SessionEnded: HTTPStatus.GONE,
     ResultGone: HTTPStatus.GONE,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from safetensors import TensorSpec, serialize_file
+from safetensors import SafetensorError, TensorSpec, serialize_file
 
 from eztinker.base_models.base_model import WEIGHTS_INDEX_FILE
 from eztinker.base_models.weight_shapes import head_is_tied, weight_files
 from eztinker.float_tensors import load_float32, to_bfloat16_bits
 
 MergedDtype = Literal["float32", "bfloat16"]
+_WIDTHS: dict[MergedDtype, int] = {"float32": 4, "bfloat16": 2}
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
@@ -49,6 +53,11 @@ def write_merged(
     _write_index(base, directory, without_head=is_tied)
 
 
+def merged_bytes(shapes: Mapping[str, tuple[int, ...]], dtype: MergedDtype) -> int:
+    """About how much disk a merged model with weights of these shapes takes."""
+    return sum(math.prod(shape) for shape in shapes.values()) * _WIDTHS[dtype]
+
+
 def _change(factors: Mapping[str, np.ndarray], weight_name: str) -> np.ndarray | None:
     module = weight_name.removesuffix(".weight")
     a, b = (factors.get(f"{module}.lora_{factor}.weight") for factor in "AB")
@@ -64,7 +73,16 @@ def _write_weights(path: Path, weights: Mapping[str, np.ndarray], dtype: MergedD
         name: TensorSpec(dtype=dtype, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
         for name, array in stored.items()
     }
-    serialize_file(specs, path, {"format": "pt"})  # transformers refuses files without this note
+    try:
+        serialize_file(specs, path, {"format": "pt"})  # transformers refuses files without this note
+    except SafetensorError as error:
+        raise _from_the_disk(error) from error
+
+
+def _from_the_disk(error: SafetensorError) -> Exception:
+    """The error of the operating system that the safetensors writer tells in words, if it does."""
+    told = re.search(r"os error (\d+)", str(error))
+    return error if told is None else OSError(int(told[1]), os.strerror(int(told[1])))
 
 
 def _write_config(base: Path, directory: Path, dtype: MergedDtype) -> None:

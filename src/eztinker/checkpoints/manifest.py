@@ -62,7 +62,8 @@ def decode_manifest(raw: bytes) -> Manifest:
         version = msgspec.json.decode(raw, type=_Format).format_version
         if version > FORMAT_VERSION:
             raise CheckpointDamaged(
-                f"The checkpoint has format {version}, this version reads up to {FORMAT_VERSION}; upgrade"
+                f"{MANIFEST} says format {version}, and this version reads up to {FORMAT_VERSION}; upgrade, unless the "
+                "file is damaged"
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from eztinker.checkpoints.disk import appearing_whole, try_to_remove, write_file
 from eztinker.checkpoints.manifest import MANIFEST, Manifest, Part, decode_manifest, encode_manifest, sha256
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
-from eztinker.failpoints import reach
 from eztinker.types import CheckpointKind, LoraSpec
 
 Arrays = Mapping[str, np.ndarray]
@@ -23,6 +21,9 @@ ADAPTER_PART = "adapter.safetensors"
 OPTIMIZER_PART = "optimizer.safetensors"
 GRADIENT_PART = "gradient.safetensors"
 """Only in the snapshots from which a run is recovered."""
+
+RESERVE_BYTES = 8 << 20
+"""What every checkpoint leaves free on the disk, so that the operation log goes on when checkpoints cannot."""
 
 
 def tensors_part(arrays: Arrays) -> bytes:
@@ -44,7 +45,7 @@ def write_checkpoint(
 
     Raises:
         FileExistsError: there is something under this name.
-        OSError: the disk refused; what was written is removed.
+        DiskFull, DiskBroken: the disk refused; what was written is removed.
     """
     manifest = Manifest(
         tinker_path=tinker_path,
@@ -54,10 +55,10 @@ def write_checkpoint(
         step=step,
         parts={name: Part(size_bytes=len(content), sha256=sha256(content)) for name, content in parts.items()},
     )
-    with _appearing_whole(directory) as staging:
+    with appearing_whole(directory, num_bytes=manifest.size_bytes, reserve_bytes=RESERVE_BYTES) as staging:
         for name, content in parts.items():
-            _write_durably(staging / name, content)
-        _write_durably(staging / MANIFEST, encode_manifest(manifest))
+            write_file(staging / name, content)
+        write_file(staging / MANIFEST, encode_manifest(manifest))
     return manifest
 
 
@@ -68,12 +69,20 @@ def copy_checkpoint(source: Path, directory: Path) -> None:
 
     Raises:
         CheckpointDamaged, CheckpointNotFound: `source` is not a whole checkpoint.
-        OSError: the disk refused; nothing is left behind.
+        DiskFull, DiskBroken: the disk refused; nothing is left behind.
     """
     names = [*read_manifest(source).parts, MANIFEST]
-    with _appearing_whole(directory) as staging:
+    with appearing_whole(directory, num_bytes=0, reserve_bytes=RESERVE_BYTES) as staging:
         for name in names:
             _share(source / name, staging / name)
+
+
+def remove_checkpoint(directory: Path) -> bool:
+    """Remove the directory of a checkpoint, whole or not; False if the disk refuses, and it is worth another try.
+
+    The manifest goes first, so that it never vouches for parts that are gone.
+    """
+    return try_to_remove(directory, first=MANIFEST)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -99,6 +108,20 @@ def verify_checkpoint(directory: Path) -> None:
     manifest = read_manifest(directory)
     for part in manifest.parts:
         _read_part(directory, manifest, part)
+
+
+def verify_part(directory: Path, part: str) -> Path:
+    """The file of one part, after its size and hash were found to be those of the manifest.
+
+    Raises:
+        CheckpointNotFound: there is no such checkpoint, or no such part in it.
+        CheckpointDamaged: a byte is not as written; the file is named.
+    """
+    manifest = read_manifest(directory)
+    if part not in manifest.parts:
+        raise CheckpointNotFound(f"{manifest.tinker_path} has no file {part!r}")
+    _read_part(directory, manifest, part)
+    return directory / part
 
 
 def read_tensors(directory: Path, manifest: Manifest, part: str) -> dict[str, np.ndarray]:
@@ -131,49 +154,4 @@ def _share(source: Path, target: Path) -> None:
     except FileNotFoundError as error:
         raise CheckpointDamaged(f"{source.name} of the checkpoint is gone") from error
     except OSError:  # a file system without hard links
-        _write_durably(target, source.read_bytes())
-
-
-@contextlib.contextmanager
-def _appearing_whole(directory: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `directory` at the end of the block, and is removed if the block fails.
-
-    What the block wrote is flushed before it is renamed, so a crash at any point leaves either nothing under this name
-    or all of it.
-    """
-    if directory.exists():
-        raise FileExistsError(f"{directory} exists already")
-    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    staging = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        reach("save.mkdir")
-        staging.mkdir(mode=0o700)
-        yield staging
-        _sync_directory(staging)
-        reach("save.rename")
-        staging.rename(directory)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    _sync_directory(directory.parent)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    reach("save.open")
-    with open(path, "xb") as file:
-        reach("save.write")
-        file.write(content)
-        file.flush()
-        reach("save.fsync")
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    """Flush the names in a directory: without it, a power cut may lose a file whose content was flushed."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        reach("save.fsync_directory")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        write_file(target, source.read_bytes())

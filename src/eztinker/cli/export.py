@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -39,23 +36,38 @@ def export(
     """
     from eztinker.checkpoints.peft_archive import unpack
 
-    with rest_client() as client, _new_folder(directory) as folder:
+    if directory.exists():
+        raise AlreadyExists(f"{directory} exists already; name a folder that does not")
+    with rest_client() as client:
         parts = unpack(client.archive(checkpoint))
-        if form is Form.PEFT:
-            for name, content in parts.items():
-                (folder / name).write_bytes(content)
-        else:
-            _merge(parts, base_model or _base_model_of(checkpoint, client), folder, dtype)
+        base = (base_model or _base_model_of(checkpoint, client)) if form is Form.MERGED else None
+    if base is None:
+        write_peft(parts, directory)
+    else:
+        merge(parts, base, directory, dtype)
     print(directory)
 
 
-def _merge(parts: dict[str, bytes], base: Path, folder: Path, dtype: Dtype) -> None:
-    from eztinker.base_models.merging import write_merged
+def write_peft(parts: dict[str, bytes], directory: Path) -> None:
+    """Make `directory` the adapter's folder."""
+    from eztinker.checkpoints.disk import appearing_whole, write_file
+
+    with appearing_whole(directory, num_bytes=sum(map(len, parts.values()))) as folder:
+        for name, content in parts.items():
+            write_file(folder / name, content)
+
+
+def merge(parts: dict[str, bytes], base: Path, directory: Path, dtype: Dtype) -> None:
+    """Make `directory` the model in `base` with the adapter in its weights."""
+    from eztinker.base_models.merging import merged_bytes, write_merged
     from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
+    from eztinker.checkpoints.disk import appearing_whole
     from eztinker.checkpoints.peft_reading import read_peft
 
-    factors, lora = read_peft(parts, weight_shapes(base), head_is_tied=head_is_tied(base))
-    write_merged(base, factors, lora.alpha / lora.rank, folder, dtype=dtype.value)
+    shapes = weight_shapes(base)
+    factors, lora = read_peft(parts, shapes, head_is_tied=head_is_tied(base))
+    with appearing_whole(directory, num_bytes=merged_bytes(shapes, dtype.value)) as folder:
+        write_merged(base, factors, lora.alpha / lora.rank, folder, dtype=dtype.value)
 
 
 def _base_model_of(checkpoint: str, client: RestClient) -> Path:
@@ -65,18 +77,3 @@ def _base_model_of(checkpoint: str, client: RestClient) -> Path:
     if not (base / "config.json").is_file():
         raise DataNotFound("The checkpoint's base model is not on this machine; name its folder with --base-model")
     return base
-
-
-@contextmanager
-def _new_folder(directory: Path) -> Iterator[Path]:
-    """A folder that takes its name only when the block has filled it."""
-    if directory.exists():
-        raise AlreadyExists(f"{directory} exists already; name a folder that does not")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

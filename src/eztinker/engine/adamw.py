@@ -49,6 +49,6 @@ class AdamW:
                 f"A step with learning rate {adam.learning_rate} makes weights infinite or NaN; it was not taken. "
                 "Lower the learning rate"
             )
-        self.exp_avg, self.exp_avg_sq, self.step = exp_avg, exp_avg_sq, step
         params.copy_(updated)
+        self.exp_avg, self.exp_avg_sq, self.step = exp_avg, exp_avg_sq, step
         return norm

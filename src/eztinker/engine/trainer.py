@@ -57,10 +57,11 @@ class TrainingRun:
             metrics={"unclipped_grad_l2:mean": norm, "optim_step:unique": float(self.optimizer.step)}
         )
 
-    def reset_optimizer(self) -> None:
-        """Fresh moments, no steps, no pending gradient; the adapter stays."""
-        self.optimizer = AdamW.for_params(self.adapter.flat)
-        self.grads.zero_()
+    def replace_state(self, params: Tensor, grads: Tensor, optimizer: AdamW) -> None:
+        """Put a whole state, laid out alike, in the place of this one; nothing here can fail half-way."""
+        self.adapter.flat.copy_(params)
+        self.grads.copy_(grads)
+        self.optimizer = optimizer
 
 
 @dataclass(slots=True, eq=False)

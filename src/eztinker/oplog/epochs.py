@@ -13,6 +13,8 @@ from sqlalchemy import Connection, func, insert, select
 from eztinker.errors import StaleEpoch
 from eztinker.oplog.schema import epochs
 
+_NEWEST = select(func.coalesce(func.max(epochs.c.epoch), 0))
+
 
 def begin(db: Connection, now: datetime) -> int:
     """The number of a new epoch; all older ones are over."""
@@ -31,4 +33,4 @@ def require_newest(db: Connection, epoch: int) -> None:
 
 
 def _newest(db: Connection) -> int:
-    return db.execute(select(func.coalesce(func.max(epochs.c.epoch), 0))).scalar_one()
+    return db.execute(_NEWEST).scalar_one()

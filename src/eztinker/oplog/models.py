@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
@@ -14,6 +14,9 @@ from eztinker.oplog.rows import Model, ModelStatus
 from eztinker.oplog.schema import checkpoints, models, sessions
 from eztinker.oplog.sessions import project
 from eztinker.types import Page
+
+_BY_ID = select(models).where(models.c.model_id == bindparam("model_id"))
+_TOUCH = update(models).where(models.c.model_id == bindparam("touched"))
 
 
 def add(db: Connection, model: Model) -> None:
@@ -29,7 +32,7 @@ def add(db: Connection, model: Model) -> None:
 
 
 def get(db: Connection, model_id: str) -> Model | None:
-    return queries.one(db, select(models).where(models.c.model_id == model_id), Model)
+    return queries.one(db, _BY_ID, Model, {"model_id": model_id})
 
 
 def of_owner(
@@ -75,7 +78,7 @@ def active(db: Connection) -> list[Model]:
 
 def touch(db: Connection, model_id: str, now: datetime) -> None:
     """Remember when the run was last used."""
-    db.execute(update(models).where(models.c.model_id == model_id).values(last_request_at=now))
+    db.execute(_TOUCH, {"touched": model_id, "last_request_at": now})
 
 
 def _visible(owner: str) -> ColumnElement[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, bindparam, case, func, select, update
@@ -13,13 +14,29 @@ from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus
 from eztinker.oplog.schema import operations
 
 _WITHOUT_RESULT = {"status": OperationStatus.EXPIRED, "result": None}
+_BY_ID = select(operations).where(operations.c.op_id == bindparam("op_id"))
+_BY_NUMBER = select(operations).where(
+    operations.c.lane == bindparam("lane"), operations.c.seq_id == bindparam("seq_id")
+)
+_others = operations.alias()
+_SETTLE = (
+    update(operations)
+    .where(operations.c.op_id == bindparam("settled"), operations.c.status == OperationStatus.PENDING)
+    .values(
+        completion=select(func.coalesce(func.max(_others.c.completion), 0) + 1)
+        .where(_others.c.lane == operations.c.lane)
+        .scalar_subquery(),
+        plan=case((operations.c.plan.is_not(None), b"")),
+    )
+)
+"""An outcome is written once, and takes the next place in its lane. The plan has served its purpose and goes."""
 
 
 def append(db: Connection, operation: Operation, payload: bytes | None = None) -> Operation:
     """Store `operation`, or return the one that has its lane and number already: a repeat is the same operation."""
     if operation.seq_id is not None:
-        query = select(operations).where(operations.c.lane == operation.lane, operations.c.seq_id == operation.seq_id)
-        if (existing := queries.one(db, query, Operation)) is not None:
+        number = {"lane": operation.lane, "seq_id": operation.seq_id}
+        if (existing := queries.one(db, _BY_NUMBER, Operation, number)) is not None:
             return existing
     if payload is not None:
         operation = msgspec.structs.replace(operation, payload=payloads.keep(db, payload))
@@ -28,7 +45,7 @@ def append(db: Connection, operation: Operation, payload: bytes | None = None) -
 
 
 def get(db: Connection, op_id: str) -> Operation | None:
-    return queries.one(db, select(operations).where(operations.c.op_id == op_id), Operation)
+    return queries.one(db, _BY_ID, Operation, {"op_id": op_id})
 
 
 def finish(
@@ -40,7 +57,7 @@ def finish(
     """
     epochs.require_newest(db, epoch)
     outcome = {"status": OperationStatus.DONE, "media_type": media_type, "result": result, "epoch": epoch}
-    db.execute(_pending(op_id).values(**outcome, **_payload(keeps_payload), finished_at=now))
+    _settle(db, op_id, now, **outcome, **_payload(keeps_payload))
 
 
 def fail(
@@ -66,11 +83,11 @@ def fail(
         "error_message": failure.message,
         "epoch": epoch,
     }
-    db.execute(_pending(op_id).values(**outcome, **_payload(keeps_payload), finished_at=now))
+    _settle(db, op_id, now, **outcome, **_payload(keeps_payload))
 
 
 def lose(db: Connection, op_id: str, now: datetime) -> None:
-    db.execute(_pending(op_id).values(status=OperationStatus.LOST, finished_at=now))
+    _settle(db, op_id, now, status=OperationStatus.LOST)
 
 
 def pending(db: Connection) -> list[Operation]:
@@ -88,6 +105,12 @@ def to_replay(db: Connection, lane: str) -> list[Operation]:
         operations.c.status != OperationStatus.PENDING,
     )
     return queries.many(db, query.order_by(operations.c.seq_id), Operation)
+
+
+def kept_payloads(db: Connection, kind: str) -> list[str]:
+    """Digests of what operations of one kind do that wait, run, or would be run again to bring a run back."""
+    query = select(operations.c.payload).where(operations.c.kind == kind, operations.c.payload.is_not(None))
+    return list(db.execute(query.distinct()).scalars())
 
 
 def last_run(db: Connection, lane: str) -> int:
@@ -160,13 +183,8 @@ def expire_results(db: Connection, finished_before: datetime) -> None:
     )
 
 
-def _pending(op_id: str):
-    """An outcome is written once, and takes the next place in its lane. The plan has served its purpose and goes."""
-    others = operations.alias()
-    place = select(func.coalesce(func.max(others.c.completion), 0) + 1).where(others.c.lane == operations.c.lane)
-    pending = update(operations).where(operations.c.op_id == op_id, operations.c.status == OperationStatus.PENDING)
-    emptied = case((operations.c.plan.is_not(None), b""))
-    return pending.values(completion=place.scalar_subquery(), plan=emptied)
+def _settle(db: Connection, op_id: str, now: datetime, **outcome: Any) -> None:
+    db.execute(_SETTLE, {"settled": op_id, "finished_at": now, **outcome})
 
 
 def _payload(is_kept: bool) -> dict[str, None]:

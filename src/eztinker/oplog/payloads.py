@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 
 from eztinker.oplog.schema import operations, payloads
+
+_IS_KEPT = select(exists().where(payloads.c.digest == bindparam("digest")))
+_KEEP = insert(payloads)
 
 
 def keep(db: Connection, content: bytes) -> str:
     """Store `content` if it is new; gives its digest."""
     digest = hashlib.sha256(content).hexdigest()
-    if not db.execute(select(exists().where(payloads.c.digest == digest))).scalar_one():
-        db.execute(insert(payloads).values(digest=digest, content=content))
+    if not db.execute(_IS_KEPT, {"digest": digest}).scalar_one():
+        db.execute(_KEEP, {"digest": digest, "content": content})
     return digest
 
 
 def contents(db: Connection, digests: Sequence[str]) -> dict[str, bytes]:
+    """By digest, those that are there with every bit as it was written."""
     rows = db.execute(select(payloads.c.digest, payloads.c.content).where(payloads.c.digest.in_(digests)))
-    return {row.digest: row.content for row in rows}
+    return {row.digest: row.content for row in rows if hashlib.sha256(row.content).hexdigest() == row.digest}
 
 
 def release_covered(db: Connection, lane: str, seq_id: int) -> None:

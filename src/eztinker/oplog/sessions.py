@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Select, bindparam, exists, func, or_, select, update
 
 from eztinker.oplog import queries
-from eztinker.oplog.rows import DEFAULT_PROJECT, SamplingSession, Session, SessionStatus
-from eztinker.oplog.schema import sampling_sessions, sessions
+from eztinker.oplog.rows import (
+    DEFAULT_PROJECT,
+    ModelStatus,
+    OperationStatus,
+    SamplingSession,
+    Session,
+    SessionStatus,
+)
+from eztinker.oplog.schema import checkpoints, models, operations, sampling_sessions, sessions
 from eztinker.types import Page
 
 newest_first = (sessions.c.created_at.desc(), sessions.c.session_id.desc())
 project = func.coalesce(sessions.c.project_id, DEFAULT_PROJECT)
+_BY_ID = select(sessions).where(sessions.c.session_id == bindparam("session_id"))
 
 
 def add_session(db: Connection, session: Session) -> Session:
@@ -28,7 +36,7 @@ def add_session(db: Connection, session: Session) -> Session:
 
 
 def session(db: Connection, session_id: str) -> Session | None:
-    return queries.one(db, select(sessions).where(sessions.c.session_id == session_id), Session)
+    return queries.one(db, _BY_ID, Session, {"session_id": session_id})
 
 
 def active_sessions(db: Connection) -> list[Session]:
@@ -51,6 +59,16 @@ def end_session(
         .values(status=status, end_reason=reason, end_detail=detail, ended_at=now)
     )
     return ended.rowcount == 1
+
+
+def with_leftovers(db: Connection) -> list[str]:
+    """Ids of sessions that are over and still have a loaded run, or snapshots behind their sampling clients."""
+    loaded = models.c.status == ModelStatus.ACTIVE
+    has_unnamed = exists().where(
+        checkpoints.c.model_id == models.c.model_id, checkpoints.c.name.is_(None), checkpoints.c.removed_at.is_(None)
+    )
+    query = select(models.c.session_id).join(sessions).where(sessions.c.status != SessionStatus.ACTIVE)
+    return list(db.execute(query.where(or_(loaded, has_unnamed)).distinct()).scalars())
 
 
 def add_sampling_session(db: Connection, sampling_session: SamplingSession) -> SamplingSession:
@@ -82,6 +100,26 @@ def newest_inflight_save(model_id: str) -> Select:
     """Selects the checkpoint id of the run's newest inflight save."""
     of_run = select(sampling_sessions.c.checkpoint_id).where(sampling_sessions.c.inflight_model_id == model_id)
     return of_run.order_by(sampling_sessions.c.save_seq_id.desc()).limit(1)
+
+
+def sampled_checkpoint_ids(db: Connection) -> set[str]:
+    """The checkpoints from which samples that are not over yet may be drawn.
+
+    A sample of an inflight sampler takes what is newest when it is asked for, which may have been replaced since.
+    """
+    asked, drawn = sampling_sessions.alias(), sampling_sessions.alias()
+    waiting = select(asked.c.sampling_session_id, asked.c.inflight_model_id).where(
+        exists().where(operations.c.lane == asked.c.sampling_session_id, operations.c.status == OperationStatus.PENDING)
+    )
+    of_waiting = waiting.subquery()
+    query = select(drawn.c.checkpoint_id).join(
+        of_waiting,
+        or_(
+            drawn.c.sampling_session_id == of_waiting.c.sampling_session_id,
+            drawn.c.inflight_model_id == of_waiting.c.inflight_model_id,
+        ),
+    )
+    return {checkpoint_id for checkpoint_id in db.execute(query).scalars() if checkpoint_id is not None}
 
 
 def count_clone(db: Connection, sampling_session_id: str) -> int:

@@ -6,17 +6,18 @@ A change is durable when `write` returns: what is acknowledged to a client after
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import LogUnwritable
+from eztinker.errors import LogFull, LogUnwritable
 from eztinker.failpoints import reach
 from eztinker.oplog.database import open_database
 from eztinker.oplog.upgrade import bring_up_to_date
@@ -28,10 +29,54 @@ MAX_GROUP = 256
 READER_THREADS = 4
 
 
+class Outcome(NamedTuple):
+    """What one change came to."""
+
+    result: Any = None
+    error: Exception | None = None
+
+
+Change = Callable[[Connection], Any]
+
+
+class Database:
+    """Runs changes and queries in the calling thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Make these changes durable together, each in a savepoint of its own: one that raises is undone alone."""
+        try:
+            with self._engine.begin() as connection:
+                outcomes = [_attempt(connection, change) for change in changes]
+                reach("log.commit")
+        except Exception as error:
+            # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
+            return [Outcome(error=_ours(error))] * len(changes)
+        reach("log.committed")
+        return outcomes
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """What `query` returns.
+
+        Raises:
+            LogUnwritable: the disk cannot be read.
+        """
+        try:
+            with self._engine.connect() as connection:
+                return query(connection)
+        except OperationalError as error:
+            raise _refusal(error) from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
 class Store:
     """Runs changes and queries, each a function of a connection, off the event loop.
 
-    A change runs in its own savepoint: if it raises, it alone is undone and its caller gets the error.
+    A change that raises is undone alone, and its caller gets the error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,15 +84,20 @@ class Store:
 
         Raises:
             ConfigError: it cannot be used, for example because a newer program has written it.
+            LogFull, LogUnwritable: the disk is full or broken.
         """
-        self._engine = open_database(path)
+        engine = open_database(path)
         try:
-            bring_up_to_date(self._engine, path)
+            bring_up_to_date(engine, path)
+        except OperationalError as error:
+            engine.dispose()
+            raise _refusal(error) from error
         except BaseException:
-            self._engine.dispose()
+            engine.dispose()
             raise
+        self._database = Database(engine)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
-        self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
         self._writer.start()
 
@@ -55,40 +105,42 @@ class Store:
         """What `change` returns, once it is committed to disk.
 
         Raises:
-            LogUnwritable: the disk is full or broken; nothing was changed.
+            LogFull, LogUnwritable: the disk is full or broken; nothing was changed.
         """
         done: Future[Any] = Future()
-        self._changes.put(_Change(change, done))
+        self._waiting.put(_Waiting(change, done))
         return await asyncio.wrap_future(done)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """What `query` returns; it sees every change written before."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        """What `query` returns; it sees every change written before.
+
+        Raises:
+            LogUnwritable: the disk cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
     def close(self) -> None:
         """Commit what is waiting and let the file go."""
-        self._changes.put(None)
+        self._waiting.put(None)
         self._writer.join()
         self._readers.shutdown()
-        self._engine.dispose()
-
-    def _read(self, query: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
-            return query(connection)
+        self._database.close()
 
     def _write_groups(self) -> None:
-        while (first := self._changes.get()) is not None:
+        while (first := self._waiting.get()) is not None:
             group, is_last = self._gather(first)
-            self._commit(group)
+            outcomes = self._database.commit([waiting.change for waiting in group])
+            for waiting, outcome in zip(group, outcomes, strict=True):
+                _settle(waiting.done, outcome)
             if is_last:
                 return
 
-    def _gather(self, first: _Change) -> tuple[list[_Change], bool]:
+    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """Everything that waits by now, to share one commit; and whether the store is closing."""
         group = [first]
         while len(group) < MAX_GROUP:
             try:
-                following = self._changes.get_nowait()
+                following = self._waiting.get_nowait()
             except queue.Empty:
                 break
             if following is None:
@@ -96,41 +148,47 @@ class Store:
             group.append(following)
         return group, False
 
-    def _commit(self, group: list[_Change]) -> None:
-        try:
-            with self._engine.begin() as connection:
-                outcomes = [_attempt(connection, change) for change in group]
-                reach("log.commit")
-        except Exception as error:
-            # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
-            for change in group:
-                _settle(change, error=error)
-            return
-        reach("log.committed")
-        for change, (result, error) in zip(group, outcomes, strict=True):
-            _settle(change, result=result, error=error)
 
-
-class _Change(NamedTuple):
-    run: Callable[[Connection], Any]
+class _Waiting(NamedTuple):
+    change: Change
     done: Future[Any]
 
 
-def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | None]:
+def _attempt(connection: Connection, change: Change) -> Outcome:
     try:
         with connection.begin_nested():
-            return change.run(connection), None
+            return Outcome(change(connection))
     except Exception as error:
-        return None, error
+        if not _is_in_transaction(connection):
+            raise  # a disk that is full or broken may undo the whole group, and no later change may pass for one of it
+        return Outcome(error=_ours(error))
 
 
-def _settle(change: _Change, *, result: Any = None, error: Exception | None = None) -> None:
-    if not change.done.set_running_or_notify_cancel():
+def _is_in_transaction(connection: Connection) -> bool:
+    """Whether SQLite has one open."""
+    driver: Any = connection.connection.dbapi_connection
+    return driver.in_transaction
+
+
+def _ours(error: Exception) -> Exception:
+    """A refusal of the disk in our words; any other error as it is."""
+    return _refusal(error) if isinstance(error, (OperationalError, OSError)) else error
+
+
+def _settle(done: Future[Any], outcome: Outcome) -> None:
+    if not done.set_running_or_notify_cancel():
         return  # the caller has gone; the change stands
-    if isinstance(error, (OperationalError, OSError)):
-        reason = error.orig if isinstance(error, OperationalError) else error.strerror
-        error = LogUnwritable(f"The server cannot write its operation log ({reason}); free some space on its disk")
-    if error is not None:
-        change.done.set_exception(error)
+    if outcome.error is not None:
+        done.set_exception(outcome.error)
     else:
-        change.done.set_result(result)
+        done.set_result(outcome.result)
+
+
+def _refusal(error: OperationalError | OSError) -> LogUnwritable:
+    """What the disk says, in words for clients, which are going to ask again."""
+    reason = error.orig if isinstance(error, OperationalError) else error.strerror
+    is_full = error.errno == errno.ENOSPC if isinstance(error, OSError) else "full" in str(reason)
+    sentence = f"The server cannot use its operation log at present ({reason})"
+    if is_full:
+        return LogFull(f"{sentence}; free some space on its disk")
+    return LogUnwritable(f"{sentence}; check its disk")

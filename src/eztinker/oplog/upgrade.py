@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from eztinker.errors import ConfigError
 from eztinker.failpoints import reach
@@ -47,21 +47,22 @@ def bring_up_to_date(engine: Engine, path: Path, migrations: Migrations = OURS) 
 
     Raises:
         ConfigError: the file is no operation log, or one of a newer program; or there was no room to upgrade it.
+        OperationalError: the disk refuses it.
     """
-    try:
-        with engine.connect() as connection:
-            version = _version(connection, path)
-        if version is None:
-            _create(engine)
-        elif version != migrations.newest:
-            _check(version, migrations.newest)
+    version = _version(engine, path)
+    if version is None:
+        _create(engine)
+    elif version != migrations.newest:
+        _check(version, migrations.newest)
+        try:
             _upgrade(engine, path, version, migrations)
-    except (DBAPIError, sqlite3.Error, OSError) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        raise ConfigError(
-            f"The operation log {path} cannot be opened or upgraded ({reason}); it is as it was. See that its disk has "
-            "room for a second copy of it and can be written, or use another data directory"
-        ) from error
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            raise ConfigError(
+                f"The operation log {path} has schema version {version}, and could not be upgraded to "
+                f"{migrations.newest} ({reason}); it is as it was. See that its disk has room for a second copy of it "
+                "and can be written, and start again"
+            ) from error
 
 
 def backup_path(path: Path, version: int) -> Path:
@@ -88,14 +89,23 @@ def alembic_config(target: dict[str, object], migrations: Migrations = OURS):
     return config
 
 
-def _version(connection: Connection, path: Path) -> int | None:
+def _version(engine: Engine, path: Path) -> int | None:
     """That of the tables, None if there are none."""
-    tables = inspect(connection).get_table_names()
-    if not tables:
-        return None
-    for table, column in ((VERSION_TABLE, "version_num"), (OLD_VERSION_TABLE, "version")):
-        if table in tables:
-            return int(connection.exec_driver_sql(f"SELECT {column} FROM {table}").scalar_one())
+    try:
+        with engine.connect() as connection:
+            tables = inspect(connection).get_table_names()
+            if not tables:
+                return None
+            for table, column in ((VERSION_TABLE, "version_num"), (OLD_VERSION_TABLE, "version")):
+                if table in tables:
+                    return int(connection.exec_driver_sql(f"SELECT {column} FROM {table}").scalar_one())
+    except DBAPIError as error:
+        if isinstance(error, OperationalError):
+            raise  # the disk, not the file
+        raise ConfigError(
+            f"{path} is not an operation log, or is damaged ({error.orig}); put a backup in its place, or use another "
+            "data directory"
+        ) from error
     raise ConfigError(f"{path} is a database, but not an operation log; use another data directory")
 
 

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select, update
+import msgspec
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from eztinker.oplog import queries
 from eztinker.oplog.rows import Usage
 from eztinker.oplog.schema import usage
+
+_ADD = (
+    update(usage)
+    .where(
+        usage.c.owner == bindparam("of_owner"),
+        usage.c.hour == bindparam("of_hour"),
+        usage.c.session_id == bindparam("of_session_id"),
+        usage.c.model_id.is_not_distinct_from(bindparam("of_model_id")),
+        usage.c.base_model == bindparam("of_base_model"),
+        usage.c.kind == bindparam("of_kind"),
+    )
+    .values(amount=usage.c.amount + bindparam("more"))
+)
 
 
 def add(db: Connection, *uses: Usage) -> None:
@@ -28,14 +42,7 @@ def forget(db: Connection, before: datetime) -> None:
 
 
 def _add(db: Connection, used: Usage) -> None:
-    same = (
-        usage.c.owner == used.owner,
-        usage.c.hour == used.hour,
-        usage.c.session_id == used.session_id,
-        usage.c.model_id.is_not_distinct_from(used.model_id),
-        usage.c.base_model == used.base_model,
-        usage.c.kind == used.kind,
-    )
-    added = db.execute(update(usage).where(*same).values(amount=usage.c.amount + used.amount))
+    same = {f"of_{name}": value for name, value in msgspec.structs.asdict(used).items() if name != "amount"}
+    added = db.execute(_ADD, {"more": used.amount, **same})
     if added.rowcount == 0:
         queries.add(db, usage, used)

@@ -53,7 +53,7 @@ def convert_object(value: dict[str, Any], body_type: type[BodyT]) -> BodyT:
     Raises:
         InvalidInput: a field is unknown, missing or of the wrong type.
     """
-    known = {field.encode_name for field in msgspec.structs.fields(body_type)}
+    known = set(body_type.__struct_encode_fields__)
     unknown = [name[:MAX_SHOWN_CHARS] for name, content in value.items() if name not in known and content]
     if unknown:
         raise InvalidInput(f"Unknown fields in the request: {', '.join(sorted(unknown)[:MAX_SHOWN_FIELDS])}")

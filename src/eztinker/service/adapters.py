@@ -14,7 +14,14 @@ from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
 from eztinker.checkpoints.peft import peft_parts
 from eztinker.checkpoints.peft_archive import FILES, pack, unpack
 from eztinker.checkpoints.peft_reading import read_peft
-from eztinker.checkpoints.store import ADAPTER_PART, read_manifest, read_tensors, tensors_part, write_checkpoint
+from eztinker.checkpoints.store import (
+    ADAPTER_PART,
+    read_manifest,
+    read_tensors,
+    tensors_part,
+    verify_part,
+    write_checkpoint,
+)
 from eztinker.errors import InvalidInput
 from eztinker.oplog import audit, checkpoints, models
 from eztinker.oplog.rows import Checkpoint, Model, ModelStatus
@@ -50,6 +57,7 @@ class Adapters:
 
         Raises:
             InvalidInput, Unsupported: the archive does not hold a plain LoRA of that base model.
+        DiskFull, DiskBroken: the disk refused it.
         """
         check_name(name)
         served = self._catalog.get(base_model)
@@ -117,7 +125,7 @@ def packed(directory: Path, catalog: Catalog) -> bytes:
     if manifest.kind is CheckpointKind.EXTERNAL:
         if not all(name in manifest.parts for name in FILES):
             raise InvalidInput(f"The files of {manifest.tinker_path} are encrypted; download and decrypt them instead")
-        return pack({name: (directory / name).read_bytes() for name in FILES})
+        return pack({name: verify_part(directory, name).read_bytes() for name in FILES})
     arrays = read_tensors(directory, manifest, ADAPTER_PART)
     base = catalog.get(manifest.base_model)
     return pack(peft_parts(arrays, manifest.lora, manifest.base_model, head_is_tied=head_is_tied(base.directory)))

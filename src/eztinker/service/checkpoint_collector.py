@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection
 
-from eztinker.oplog import audit, checkpoints
+from eztinker.checkpoints.store import remove_checkpoint
+from eztinker.oplog import audit, checkpoints, operations, payloads, sessions
 from eztinker.oplog.store import Store
+from eztinker.protocol.frames import LoadModel, decode_payload
 from eztinker.service.checkpoints import checkpoint_event
 from eztinker.service.clock import Clock
+from eztinker.service.plans import LOAD
 
 REMOVAL_DELAY = timedelta(seconds=60)
 """How long the directory of a removed checkpoint stays, for loads that have been sent to the engine."""
@@ -29,8 +31,8 @@ class CheckpointCollector:
         now = self._clock.now()
         await self._store.write(lambda db: checkpoints.remove_unnamed(db, session_id, now))
 
-    async def sweep(self) -> None:
-        """Remove what has expired, and the directories of what was removed a while ago."""
+    async def expire(self) -> None:
+        """Remove what has expired."""
         now = self._clock.now()
 
         def expire(db: Connection) -> None:
@@ -39,18 +41,35 @@ class CheckpointCollector:
                 audit.add(db, checkpoint_event("expire", checkpoint, by="server", now=now))
 
         await self._store.write(expire)
-        await self._remove_directories(now - REMOVAL_DELAY)
 
     async def collect_leftovers(self) -> None:
         """Remove directories that no row knows: saves that an earlier process never finished."""
         known = await self._store.read(checkpoints.known_ids)
         for directory in self._root.iterdir():
             if directory.name not in known:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                await asyncio.to_thread(remove_checkpoint, directory)
 
-    async def _remove_directories(self, removed_before: datetime) -> None:
-        removed = await self._store.read(lambda db: checkpoints.removed(db, removed_before))
-        for checkpoint_id in removed:
-            await asyncio.to_thread(shutil.rmtree, self._root / checkpoint_id, ignore_errors=True)
-        if removed:
-            await self._store.write(lambda db: checkpoints.forget(db, removed))
+    async def remove_directories(self) -> None:
+        """Those of checkpoints that were removed a while ago, unless something may still read them."""
+        removed_before = self._clock.now() - REMOVAL_DELAY
+
+        def unused(db: Connection) -> list[str]:
+            removed = checkpoints.removed(db, removed_before)
+            in_use = _in_use(db) if removed else set()
+            return [checkpoint_id for checkpoint_id in removed if checkpoint_id not in in_use]
+
+        gone = [
+            checkpoint_id
+            for checkpoint_id in await self._store.read(unused)
+            if await asyncio.to_thread(remove_checkpoint, self._root / checkpoint_id)
+        ]
+        if gone:
+            await self._store.write(lambda db: checkpoints.forget(db, gone))
+
+
+def _in_use(db: Connection) -> set[str]:
+    """What accepted samples may still be drawn from, and what runs load if they have to be brought back."""
+    kept = payloads.contents(db, operations.kept_payloads(db, LOAD))
+    commands = [decode_payload(content, op_id="", model_id="") for content in kept.values()]
+    loaded = {Path(command.directory).name for command in commands if isinstance(command, LoadModel)}
+    return loaded | sessions.sampled_checkpoint_ids(db)

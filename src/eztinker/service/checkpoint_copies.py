@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import uuid
 
 from sqlalchemy import Connection
 
-from eztinker.checkpoints.store import copy_checkpoint
+from eztinker.checkpoints.store import copy_checkpoint, remove_checkpoint
 from eztinker.errors import AlreadyExists, InvalidInput
 from eztinker.oplog import audit, checkpoints, models, sessions
 from eztinker.oplog.rows import Checkpoint, Model, ModelStatus, Session, SessionStatus
@@ -87,10 +86,10 @@ class CheckpointCopies:
         try:
             stored = await self._store.write(lambda db: _add_copy(db, model, copy))
         except AlreadyExists:
-            await asyncio.to_thread(shutil.rmtree, directory)
+            await asyncio.to_thread(remove_checkpoint, directory)
             raise
         if stored != copy:
-            await asyncio.to_thread(shutil.rmtree, directory)
+            await asyncio.to_thread(remove_checkpoint, directory)
         return tinker_path(stored)
 
     async def _slot(self, owner: str, target: CopyTarget, idempotency_key: str | None) -> tuple[str, int]:

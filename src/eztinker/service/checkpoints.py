@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from eztinker.checkpoints.store import read_manifest, verify_checkpoint
+from eztinker.checkpoints.store import read_manifest, verify_checkpoint, verify_part
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound, InvalidInput
 from eztinker.oplog import audit, checkpoints, models
 from eztinker.oplog.rows import AuditEntry, Checkpoint, Model
@@ -140,6 +140,15 @@ class Checkpoints:
         if checkpoint is None or checkpoint.has_expired(self._clock.now()):
             raise CheckpointNotFound("This checkpoint was deleted or has expired")
         return checkpoint
+
+    async def file(self, checkpoint: Checkpoint, name: str) -> Path:
+        """One file of a checkpoint, in which every byte is as it was written.
+
+        Raises:
+            CheckpointDamaged: one is not.
+            CheckpointNotFound: it has no such file.
+        """
+        return await asyncio.to_thread(verify_part, self.directory(checkpoint.checkpoint_id), name)
 
     async def _saved_by(self, model_id: str, kind: CheckpointKind) -> list[Checkpoint]:
         """The run's named checkpoints of one kind, newest first."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from eztinker.protocol.frames import (
     TrainingCommand,
 )
 from eztinker.service.clock import Clock
-from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
+from eztinker.service.engine_link import EngineLink
 from eztinker.types import EngineStatus
 
 log = logging.getLogger(__name__)
@@ -75,19 +75,20 @@ class EngineProcess:
         clock: Clock,
         *,
         stall_seconds: float,
-        argv: Sequence[str] = ENGINE_ARGV,
+        spawn: Callable[[], Awaitable[EngineLink]] = EngineLink.spawn,
     ) -> None:
         """
         Args:
             begin_epoch: the number of the engine about to start; whatever older ones still report is refused.
             stall_seconds: an engine with work that reports nothing for this long is killed.
+            spawn: starts an engine.
         """
         self.status = EngineStatus()
         self._configure = configure
         self._begin_epoch = begin_epoch
         self._clock = clock
         self._stall_seconds = stall_seconds
-        self._argv = argv
+        self._spawn = spawn
         self._pending: dict[str, _Pending] = {}
         self._in_hand: str | None = None
         """The training command that the engine has begun and not ended."""
@@ -176,17 +177,22 @@ class EngineProcess:
     async def _supervise(self) -> None:
         num_failed_starts = 0
         while True:
-            was_ready = await self._live_once()
+            try:
+                was_ready = await self._live_once()
+            except Exception:
+                # the log refuses the number of the next epoch, or the system a new process
+                log.exception("No engine can be started", extra={"event": "engine_not_started"})
+                was_ready = False
             num_failed_starts = 0 if was_ready else num_failed_starts + 1
             if num_failed_starts == MAX_FAILED_STARTS:
                 self._give_up_waiting()
-            pause_seconds = min(FIRST_PAUSE_SECONDS * 2**num_failed_starts, LONGEST_PAUSE_SECONDS)
-            await asyncio.sleep(pause_seconds)
+            pause_seconds = FIRST_PAUSE_SECONDS * 2 ** min(num_failed_starts, MAX_FAILED_STARTS)
+            await asyncio.sleep(min(pause_seconds, LONGEST_PAUSE_SECONDS))
 
     async def _live_once(self) -> bool:
         """One life of an engine, from start to death; whether it ever took commands."""
         self._epoch = await self._begin_epoch()
-        link = await EngineLink.spawn(self._argv)
+        link = await self._spawn()
         self._link = link
         self._heard_at = self._clock.monotonic()
         watch = asyncio.create_task(self._kill_if_stuck(link), name="stall watch")

@@ -6,7 +6,7 @@ the client has used one up. A lane therefore waits for a missing number, but not
 
 - An operation that is never chunked is sent only after every lower number has been answered or given up, so its arrival
   proves that a missing number will not come.
-- A forward_backward waits a bounded time, which starts again with each arrival, and then the gap is skipped.
+- A forward_backward waits a bounded time, which starts again with each arrival, and then every gap is skipped.
 
 Pure logic: no clock, no database. Times are monotonic seconds.
 """
@@ -54,15 +54,14 @@ class Lane(Generic[ItemT]):
         return released
 
     def release_due(self, now: float) -> list[ItemT]:
-        """Skip the lowest gap if its time is over, and return what may start now."""
+        """Skip the gaps if their time is over, and return what may start now."""
         if self._deadline is None or now < self._deadline:
             return []
-        released = self._release_up_to(min(self._waiting))
-        self._deadline = now + self._gap_wait_seconds if self._waiting else None
-        return released
+        return self.release_all()
 
     def release_all(self) -> list[ItemT]:
-        """Everything that waits, for a lane that comes to its end."""
+        """Everything that waits; what is missing will not be waited for any more."""
+        self._deadline = None
         return self._release_up_to(max(self._waiting)) if self._waiting else []
 
     def _release_up_to(self, seq_id: int) -> list[ItemT]:

@@ -30,6 +30,8 @@ from eztinker.service.sampling_sessions import new_sampling_session
 from eztinker.service.usage import used_by_sample
 from eztinker.types import Record
 
+LOAD = "load_weights"
+"""The kind of the operations that read a checkpoint into a run."""
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 
@@ -125,7 +127,7 @@ class LoadPlan(Record, tag=True):
     path: str
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
-        return Finished.json({"path": self.path, "model_id": self.model_id, "type": "load_weights"})
+        return Finished.json({"path": self.path, "model_id": self.model_id, "type": LOAD})
 
 
 class BeginPlan(Record, tag=True):

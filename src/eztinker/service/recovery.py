@@ -59,6 +59,8 @@ class Recovery:
         rows = [row for row in replay.rows if row.seq_id is not None and row.seq_id > after]
         if kept and loaded is None and (not rows or rows[0].seq_id != 0):
             raise await self.end_run(model_id, "its snapshots on the server's disk are damaged")
+        if any(row.payload not in replay.contents for row in rows):
+            raise await self.end_run(model_id, "operations that it was made by are damaged in the server's log")
         answers = await self._run([replay.command(row) for row in rows], epoch)
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer.event, Failed) != (row.status is OperationStatus.FAILED):
@@ -117,6 +119,7 @@ class _Replay:
 
     rows: list[Operation]
     contents: dict[str, bytes]
+    """By digest; what is missing was damaged on the disk."""
 
     def command(self, row: Operation) -> TrainingCommand:
         assert row.payload is not None
@@ -205,10 +208,12 @@ def _kept(db: Connection, model_id: str) -> tuple[list[Snapshot], _Replay]:
 
 
 def _unfinished(db: Connection, row: Operation) -> NewOperation | None:
-    """The operation as it was accepted; None if the log has lost what it was to do."""
+    """The operation as it was accepted; None if the log has lost what it was to do, or it was damaged there."""
     if row.payload is None or row.plan is None:
         return None
-    content = payloads.contents(db, [row.payload])[row.payload]
+    content = payloads.contents(db, [row.payload]).get(row.payload)
+    if content is None:
+        return None
     return NewOperation(
         op_id=row.op_id,
         owner=row.owner,

@@ -78,7 +78,7 @@ class Sampling:
     async def join(self, owner: str, sampling_session_id: str) -> int:
         """A number, unique in the sampling session, for a copy of its client in another process; the original is 0."""
         sampler, _ = await self._find(owner, sampling_session_id)
-        await self._sessions.require_active(owner, sampler.session_id)
+        await self._sessions.hear_of(owner, sampler.session_id)
         return await self._store.write(lambda db: sessions.count_clone(db, sampling_session_id))
 
     async def sampler(self, owner: str, sampling_session_id: str) -> Sampler:
@@ -94,7 +94,7 @@ class Sampling:
             QueueFull: the owner has its share of what may wait.
         """
         sampler, checkpoint = await self._find(owner, wire.sampling_session_id)
-        await self._sessions.require_active(owner, sampler.session_id)
+        await self._sessions.hear_of(owner, sampler.session_id)
         if sampler.checkpoint_id is not None and checkpoint is None:
             raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
         base_model = self._catalog.get(sampler.base_model)

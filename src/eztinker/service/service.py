@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
@@ -23,7 +24,7 @@ from eztinker.service.checkpoint_copies import CheckpointCopies
 from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
 from eztinker.service.completions import Completions
-from eztinker.service.engine_link import ENGINE_ARGV
+from eztinker.service.engine_link import EngineLink
 from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
@@ -60,17 +61,30 @@ HOUSEKEEPING_PER_TIMEOUT = 4
 class Service:
     """The server without HTTP. Made once; `running` is its life."""
 
-    def __init__(self, config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        catalog: Catalog,
+        *,
+        spawn: Callable[[], Awaitable[EngineLink]] = EngineLink.spawn,
+        store: Store | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """
+        Args:
+            spawn: starts an engine.
+            store: the operation log, if not the one in the data directory.
+        """
         self.config = config
         self.catalog = catalog
-        self.clock = Clock()
+        self.clock = clock or Clock()
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.keys = Keys.of(config)
         secret = ensure_signing_secret(config.data_dir)
         self.tokens = Tokens(secret, self.keys, self.clock)
         self.links = LinkSigner(secret)
         self.polls = Room(MAX_HELD_POLLS, "polls open")
-        self._store = Store(config.data_dir / LOG_FILE)
+        self._store = store or Store(config.data_dir / LOG_FILE)
         checkpoints_root = config.data_dir / CHECKPOINTS_DIRECTORY
         checkpoints_root.mkdir(mode=0o700, exist_ok=True)
         snapshots_root = config.data_dir / SNAPSHOTS_DIRECTORY
@@ -80,7 +94,7 @@ class Service:
             self._begin_epoch,
             self.clock,
             stall_seconds=config.engine_stall_seconds,
-            argv=engine_argv,
+            spawn=spawn,
         )
         self.operations = Operations(self._store, self.clock)
         self._recovery = Recovery(self._store, self.engine, snapshots_root)
@@ -155,19 +169,28 @@ class Service:
 
     async def _keep_house(self) -> None:
         pause_seconds = min(HOUSEKEEPING_SECONDS, self.config.session_timeout_seconds / HOUSEKEEPING_PER_TIMEOUT)
+        chores = (
+            self._snapshots.sweep,
+            self._collector.expire,
+            self._collector.remove_directories,
+            self._end_silent_sessions,
+            self.completions.drop_fetched,
+            self.audit.expire,
+            self.usage.expire,
+            partial(self.operations.expire_results, RESULT_RETENTION, self.config.max_result_bytes),
+        )
         while True:
             await asyncio.sleep(pause_seconds)
-            try:
-                for session_id in await self.sessions.expire_silent():
-                    await self.end_session(session_id)
-                await self._collector.sweep()
-                await self.completions.drop_fetched()
-                await self._snapshots.sweep()
-                await self.audit.expire()
-                await self.usage.expire()
-                await self.operations.expire_results(RESULT_RETENTION, self.config.max_result_bytes)
-            except Exception:
-                log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
+            for chore in chores:  # each by itself: with a full log some fail, and the others are to make room
+                try:
+                    await chore()
+                except Exception:
+                    log.exception("Housekeeping failed; it is tried again", extra={"event": "housekeeping_failed"})
+
+    async def _end_silent_sessions(self) -> None:
+        await self.sessions.expire_silent()
+        for session_id in await self.sessions.with_leftovers():
+            await self.end_session(session_id)
 
 
 def check_log(config: ServerConfig) -> None:

@@ -42,6 +42,7 @@ class Sessions:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._last_seen: dict[str, float] = {}
+        """Of every active session."""
 
     async def resume(self) -> None:
         """Start to listen for the sessions of earlier server processes."""
@@ -64,7 +65,8 @@ class Sessions:
             created_at=self._clock.now(),
         )
         stored = await self._store.write(lambda db: sessions.add_session(db, session))
-        self._last_seen[stored.session_id] = self._clock.monotonic()
+        if stored.status is SessionStatus.ACTIVE:
+            self._last_seen[stored.session_id] = self._clock.monotonic()
         return stored
 
     async def require_active(self, owner: str, session_id: str) -> Session:
@@ -80,19 +82,33 @@ class Sessions:
         self._last_seen[session_id] = self._clock.monotonic()
         return session
 
+    async def hear_of(self, owner: str, session_id: str) -> None:
+        """Something of the owner's in this session has just been used. Asks the log only if the session is not alive.
+
+        Raises:
+            SessionEnded: the session is over.
+        """
+        if session_id in self._last_seen:
+            self._last_seen[session_id] = self._clock.monotonic()
+        else:
+            await self.require_active(owner, session_id)
+
     async def finish(self, owner: str, session_id: str, *, reason: str, detail: str | None) -> bool:
         """End the session as its client asks; False if it was over already, and the first reason stays."""
         await self._get(owner, session_id)
         check_text(detail, field="detail")
         return await self._end(session_id, SessionStatus.FINISHED, reason, detail)
 
-    async def expire_silent(self) -> list[str]:
-        """End the sessions that have been silent for too long, and return their ids."""
+    async def expire_silent(self) -> None:
+        """End the sessions that have been silent for too long."""
         oldest = self._clock.monotonic() - self._timeout_seconds
         silent = [session_id for session_id, seen in self._last_seen.items() if seen < oldest]
         for session_id in silent:
             await self._end(session_id, SessionStatus.EXPIRED, "expired", None)
-        return silent
+
+    async def with_leftovers(self) -> list[str]:
+        """Those that are over and still hold something: the server died, or the disk was full, before all was freed."""
+        return await self._store.read(sessions.with_leftovers)
 
     async def contents(self, owner: str, session_id: str) -> SessionContents:
         session = await self._get(owner, session_id)
@@ -114,11 +130,12 @@ class Sessions:
         return owned(row, owner, f"session {session_id!r}")
 
     async def _end(self, session_id: str, status: SessionStatus, reason: str, detail: str | None) -> bool:
-        self._last_seen.pop(session_id, None)
         now = self._clock.now()
-        return await self._store.write(
+        is_first = await self._store.write(
             lambda db: sessions.end_session(db, session_id, status, reason=reason, detail=detail, now=now)
         )
+        self._last_seen.pop(session_id, None)  # only now: what the disk refuses is tried again
+        return is_first
 
 
 def _check(request: SessionRequest) -> None:

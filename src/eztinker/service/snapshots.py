@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 from pathlib import Path
 
 from sqlalchemy import Connection
 
+from eztinker.checkpoints.store import remove_checkpoint
 from eztinker.oplog import epochs, snapshots
 from eztinker.oplog.rows import Snapshot
 from eztinker.oplog.store import Store
@@ -101,7 +101,7 @@ class Snapshots:
         found = {path.name for path in self._root.iterdir() if not self._is_being_written(path.name)}
         known = await self._store.read(snapshots.known_ids)
         for name in found - known:
-            await asyncio.to_thread(shutil.rmtree, self._root / name, ignore_errors=True)
+            await asyncio.to_thread(remove_checkpoint, self._root / name)
 
     def _is_being_written(self, name: str) -> bool:
         return any(snapshot_id in name for snapshot_id in self._being_written)  # the name may have affixes by then

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from eztinker.checkpoints.store import read_manifest
+from eztinker.checkpoints.store import read_manifest, remove_checkpoint
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.scheduler import Operation, Outcome
@@ -103,10 +102,11 @@ class Operations:
 
     def _save(self, command: SaveCheckpoint) -> CheckpointWritten:
         run = self._run(command.model_id)
-        shutil.rmtree(command.directory, ignore_errors=True)
+        remove_checkpoint(Path(command.directory))  # of an engine that died before it could tell
+        frozen = run.adapter.for_sampling(run.decoder.dtype) if command.kind is CheckpointKind.SAMPLER else None
         manifest = save_run(run, command)
-        if command.kind is CheckpointKind.SAMPLER:
-            self._sampler_adapters.put(command.directory, run.adapter.for_sampling(run.decoder.dtype))
+        if frozen is not None:
+            self._sampler_adapters.put(command.directory, frozen)
         return CheckpointWritten(size_bytes=manifest.size_bytes, step=manifest.step)
 
     def _unload(self, command: UnloadModel) -> None:

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from eztinker.checkpoints.encryption import encrypted, parse_recipients
 from eztinker.checkpoints.manifest import Manifest
 from eztinker.checkpoints.peft import peft_parts
@@ -18,6 +20,7 @@ from eztinker.checkpoints.store import (
     tensors_part,
     write_checkpoint,
 )
+from eztinker.engine.adamw import AdamW
 from eztinker.engine.trainer import TrainingRun
 from eztinker.errors import InvalidInput
 from eztinker.model.decoder import Decoder
@@ -52,7 +55,8 @@ def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
 def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_optimizer: bool) -> None:
     """Put a checkpoint's adapter into `run`, with its optimizer or with a fresh one.
 
-    The gradient accumulated so far is the checkpoint's if it was saved with one, else none.
+    The gradient accumulated so far is the checkpoint's if it was saved with one, else none. If anything fails, the run
+    is as it was.
 
     Raises:
         InvalidInput: it is of another base model or LoRA shape, or holds no optimizer where one is asked for.
@@ -68,15 +72,17 @@ def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_opti
     adapter_arrays = read_tensors(directory, manifest, ADAPTER_PART)
     moments = read_tensors(directory, manifest, OPTIMIZER_PART) if with_optimizer else None
     gradient = read_tensors(directory, manifest, GRADIENT_PART) if GRADIENT_PART in manifest.parts else None
-    run.adapter.fill(adapter_arrays)
-    run.reset_optimizer()
+    params, grads = torch.empty_like(run.adapter.flat), torch.zeros_like(run.grads)
+    optimizer = AdamW.for_params(params)
+    run.adapter.fill(adapter_arrays, params)
     if gradient is not None:
-        run.adapter.fill(gradient, run.grads)
+        run.adapter.fill(gradient, grads)
     if moments is not None:
         for moment in _MOMENTS:
             named = {name.removeprefix(f"{moment}."): array for name, array in moments.items() if _is(name, moment)}
-            run.adapter.fill(named, getattr(run.optimizer, moment))
-        run.optimizer.step = manifest.step
+            run.adapter.fill(named, getattr(optimizer, moment))
+        optimizer.step = manifest.step
+    run.replace_state(params, grads, optimizer)
 
 
 class SamplerAdapters:

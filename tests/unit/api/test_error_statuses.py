@@ -19,6 +19,7 @@ from eztinker.errors import (
     Cancelled,
     EngineLost,
     EZTinkerError,
+    LogFull,
     LogUnwritable,
     QueueFull,
     ServerError,
@@ -27,7 +28,7 @@ from eztinker.errors import (
     UserError,
 )
 
-PASSING = {ServerError, QueueFull, EngineLost, LogUnwritable, StaleEpoch, ServerUnreachable}
+PASSING = {ServerError, QueueFull, EngineLost, LogFull, LogUnwritable, StaleEpoch, ServerUnreachable}
 """A queue that empties, an engine that is replaced, a disk that is cleared, and faults of ours."""
 KINDS = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, (UserError, ServerError))

@@ -123,7 +123,7 @@ async def exported_file(
     signed = Signature(expires=expires, signature=signature)
     service.links.check("export", checkpoint_id, file_name, signature=signed, now=service.clock.now())
     checkpoint = await service.checkpoints.linked(checkpoint_id)
-    return FileResponse(service.checkpoints.directory(checkpoint.checkpoint_id) / file_name, filename=file_name)
+    return FileResponse(await service.checkpoints.file(checkpoint, file_name), filename=file_name)
 
 
 def _path(model_id: str, kind: str, name: str) -> str:

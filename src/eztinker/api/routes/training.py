@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from eztinker.api.bodies import (
     SaveWeightsBody,
     optimizer_family,
 )
-from eztinker.api.reading import MAX_JSON_BYTES, read_json, read_json_bytes, read_training_body
+from eztinker.api.reading import MAX_JSON_BYTES, decoded, read_json, read_json_bytes, read_training_body
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import Body, convert_object, parse_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
@@ -167,8 +166,8 @@ async def _load(service: Service, owner: str, body: LoadWeightsBody) -> str:
 async def _forward_backward(request: Request, service: Service, owner: str, *, forward_only: bool) -> dict[str, Any]:
     is_protobuf = "application/x-protobuf" in request.headers.get("content-type", "")
     decode = decode_protobuf if is_protobuf else partial(decode_json, forward_only=forward_only)
-    decoded = await asyncio.to_thread(decode, await read_training_body(request))
-    return _promise(await service.training.forward_backward(owner, decoded), decoded.model_id)
+    body = await decoded(decode, await read_training_body(request))
+    return _promise(await service.training.forward_backward(owner, body), body.model_id)
 
 
 async def _numbered(

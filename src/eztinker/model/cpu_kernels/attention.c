@@ -4,6 +4,9 @@
 
 #include "numbers.h"
 
+#define QUERIES 3             /* that are computed together, so that keys and values are read once for all of them */
+#define PARTS (REGISTERS / 8) /* sums of a channel: those of QUERIES and 2 * LANES channels fill the registers */
+
 /* Keys and values of successive tokens, with the numbers from one to the next. */
 typedef struct {
     const number *keys, *values;
@@ -41,86 +44,107 @@ static Seen newest(Seen seen, int window) {
     return seen;
 }
 
-/* The sum over the lanes of each of 16 registers, as one register. */
-static inline __m512 sums_of(const __m512 *x) {
-    __m512 pairs[8], quads[4], octets[2];
-    for (int i = 0; i < 8; i++)
-        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]), _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
-    for (int i = 0; i < 4; i++) {
-        __m512d even = _mm512_castps_pd(pairs[2 * i]), odd = _mm512_castps_pd(pairs[2 * i + 1]);
-        quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(even, odd)),
-                                 _mm512_castpd_ps(_mm512_unpackhi_pd(even, odd)));
-    }
-    for (int i = 0; i < 2; i++)
-        octets[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0x88),
-                                  _mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0xDD));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(octets[0], octets[1], 0x88),
-                         _mm512_shuffle_f32x4(octets[0], octets[1], 0xDD));
-}
-
-/* q k^T / sqrt(dim) for every token seen; gives the greatest. */
-static float score(const number *q, const Seen *seen, int count, int dim, float *scores) {
-    __m512 scale = _mm512_set1_ps(1.0f / sqrtf((float)dim)), most = _mm512_set1_ps(-INFINITY);
+/* q k^T / sqrt(dim) of each query for every token seen; gives each one's greatest. A query's scores are `room` floats
+ * after the one's before. */
+static inline __attribute__((always_inline)) void score(const int queries, const number *q, const Seen *seen, int count,
+                                                        int dim, float *scores, int room, float *greatest) {
+    Floats scale = repeat(1.0f / sqrtf((float)dim)), most[QUERIES], products[QUERIES][LANES];
+    for (int query = 0; query < queries; query++) most[query] = repeat(-INFINITY);
     for (int token = 0; token < count; token += LANES) {
-        __m512 products[LANES];
         for (int lane = 0; lane < LANES; lane++) {
             int each = token + lane < count ? token + lane : count - 1;
             const number *key = key_of(seen, each), *value = value_of(seen, each);
-            products[lane] = _mm512_setzero_ps();
+            for (size_t i = 0; i < dim * sizeof(number); i += 64) prefetch((const char *)value + i);
+            Floats sums[QUERIES];
+            for (int query = 0; query < queries; query++) sums[query] = repeat(0);
             for (int i = 0; i < dim; i += WIDE) {
-                _mm_prefetch((const char *)(value + i), _MM_HINT_T0);
-                products[lane] = multiply_add(factors(key + i), factors(q + i), products[lane]);
+                Factors part = factors(key + i);
+                for (int query = 0; query < queries; query++)
+                    sums[query] = multiply_add(part, factors(q + query * dim + i), sums[query]);
             }
+            for (int query = 0; query < queries; query++) products[query][lane] = sums[query];
         }
-        __m512 row = _mm512_mul_ps(sums_of(products), scale);
-        _mm512_mask_storeu_ps(scores + token, first(count - token), row);
-        most = _mm512_max_ps(most, row);
+        for (int query = 0; query < queries; query++) {
+            Floats row = sums_of(products[query]) * scale;
+            store_floats(scores + (size_t)query * room + token, count - token, row);
+            most[query] = larger(most[query], row);
+        }
     }
-    return _mm512_reduce_max_ps(most);
+    for (int query = 0; query < queries; query++) greatest[query] = greatest_of(most[query]);
 }
 
 /* e^(score - most) in place of each score; gives their sum. */
 static float exponentiate(float *scores, int count, float most) {
-    __m512 total = _mm512_setzero_ps();
+    Floats total = repeat(0);
     for (int token = 0; token < count; token += LANES) {
-        __mmask16 here = first(count - token);
-        __m512 weight = exp_of(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, scores + token), _mm512_set1_ps(most)));
-        total = _mm512_mask_add_ps(total, here, total, weight);
-        _mm512_mask_storeu_ps(scores + token, here, weight);
+        Floats weight = exp_of(load_floats(scores + token, count - token) - repeat(most));
+        total += kept(weight, count - token);
+        store_floats(scores + token, count - token, weight);
     }
-    return _mm512_reduce_add_ps(total);
+    return sum_of(total);
 }
 
-/* The values seen, weighted and added: 32 channels. Every fourth is summed apart, since a sum waits for its last term. */
-static void add_values(const float *weights, const Seen *seen, int count, int channel, __m512 share, number *out) {
-    __m512 one[4], other[4];
-    for (int part = 0; part < 4; part++) one[part] = other[part] = _mm512_setzero_ps();
-    for (int token = 0; token < count; token += 4)
+/* The values seen, weighted and added for each query: 2 * LANES channels. Every PARTS-th is summed apart, since a sum
+ * waits for its last term. */
+static inline __attribute__((always_inline)) void add_values(const int queries, const float *weights, int room,
+                                                             const Seen *seen, int count, int channel,
+                                                             const float *shares, number *out, int dim) {
+    Floats one[QUERIES][PARTS], other[QUERIES][PARTS];
+    for (int query = 0; query < queries; query++)
+        for (int part = 0; part < PARTS; part++) one[query][part] = other[query][part] = repeat(0);
+    for (int token = 0; token < count; token += PARTS)
 #pragma GCC unroll 4
-        for (int part = 0; part < 4; part++) {
+        for (int part = 0; part < PARTS; part++) {
             int each = token + part < count ? token + part : count - 1;
-            __m512 weight = _mm512_set1_ps(token + part < count ? weights[each] : 0.0f), values[2];
+            Floats values[2];
             load_halves(value_of(seen, each) + channel, &values[0], &values[1]);
-            one[part] = _mm512_fmadd_ps(weight, values[0], one[part]);
-            other[part] = _mm512_fmadd_ps(weight, values[1], other[part]);
+#pragma GCC unroll 4
+            for (int query = 0; query < queries; query++) {
+                Floats weight = repeat(token + part < count ? weights[(size_t)query * room + each] : 0.0f);
+                one[query][part] = fused(weight, values[0], one[query][part]);
+                other[query][part] = fused(weight, values[1], other[query][part]);
+            }
         }
-    __m512 ones = _mm512_add_ps(_mm512_add_ps(one[0], one[1]), _mm512_add_ps(one[2], one[3]));
-    __m512 others = _mm512_add_ps(_mm512_add_ps(other[0], other[1]), _mm512_add_ps(other[2], other[3]));
-    store_halves(out + channel, _mm512_mul_ps(ones, share), _mm512_mul_ps(others, share));
+    for (int query = 0; query < queries; query++) {
+        for (int apart = 1; apart < PARTS; apart *= 2)
+            for (int part = 0; part < PARTS; part += 2 * apart) {
+                one[query][part] += one[query][part + apart];
+                other[query][part] += other[query][part + apart];
+            }
+        Floats share = repeat(shares[query]);
+        store_halves(out + query * dim + channel, one[query][0] * share, other[query][0] * share);
+    }
+}
+/* softmax(q k^T / sqrt(dim)) v of heads that share keys and values. */
+static inline __attribute__((always_inline)) void attend_heads(const int queries, const number *q, const Seen *seen,
+                                                               number *out, int dim, float *scores, int room) {
+    int count = seen->before.count + seen->own.count;
+    float most[QUERIES], shares[QUERIES];
+    score(queries, q, seen, count, dim, scores, room, most);
+    for (int query = 0; query < queries; query++)
+        shares[query] = 1.0f / exponentiate(scores + (size_t)query * room, count, most[query]);
+    for (int channel = 0; channel < dim; channel += 2 * LANES)
+        add_values(queries, scores, room, seen, count, channel, shares, out, dim);
 }
 
-/* softmax(q k^T / sqrt(dim)) v of one head. `scores` is room for a float per token seen. */
-static void attend_head(const number *q, const Seen *seen, number *out, int dim, float *scores) {
-    int count = seen->before.count + seen->own.count;
-    float most = score(q, seen, count, dim, scores);
-    __m512 share = _mm512_set1_ps(1.0f / exponentiate(scores, count, most));
-    for (int i = 0; i < dim; i += 2 * LANES) add_values(scores, seen, count, i, share, out);
+/* All heads of a group, (group, dim). `scores` is room for QUERIES rows of `room` floats, one per token seen. */
+static void attend_group(int group, const number *q, const Seen *seen, number *out, int dim, float *scores, int room) {
+    int num_parts = (group + QUERIES - 1) / QUERIES, part = (group + num_parts - 1) / num_parts;
+    for (int head = 0; head < group; head += part)
+        switch (group - head < part ? group - head : part) {
+#define HEADS(count) \
+    case count: attend_heads(count, q + head * dim, seen, out + head * dim, dim, scores, room); break;
+            HEADS(1) HEADS(2) HEADS(3)
+        }
 }
+
+/* Floats of `scratch` that attention over up to `most_seen` tokens takes for each thread. */
+int64_t scratch_size(int most_seen) { return (int64_t)QUERIES * most_seen; }
 
 /* One new token per sequence: append its key and value, (rows, kv_heads, dim), to the row's cache at its position, and
  * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
- * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is room
- * for threads * capacity floats. */
+ * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is
+ * `scratch_size(capacity)` floats for each thread. */
 void append_and_attend(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v,
                        int64_t v_stride, number *keys, number *values, const int64_t *positions, number *out, float *scratch,
                        int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
@@ -133,15 +157,15 @@ void append_and_attend(const number *q, int64_t q_stride, const number *k, int64
         memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(number));
         Run cached = {own_keys, own_values, dim, dim, position + 1};
         Seen seen = newest((Seen){.own = cached}, window);
-        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
-            attend_head(q + row * q_stride + head * dim, &seen, out + ((size_t)row * heads + head) * dim, dim,
-                        scratch + (size_t)omp_get_thread_num() * capacity);
+        attend_group(group, q + row * q_stride + kv_head * group * dim, &seen,
+                     out + ((size_t)row * heads + kv_head * group) * dim, dim,
+                     scratch + omp_get_thread_num() * scratch_size(capacity), capacity);
     }
 }
 
 /* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_before` shared ones whose
  * keys and values are (num_before, kv_heads, dim). q, k and v have their strides from token to token; out is
- * (tokens, heads, dim). `scratch` is room for threads * `most_seen` floats. */
+ * (tokens, heads, dim). `scratch` is `scratch_size(most_seen)` floats for each thread. */
 void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v, int64_t v_stride,
                    const number *keys_before, const number *values_before, const int64_t *starts, number *out,
                    float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
@@ -155,8 +179,8 @@ void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k
         Run own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride, v_stride,
                    token - start + 1};
         Seen seen = newest((Seen){before, own}, window);
-        for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
-            attend_head(q + token * q_stride + head * dim, &seen, out + ((size_t)token * heads + head) * dim, dim,
-                        scratch + (size_t)omp_get_thread_num() * most_seen);
+        attend_group(group, q + token * q_stride + kv_head * group * dim, &seen,
+                     out + ((size_t)token * heads + kv_head * group) * dim, dim,
+                     scratch + omp_get_thread_num() * scratch_size(most_seen), most_seen);
     }
 }

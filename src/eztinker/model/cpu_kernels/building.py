@@ -1,6 +1,6 @@
 """The kernels of the C files beside this one, compiled for this machine on first use and kept.
 
-They are an extra: without a C compiler, or on a processor without AVX512, `cpu_kernels` is None and torch's own
+They are an extra: without a C compiler, or on a processor with neither AVX512 nor AVX2, `cpu_kernels` is None and torch's own
 operators do the same work, more slowly.
 """
 
@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,41 +24,65 @@ from eztinker.model.cpu_kernels.operators import CpuKernels
 log = logging.getLogger(__name__)
 
 SOURCES = [Path(__file__).with_name(name) for name in ("linear.c", "pointwise.c", "attention.c", "draw.c")]
-HEADER = Path(__file__).with_name("numbers.h")
-_COMPILE = [
-    *("-O3", "-fopenmp", "-shared", "-fPIC", "-mprefer-vector-width=512", "-mfma"),
-    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
-]
-_COMPILE_FOR = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16", "-mavx512bf16"]}
-_NEEDED_FLAGS = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
-"""As /proc/cpuinfo names them."""
-_NEEDED_FLAGS_FOR = {torch.float32: _NEEDED_FLAGS, torch.bfloat16: _NEEDED_FLAGS | {"avx512_bf16"}}
+HEADERS = [Path(__file__).with_name(name) for name in ("numbers.h", "avx512.h", "avx2.h")]
+_COMPILE = ["-O3", "-fopenmp", "-shared", "-fPIC"]
+_COMPILE_FOR = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionSet:
+    """What a processor can do that the sources have a header for."""
+
+    needed: frozenset[str]
+    """As /proc/cpuinfo names them."""
+    options: tuple[str, ...]
+    """Of the compiler."""
+
+
+AVX2 = InstructionSet(frozenset({"avx2", "fma"}), ("-mavx2", "-mfma"))
+AVX512 = InstructionSet(
+    frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    ("-mprefer-vector-width=512", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
+)
+AVX512_BF16 = InstructionSet(AVX512.needed | {"avx512_bf16"}, (*AVX512.options, "-mavx512bf16"))
+INSTRUCTION_SETS = {torch.float32: [AVX512, AVX2], torch.bfloat16: [AVX512_BF16, AVX2]}
+"""Those with kernels for a dtype, the fastest first."""
 
 
 @functools.cache
 def cpu_kernels(dtype: torch.dtype) -> CpuKernels | None:
     """The kernels for numbers of `dtype`, or None where this machine cannot have them."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or dtype not in _NEEDED_FLAGS_FOR or not _NEEDED_FLAGS_FOR[dtype] <= processor_flags():
+    usable = [each for each in INSTRUCTION_SETS.get(dtype, ()) if each.needed <= processor_flags()]
+    if compiler is None or not usable:
         return None
     try:
-        return CpuKernels(ctypes.CDLL(str(_compiled([compiler, *_COMPILE, *_COMPILE_FOR[dtype]]))), dtype)
+        return CpuKernels(ctypes.CDLL(str(_compiled(compile_command(compiler, dtype, usable[0])))), dtype)
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         log.warning("The CPU kernels could not be compiled (%s); torch's are used, which are slower", error)
         return None
 
 
-def _compiled(compile_command: list[str]) -> Path:
-    """The shared library of these sources, compiled unless an earlier process has done so."""
-    texts = b"".join(path.read_bytes() for path in (HEADER, *SOURCES))
-    fingerprint = hashlib.sha256(texts + " ".join(compile_command).encode()).hexdigest()[:16]
+def compile_command(compiler: str, dtype: torch.dtype, instruction_set: InstructionSet) -> list[str]:
+    """How the sources are compiled, without their names and the library's."""
+    return [compiler, *_COMPILE, *instruction_set.options, *_COMPILE_FOR[dtype]]
+
+
+def _compiled(command: list[str]) -> Path:
+    """The shared library of these sources, compiled unless an earlier process has done so.
+
+    Its name holds a hash of sources and command: machines that share a home directory each find their own.
+    """
+    texts = b"".join(path.read_bytes() for path in (*HEADERS, *SOURCES))
+    fingerprint = hashlib.sha256(texts + " ".join(command).encode()).hexdigest()[:16]
     library = _cache_directory() / f"cpu_kernels-{fingerprint}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=library.parent) as aside:
             made = Path(aside) / library.name
-            command = [*compile_command, "-o", str(made), *map(str, SOURCES), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            subprocess.run(
+                [*command, "-o", str(made), *map(str, SOURCES), "-lm"], check=True, capture_output=True, timeout=60
+            )
             made.replace(library)
     return library
 

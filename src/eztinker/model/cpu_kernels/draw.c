@@ -5,26 +5,24 @@
 
 #define STRETCH 512 /* logits whose weights are summed together, a multiple of LANES */
 
-/* e^((logit - most) / temperature) of up to 16 logits, 0 beyond `count`. */
-static inline __m512 weights_of(const float *logits, int count, __m512 most, __m512 sharpness) {
-    __m512 above = _mm512_sub_ps(_mm512_maskz_loadu_ps(first(count), logits), most);
-    return _mm512_maskz_mov_ps(first(count), exp_of(_mm512_mul_ps(above, sharpness)));
+/* e^((logit - most) / temperature) of up to LANES logits, 0 beyond `count`. */
+static inline Floats weights_of(const float *logits, int count, Floats most, Floats sharpness) {
+    return kept(exp_of((load_floats(logits, count) - most) * sharpness), count);
 }
 
-static float sum_of_weights(const float *logits, int count, __m512 most, __m512 sharpness) {
-    __m512 sums = _mm512_setzero_ps();
-    for (int i = 0; i < count; i += LANES)
-        sums = _mm512_add_ps(sums, weights_of(logits + i, count - i, most, sharpness));
-    return _mm512_reduce_add_ps(sums);
+static float sum_of_weights(const float *logits, int count, Floats most, Floats sharpness) {
+    Floats sums = repeat(0);
+    for (int i = 0; i < count; i += LANES) sums += weights_of(logits + i, count - i, most, sharpness);
+    return sum_of(sums);
 }
 
 /* The first of `count` logits whose cumulative weight passes `wanted`; if rounding leaves none, the last with any. */
-static int pass_point(const float *logits, int count, __m512 most, __m512 sharpness, double wanted) {
+static int pass_point(const float *logits, int count, Floats most, Floats sharpness, double wanted) {
     double passed = 0;
     int last = 0;
     for (int i = 0; i < count; i += LANES) {
         float weights[LANES];
-        _mm512_storeu_ps(weights, weights_of(logits + i, count - i, most, sharpness));
+        store_floats(weights, LANES, weights_of(logits + i, count - i, most, sharpness));
         for (int lane = 0; lane < LANES && i + lane < count; lane++) {
             passed += weights[lane];
             if (weights[lane] > 0) last = i + lane;
@@ -34,24 +32,21 @@ static int pass_point(const float *logits, int count, __m512 most, __m512 sharpn
     return last;
 }
 
-static int likeliest(const float *logits, int count) {
-    __m512 most = _mm512_set1_ps(-INFINITY);
-    __m512i best = _mm512_setzero_si512(), index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (int i = 0; i < count; i += LANES) {
-        __m512 here = _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), first(count - i), logits + i);
-        __mmask16 greater = _mm512_cmp_ps_mask(here, most, _CMP_GT_OQ);
-        most = _mm512_mask_mov_ps(most, greater, here);
-        best = _mm512_mask_mov_epi32(best, greater, _mm512_add_epi32(index, _mm512_set1_epi32(i)));
-    }
-    __mmask16 ties = _mm512_cmp_ps_mask(most, _mm512_set1_ps(_mm512_reduce_max_ps(most)), _CMP_EQ_OQ);
-    return _mm512_mask_reduce_min_epi32(ties, best);
+static float greatest(const float *logits, int count) {
+    Floats most = repeat(-INFINITY);
+    for (int i = 0; i < count; i += LANES) most = larger(most, load_floats_or(logits + i, count - i, most));
+    return greatest_of(most);
 }
 
-static float greatest(const float *logits, int count) {
-    __m512 most = _mm512_set1_ps(-INFINITY);
-    for (int i = 0; i < count; i += LANES)
-        most = _mm512_max_ps(most, _mm512_mask_loadu_ps(most, first(count - i), logits + i));
-    return _mm512_reduce_max_ps(most);
+/* The first of the greatest. */
+static int likeliest(const float *logits, int count) {
+    Floats most = repeat(greatest(logits, count));
+    for (int i = 0; i < count; i += LANES) {
+        int lanes = equal_lanes(load_floats(logits + i, count - i), most);
+        int present = count - i < LANES ? (1 << (count - i)) - 1 : ~0;
+        if (lanes & present) return i + __builtin_ctz(lanes & present);
+    }
+    return 0;
 }
 
 /* One token per row of logits (rows, vocab), among the first `drawable`, and its log-probability among all: the
@@ -63,7 +58,7 @@ void draw(const float *logits, const float *temperatures, const double *uniforms
     for (int row = 0; row < rows; row++) {
         const float *own = logits + (size_t)row * vocab;
         float temperature = temperatures[row] > 0 ? temperatures[row] : 1.0f, top = greatest(own, vocab);
-        __m512 most = _mm512_set1_ps(top), sharpness = _mm512_set1_ps(1.0f / temperature);
+        Floats most = repeat(top), sharpness = repeat(1.0f / temperature);
         int num_stretches = (drawable + STRETCH - 1) / STRETCH, token = likeliest(own, drawable);
         float sums[num_stretches];
         double total = 0;

@@ -1,7 +1,8 @@
 /* Products with frozen weights, which are laid out once in the order that they are read. */
 #include "numbers.h"
 
-#define OUTPUTS 32           /* outputs that are computed together, two registers */
+#define OUTPUTS (2 * LANES)  /* outputs that are computed together, two registers */
+#define ROWS (REGISTERS * 3 / 8) /* rows that are: their sums of a chunk take three registers of four */
 #define CHUNK (128 * PAIRED) /* inputs that are summed apart: a sum of sums rounds less than one long sum */
 #define PREFETCH 2048        /* bytes of weights that are asked for ahead of the current ones */
 
@@ -10,7 +11,7 @@ static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUT
 /* Numbers that the packed form of a weight takes. */
 int64_t packed_size(int outputs, int inputs) { return (int64_t)num_blocks(outputs) * OUTPUTS * inputs; }
 
-/* Lay a weight (outputs, inputs) out as (blocks, inputs / PAIRED, 32 outputs, PAIRED): what one instruction multiplies
+/* Lay a weight (outputs, inputs) out as (blocks, inputs / PAIRED, OUTPUTS, PAIRED): what one instruction multiplies
  * lies together, in the order it is read. Outputs beyond the last are zeros. PAIRED divides `inputs`. */
 void pack_weight(const number *weight, number *packed, int outputs, int inputs, int threads) {
 #pragma omp parallel for num_threads(threads)
@@ -35,17 +36,17 @@ typedef struct {
 /* One block of outputs for `rows` rows, a constant in every use so that the sums of a chunk stay in registers. */
 static inline __attribute__((always_inline)) void linear_tile(const int rows, const Layer *layer, int block,
                                                               const number *x, const number *addend, number *y) {
-    __m512 low[12], high[12];
-    for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
+    Floats low[ROWS], high[ROWS];
+    for (int r = 0; r < rows; r++) low[r] = high[r] = repeat(0);
     int inputs = layer->inputs, start = block * OUTPUTS, left = layer->outputs - start;
     const number *weight = layer->packed + (size_t)block * OUTPUTS * inputs;
     for (int chunk = 0; chunk < inputs; chunk += CHUNK) {
-        __m512 chunk_low[12], chunk_high[12];
-        for (int r = 0; r < rows; r++) chunk_low[r] = chunk_high[r] = _mm512_setzero_ps();
+        Floats chunk_low[ROWS], chunk_high[ROWS];
+        for (int r = 0; r < rows; r++) chunk_low[r] = chunk_high[r] = repeat(0);
         int end = chunk + CHUNK < inputs ? chunk + CHUNK : inputs;
         for (int i = chunk; i < end; i += PAIRED, weight += 2 * WIDE) {
-            _mm_prefetch((const char *)weight + PREFETCH, _MM_HINT_T0);
-            _mm_prefetch((const char *)weight + PREFETCH + 64, _MM_HINT_T0);
+            for (size_t line = 0; line < 2 * WIDE * sizeof(number); line += 64)
+                prefetch((const char *)weight + PREFETCH + line);
             Factors weights_low = factors(weight), weights_high = factors(weight + WIDE);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
@@ -55,26 +56,26 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
             }
         }
         for (int r = 0; r < rows; r++) {
-            low[r] = _mm512_add_ps(low[r], chunk_low[r]);
-            high[r] = _mm512_add_ps(high[r], chunk_high[r]);
+            low[r] += chunk_low[r];
+            high[r] += chunk_high[r];
         }
     }
-    __mmask16 in_low = first(left), in_high = first(left > LANES ? left - LANES : 0);
-    __m512 scale = _mm512_set1_ps(layer->scale);
+    int in_high = left > LANES ? left - LANES : 0;
+    Floats scale = repeat(layer->scale);
     for (int r = 0; r < rows; r++) {
         if (addend) {
             const number *more = addend + r * layer->addend_stride + start;
-            low[r] = _mm512_fmadd_ps(low[r], scale, load(more, in_low));
-            high[r] = _mm512_fmadd_ps(high[r], scale, load(more + LANES, in_high));
+            low[r] = fused(low[r], scale, load(more, left));
+            high[r] = fused(high[r], scale, load(more + LANES, in_high));
         }
-        store(y + (size_t)r * layer->outputs + start, in_low, low[r]);
+        store(y + (size_t)r * layer->outputs + start, left, low[r]);
         store(y + (size_t)r * layer->outputs + start + LANES, in_high, high[r]);
     }
 }
 
 static void linear_layer(const Layer *layer, const number *x, number *y, int rows, int threads) {
     if (!rows) return;
-    int num_tiles = (rows + 11) / 12, tile = (rows + num_tiles - 1) / num_tiles;
+    int num_tiles = (rows + ROWS - 1) / ROWS, tile = (rows + num_tiles - 1) / num_tiles;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int block = 0; block < num_blocks(layer->outputs); block++)
         for (int row = 0; row < rows; row += tile) {
@@ -85,7 +86,9 @@ static void linear_layer(const Layer *layer, const number *x, number *y, int row
 #define TILE(count) \
     case count: linear_tile(count, layer, block, in, addend, out); break;
                 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#if ROWS > 6
                 TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+#endif
             }
         }
 }

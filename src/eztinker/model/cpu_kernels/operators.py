@@ -18,6 +18,7 @@ _ARGUMENTS: dict[str, list[type]] = {
     "add_linear": [Pointer, Pointer, Pointer, Int, Int, Int, Float, Int],
     "rms_norm": [Pointer, Pointer, Pointer, Int, Int, Float, Int],
     "swiglu": [Pointer, Pointer, Int, Int, Int],
+    "scratch_size": [Int],
     "rotate": [Pointer, Long, Pointer, Pointer, Pointer, Int, Int, Int, Int],
     "attend_packed": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 8,
     "draw": [Pointer] * 5 + [Int] * 4,
@@ -32,7 +33,7 @@ class CpuKernels:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(library, name)
             function.argtypes = arguments
-            function.restype = Long if name == "packed_size" else None
+            function.restype = Long if name.endswith("_size") else None
         self._library = library
         self.inputs_step = 2 if dtype == torch.bfloat16 else 1
         """`linear` takes numbers of inputs that this divides."""
@@ -106,7 +107,7 @@ class CpuKernels:
         num_threads = torch.get_num_threads()
         capacity = keys_RKSD.shape[2]
         out_BHD = q_BHD.new_empty(q_BHD.shape)
-        scratch = torch.empty(num_threads * capacity)
+        scratch = torch.empty(num_threads * self._library.scratch_size(capacity))
         new = [argument for x in (q_BHD, k_BKD, v_BKD) for argument in (x.data_ptr(), x.stride(0))]
         pointers = [x.data_ptr() for x in (keys_RKSD, values_RKSD, positions_B, out_BHD, scratch)]
         sizes = num_rows, num_heads, k_BKD.shape[1], head_dim, capacity, window or capacity, num_threads
@@ -134,7 +135,7 @@ class CpuKernels:
         num_before = keys_before.shape[0]
         most_seen = num_before + num_tokens
         out_THD = q_THD.new_empty(q_THD.shape)
-        scratch = torch.empty(num_threads * most_seen)
+        scratch = torch.empty(num_threads * self._library.scratch_size(most_seen))
         new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]
         pointers = [x.data_ptr() for x in (keys_before, values_before, starts_T, out_THD, scratch)]
         sizes = num_tokens, num_heads, k_TKD.shape[1], head_dim, num_before, most_seen

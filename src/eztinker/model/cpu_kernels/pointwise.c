@@ -10,16 +10,15 @@ void rms_norm(const number *x, const number *weight, number *y, int rows, int wi
 #pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
     for (int row = 0; row < rows; row++) {
         const number *in = x + (size_t)row * width;
-        __m512 squares = _mm512_setzero_ps();
+        Floats squares = repeat(0);
         for (int i = 0; i < width; i += LANES) {
-            __m512 v = load(in + i, first(width - i));
-            squares = _mm512_fmadd_ps(v, v, squares);
+            Floats v = load(in + i, width - i);
+            squares = fused(v, v, squares);
         }
-        __m512 scale = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)width + eps));
+        Floats scale = repeat(1.0f / sqrtf(sum_of(squares) / (float)width + eps));
         for (int i = 0; i < width; i += LANES) {
-            __mmask16 here = first(width - i);
-            __m512 v = _mm512_mul_ps(load(in + i, here), scale);
-            store(y + (size_t)row * width + i, here, _mm512_mul_ps(v, load(weight + i, here)));
+            Floats v = load(in + i, width - i) * scale;
+            store(y + (size_t)row * width + i, width - i, v * load(weight + i, width - i));
         }
     }
 }
@@ -30,11 +29,9 @@ void swiglu(const number *gate_up, number *y, int rows, int width, int threads) 
     for (int row = 0; row < rows; row++) {
         const number *gates = gate_up + (size_t)row * 2 * width, *ups = gates + width;
         for (int i = 0; i < width; i += LANES) {
-            __mmask16 here = first(width - i);
-            __m512 gate = load(gates + i, here);
-            __m512 below = _mm512_add_ps(_mm512_set1_ps(1.0f), exp_of(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
-            __m512 silu = rounded(_mm512_div_ps(gate, below));
-            store(y + (size_t)row * width + i, here, _mm512_mul_ps(silu, load(ups + i, here)));
+            Floats gate = load(gates + i, width - i);
+            Floats silu = rounded(gate / (repeat(1) + exp_of(repeat(0) - gate)));
+            store(y + (size_t)row * width + i, width - i, silu * load(ups + i, width - i));
         }
     }
 }
@@ -51,9 +48,9 @@ void rotate(const number *x, int64_t stride, const number *cos, const number *si
             number *out = y + ((size_t)token * heads + head) * dim;
             for (int i = 0; i < dim; i += LANES) {
                 const number *own = in + i, *partner = in + (i < dim / 2 ? i + dim / 2 : i - dim / 2);
-                __m512 turned = rounded(_mm512_mul_ps(load(own, ALL), load(cos + token * dim + i, ALL)));
-                turned = _mm512_fmadd_ps(load(partner, ALL), load(sin + token * dim + i, ALL), turned);
-                store(out + i, ALL, turned);
+                Floats turned = rounded(load(own, LANES) * load(cos + token * dim + i, LANES));
+                turned = fused(load(partner, LANES), load(sin + token * dim + i, LANES), turned);
+                store(out + i, LANES, turned);
             }
         }
 }
