@@ -80,7 +80,7 @@ def check_engine() -> Finding:
     kernels = ", own kernels" if found["own_kernels"] else ""
     text = f"torch {found['torch']} on {found['device']}, base weights in {found['dtype']}{kernels}"
     if found["device"] == "cpu" and not found["own_kernels"]:
-        advice = "sampling is two to three times faster with a C compiler (gcc or clang) and a processor with AVX512"
+        advice = "sampling is about twice as fast with a C compiler (gcc or clang) and a processor with AVX2 or AVX512"
         return Finding("torch", Verdict.NOTE, text, advice)
     if found["dtype"] == "float32":
         return Finding("torch", Verdict.NOTE, text, "this processor is slow in bfloat16; models need twice the memory")

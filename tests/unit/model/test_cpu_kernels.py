@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,22 +19,35 @@ from eztinker.model.rope import rotate
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 """Relative to results around 1: a few float32 roundings, or one of bfloat16."""
-ROW_COUNTS = [0, 1, 2, 11, 12, 13, 32, 100]
+ROW_COUNTS = [*range(14), 32, 100]
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 64
+HEAD_SHAPES = [(9, 3, 64), (2, 2, 32), (4, 1, 96), (8, 4, 128), (7, 1, 64)]
+"""Heads, key-value heads and their size: groups of 1 to 7 heads."""
+NAMES = {building.AVX2: "avx2", building.AVX512: "avx512", building.AVX512_BF16: "avx512_bf16"}
+ALL_SETS = [(dtype, each) for dtype in DTYPES for each in building.INSTRUCTION_SETS[dtype]]
+has_compiler = shutil.which("cc") is not None
+USABLE = [(dtype, each) for dtype, each in ALL_SETS if has_compiler and each in building.usable_sets(dtype)]
 
 
-@pytest.fixture(params=DTYPES, ids=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    if cpu_kernels(request.param) is None:
-        pytest.skip("this machine has no compiler, or no AVX512 for this dtype")
+def name_of(dtype: torch.dtype, instruction_set: building.InstructionSet) -> str:
+    return f"{str(dtype).removeprefix('torch.')}-{NAMES[instruction_set]}"
+
+
+@pytest.fixture(params=USABLE, ids=[name_of(*each) for each in USABLE])
+def compiled(request: pytest.FixtureRequest) -> tuple[torch.dtype, building.InstructionSet]:
+    """Every dtype in every set of instructions that this processor has, not the fastest alone."""
     return request.param
 
 
 @pytest.fixture
-def kernels(dtype: torch.dtype) -> CpuKernels:
-    found = cpu_kernels(dtype)
-    assert found is not None
-    return found
+def dtype(compiled: tuple[torch.dtype, building.InstructionSet]) -> torch.dtype:
+    return compiled[0]
+
+
+@pytest.fixture
+def kernels(compiled: tuple[torch.dtype, building.InstructionSet]) -> CpuKernels:
+    dtype, instruction_set = compiled
+    return building.kernels_in(instruction_set, dtype)
 
 
 def draw(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -44,7 +60,7 @@ def assert_rounds_to(ours: Tensor, exact: Tensor) -> None:
 
 
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
-@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(32, 64), (70, 300), (5, 2)])
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(32, 64), (70, 300), (5, 2), (17, 258), (47, 130)])
 def test_a_linear_layer_is_the_product_with_the_weight(
     kernels: CpuKernels, dtype: torch.dtype, num_rows: int, num_outputs: int, num_inputs: int
 ):
@@ -69,7 +85,7 @@ def test_a_long_sum_rounds_no_worse_than_torchs(kernels: CpuKernels, dtype: torc
 
 
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
-@pytest.mark.parametrize("width", [64, 72])
+@pytest.mark.parametrize("width", [64, 72, 26, 10])
 def test_norm_and_gated_activation(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
     x, weight = 3 * draw(num_rows, width, dtype=dtype), draw(width, dtype=dtype, seed=1)
     exact = functional.rms_norm(x.double(), (width,), weight.double(), 1e-5)
@@ -94,10 +110,13 @@ def test_rotating_is_the_differentiable_formula_to_the_bit(kernels: CpuKernels, 
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_attention_over_packed_sequences(kernels: CpuKernels, dtype: torch.dtype, window: int | None):
+@pytest.mark.parametrize("shape", HEAD_SHAPES)
+def test_attention_over_packed_sequences(
+    kernels: CpuKernels, dtype: torch.dtype, shape: tuple[int, int, int], window: int | None
+):
     lengths, num_before = [1, 40, 7], 9
-    q, k, v = qkv(sum(lengths), dtype, seed=1)
-    _, keys_before, values_before = qkv(num_before, dtype, seed=2)
+    q, k, v = qkv(sum(lengths), dtype, seed=1, shape=shape)
+    _, keys_before, values_before = qkv(num_before, dtype, seed=2, shape=shape)
     starts = torch.tensor([0] + [1] * 40 + [41] * 7)
     ours = kernels.attend_packed(q, k, v, (keys_before, values_before), starts, window)
     for token in range(sum(lengths)):
@@ -107,17 +126,32 @@ def test_attention_over_packed_sequences(kernels: CpuKernels, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_a_token_attends_the_same_whether_read_or_drawn(kernels: CpuKernels, dtype: torch.dtype, window: int | None):
+@pytest.mark.parametrize("shape", HEAD_SHAPES)
+def test_a_token_attends_the_same_whether_read_or_drawn(
+    kernels: CpuKernels, dtype: torch.dtype, shape: tuple[int, int, int], window: int | None
+):
     length = 33
-    q, k, v = qkv(length, dtype, seed=3)
+    q, k, v = qkv(length, dtype, seed=3, shape=shape)
     read = kernels.attend_packed(q, k, v, None, torch.zeros(length, dtype=torch.long), window)
-    keys = torch.zeros(2, KV_HEADS, 50, HEAD_DIM, dtype=dtype)
+    keys = torch.zeros(2, shape[1], 50, shape[2], dtype=dtype)
     values = torch.zeros_like(keys)
     for position in range(length):
         row = torch.stack([q[position]] * 2), torch.stack([k[position]] * 2), torch.stack([v[position]] * 2)
         drawn = kernels.append_and_attend(*row, keys, values, torch.tensor([position] * 2), window)
         assert torch.equal(drawn[0], read[position])
         assert torch.equal(drawn[1], read[position])
+
+
+def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, dtype: torch.dtype):
+    """Halfway cases to the even neighbour, past the greatest number to infinity, and NaN stays NaN."""
+    if dtype != torch.bfloat16:
+        pytest.skip("float32 results are stored as they are")
+    greatest = torch.finfo(dtype).max
+    pairs = [(1, 2**-8), (1 + 2**-7, 2**-8), (-1, -(2**-8)), (1, 2**-8 + 2**-15), (1, 2**-8 - 2**-12)]
+    pairs += [(greatest, greatest * 2**-9), (greatest, greatest * 2**-10), (-math.inf, 1), (math.nan, 1), (0.0, 0.0)]
+    weight = torch.tensor(pairs * 3).to(dtype)  # every case as the last of a block too
+    ours = kernels.linear(torch.ones(1, 2, dtype=dtype), kernels.pack_weight(weight), None, len(weight))[0]
+    torch.testing.assert_close(ours, weight.float().sum(dim=1).to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
@@ -131,10 +165,11 @@ def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize(("vocab_size", "num_drawable"), [(5, 5), (49_152, 49_152), (1000, 990)])
-def test_drawing_passes_the_point_that_the_uniform_names(vocab_size: int, num_drawable: int):
-    kernels = cpu_kernels(torch.float32)
-    if kernels is None:
-        pytest.skip("this machine has no compiler, or no AVX512")
+def test_drawing_passes_the_point_that_the_uniform_names(
+    kernels: CpuKernels, dtype: torch.dtype, vocab_size: int, num_drawable: int
+):
+    if dtype != torch.float32:
+        pytest.skip("logits are float32")
     logits = 4 * draw(64, vocab_size, dtype=torch.float32)
     temperatures = [0.0, 0.5, 1.0, 2.0] * 16
     uniforms = torch.rand(64, generator=torch.Generator().manual_seed(1), dtype=torch.float64).tolist()
@@ -153,6 +188,36 @@ def test_without_a_compiler_there_are_no_kernels_and_nobody_complains(
     monkeypatch.setenv("CC", "no-such-compiler")
     assert cpu_kernels.__wrapped__(torch.float32) is None
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "expected"),
+    [
+        (building.AVX512_BF16.needed | building.AVX2.needed, torch.bfloat16, building.AVX512_BF16),
+        (building.AVX512.needed | building.AVX2.needed, torch.bfloat16, building.AVX2),
+        (building.AVX512.needed | building.AVX2.needed, torch.float32, building.AVX512),
+        ({"avx2", "fma", "f16c"}, torch.float32, building.AVX2),
+        ({"avx2"}, torch.float32, None),
+        ({"avx2", "fma"}, torch.float16, None),
+    ],
+)
+def test_the_fastest_instructions_that_the_processor_has_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    dtype: torch.dtype,
+    expected: building.InstructionSet | None,
+):
+    monkeypatch.setattr(building, "processor_flags", lambda: flags)
+    assert building.usable_sets(dtype)[:1] == ([expected] if expected else [])
+
+
+@pytest.mark.skipif(not has_compiler, reason="this machine has no C compiler")
+@pytest.mark.parametrize(("dtype", "instruction_set"), ALL_SETS, ids=[name_of(*each) for each in ALL_SETS])
+def test_the_sources_compile_for_processors_other_than_this_one(
+    tmp_path: Path, dtype: torch.dtype, instruction_set: building.InstructionSet
+):
+    command = [*building.compile_command(instruction_set, dtype), "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-o", str(tmp_path / "library.so"), *map(str, building.SOURCES)], check=True)
 
 
 def test_a_compiler_that_fails_is_reported_and_done_without(
@@ -175,14 +240,16 @@ def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [library]
 
 
-def qkv(num_tokens: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def qkv(num_tokens: int, dtype: torch.dtype, seed: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values as views of one tensor, as the fused projection gives them."""
-    heads = draw(num_tokens, HEADS + 2 * KV_HEADS, HEAD_DIM, dtype=dtype, seed=seed)
-    return heads[:, :HEADS], heads[:, HEADS : HEADS + KV_HEADS], heads[:, HEADS + KV_HEADS :]
+    heads, kv_heads, head_dim = shape
+    all_heads = draw(num_tokens, heads + 2 * kv_heads, head_dim, dtype=dtype, seed=seed)
+    return all_heads[:, :heads], all_heads[:, heads : heads + kv_heads], all_heads[:, heads + kv_heads :]
 
 
 def attended(q_HD: Tensor, k_SKD: Tensor, v_SKD: Tensor, window: int | None) -> Tensor:
     """What one query sees, by the textbook formula in float64, (H, D)."""
-    k, v = (x[-window if window else 0 :].double().repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (k_SKD, v_SKD))
-    scores = torch.einsum("hd,shd->hs", q_HD.double(), k) / HEAD_DIM**0.5
+    group = q_HD.shape[0] // k_SKD.shape[1]
+    k, v = (x[-window if window else 0 :].double().repeat_interleave(group, dim=1) for x in (k_SKD, v_SKD))
+    scores = torch.einsum("hd,shd->hs", q_HD.double(), k) / q_HD.shape[1] ** 0.5
     return torch.einsum("hs,shd->hd", scores.softmax(-1), v)

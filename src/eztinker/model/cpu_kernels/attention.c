@@ -84,6 +84,14 @@ static float exponentiate(float *scores, int count, float most) {
     return sum_of(total);
 }
 
+static inline Floats sum_of_parts(const Floats *x) {
+    Floats sum = x[0] + x[1];
+#if PARTS == 4
+    sum += x[2] + x[3];
+#endif
+    return sum;
+}
+
 /* The values seen, weighted and added for each query: 2 * LANES channels. Every PARTS-th is summed apart, since a sum
  * waits for its last term. */
 static inline __attribute__((always_inline)) void add_values(const int queries, const float *weights, int room,
@@ -106,13 +114,8 @@ static inline __attribute__((always_inline)) void add_values(const int queries, 
             }
         }
     for (int query = 0; query < queries; query++) {
-        for (int apart = 1; apart < PARTS; apart *= 2)
-            for (int part = 0; part < PARTS; part += 2 * apart) {
-                one[query][part] += one[query][part + apart];
-                other[query][part] += other[query][part + apart];
-            }
         Floats share = repeat(shares[query]);
-        store_halves(out + query * dim + channel, one[query][0] * share, other[query][0] * share);
+        store_halves(out + query * dim + channel, sum_of_parts(one[query]) * share, sum_of_parts(other[query]) * share);
     }
 }
 /* softmax(q k^T / sqrt(dim)) v of heads that share keys and values. */

@@ -1,7 +1,7 @@
 """The kernels of the C files beside this one, compiled for this machine on first use and kept.
 
-They are an extra: without a C compiler, or on a processor with neither AVX512 nor AVX2, `cpu_kernels` is None and torch's own
-operators do the same work, more slowly.
+They are an extra: without a C compiler, or on a processor with neither AVX512 nor AVX2, `cpu_kernels` is None and
+torch's own operators do the same work, more slowly.
 """
 
 from __future__ import annotations
@@ -52,20 +52,37 @@ INSTRUCTION_SETS = {torch.float32: [AVX512, AVX2], torch.bfloat16: [AVX512_BF16,
 @functools.cache
 def cpu_kernels(dtype: torch.dtype) -> CpuKernels | None:
     """The kernels for numbers of `dtype`, or None where this machine cannot have them."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    usable = [each for each in INSTRUCTION_SETS.get(dtype, ()) if each.needed <= processor_flags()]
-    if compiler is None or not usable:
+    usable = usable_sets(dtype)
+    if shutil.which(_compiler()) is None or not usable:
         return None
     try:
-        return CpuKernels(ctypes.CDLL(str(_compiled(compile_command(compiler, dtype, usable[0])))), dtype)
+        return kernels_in(usable[0], dtype)
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         log.warning("The CPU kernels could not be compiled (%s); torch's are used, which are slower", error)
         return None
 
 
-def compile_command(compiler: str, dtype: torch.dtype, instruction_set: InstructionSet) -> list[str]:
+def usable_sets(dtype: torch.dtype) -> list[InstructionSet]:
+    """Those with kernels for `dtype` that this processor has, the fastest first."""
+    return [each for each in INSTRUCTION_SETS.get(dtype, ()) if each.needed <= processor_flags()]
+
+
+def kernels_in(instruction_set: InstructionSet, dtype: torch.dtype) -> CpuKernels:
+    """The kernels for numbers of `dtype` in the instructions named.
+
+    Raises:
+        OSError, subprocess.SubprocessError: they could not be compiled, or not be loaded.
+    """
+    return CpuKernels(ctypes.CDLL(str(_compiled(compile_command(instruction_set, dtype)))), dtype)
+
+
+def compile_command(instruction_set: InstructionSet, dtype: torch.dtype) -> list[str]:
     """How the sources are compiled, without their names and the library's."""
-    return [compiler, *_COMPILE, *instruction_set.options, *_COMPILE_FOR[dtype]]
+    return [_compiler(), *_COMPILE, *instruction_set.options, *_COMPILE_FOR[dtype]]
+
+
+def _compiler() -> str:
+    return os.environ.get("CC", "cc")
 
 
 def _compiled(command: list[str]) -> Path:
