@@ -108,6 +108,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
     data_dir = tmp_path_factory.mktemp("server") / "data"
     with child_server(data_dir, ["--base-model", f"tiny={tiny_model_dir}"]) as running:
         yield running
+    assert not list(data_dir.rglob("*adapter*"))
     assert "Traceback" not in (data_dir / LOG_FILE).read_text()
 
 

@@ -197,6 +197,20 @@ def test_a_factor_that_its_scale_makes_infinite_is_refused(plain: dict[str, byte
         read({CONFIG: json.dumps(config).encode(), WEIGHTS: save(large)}, tiny_model("qwen2"))
 
 
+def test_what_a_config_says_of_code_and_places_is_not_looked_at(plain: dict[str, bytes], tiny_model: TinyModel):
+    elsewhere = {
+        "auto_mapping": {"base_model_class": "system", "parent_library": "os"},
+        "base_model_name_or_path": "https://x.example/model",
+        "revision": "../..",
+        "runtime_config": {"ephemeral_gpu_offload": True},
+    }
+    with_code = plain | {CONFIG: json.dumps(json.loads(plain[CONFIG]) | elsewhere).encode()}
+    (arrays, lora), (again, lora_again) = (read(parts, tiny_model("qwen2")) for parts in (plain, with_code))
+    assert lora == lora_again
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
 def test_an_adapter_of_the_head_alone_is_refused_where_head_and_embedding_are_one(
     tiny_model: TinyModel, tmp_path: Path
 ):
