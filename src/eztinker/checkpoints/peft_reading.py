@@ -115,7 +115,7 @@ def _read_weights(raw: bytes) -> Arrays:
         if not name.startswith(PREFIX):
             raise InvalidInput(f"{WEIGHTS} has {name[:200]!r}; every name in it must begin with {PREFIX!r}")
         if not np.isfinite(array).all():
-            raise InvalidInput(f"{name} in {WEIGHTS} has numbers that are not finite")
+            raise InvalidInput(f"{name[:200]} in {WEIGHTS} has numbers that are not finite")
     return {name.removeprefix(PREFIX): array for name, array in arrays.items()}
 
 
