@@ -9,9 +9,12 @@ TORCH := torch==2.13.0
 TORCH_INDEX :=
 PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
+RECIPES := .venv-recipes
+# The newest cookbook needs renderers that are not published for every platform.
+COOKBOOK := 'tinker-cookbook[math-rl,multiplayer-rl]==0.5.8' 'setuptools<81'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills conformance torture full-size lint format bench docs clean
+.PHONY: help setup demo test recipes recipes-page kills conformance torture full-size lint format bench docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -23,6 +26,13 @@ demo: setup ## train a real model by rejection sampling and show its accuracy ri
 
 test: setup ## run the tests (all but the kills)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture
+
+recipes: $(RECIPES)/.installed ## run unmodified recipes of the official cookbook, one of each kind; verdicts go to build/recipes.md
+	OMP_NUM_THREADS=1 $(RECIPES)/bin/python -m tests.recipes build/recipes.md
+
+recipes-page: $(RECIPES)/.installed ## run every recipe, and the cookbook's own exports, and write docs/recipes.md
+	OMP_NUM_THREADS=1 $(RECIPES)/bin/python -m tests.recipes --all docs/recipes.md
+	OMP_NUM_THREADS=1 $(RECIPES)/bin/python -m pytest tests/recipes
 
 kills: setup ## kill engines and servers dozens of times under the unmodified SDK (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/torture
@@ -51,8 +61,8 @@ bench: setup ## measure speed and memory against transformers and peft, and the 
 docs: $(VENV)/.installed ## write the generated pages of docs/
 	$(BIN)/eztinker settings --markdown > docs/configuration.md
 
-clean: ## remove .venv and what tools cached
-	rm -rf $(VENV) .pytest_cache .ruff_cache .nox .hypothesis
+clean: ## remove the environments and what tools cached
+	rm -rf $(VENV) $(RECIPES) .pytest_cache .ruff_cache .nox .hypothesis
 
 $(VENV)/.python:
 	@for python in $(PYTHONS); do \
@@ -71,4 +81,13 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml
 
 $(VENV)/.embedded-model: $(VENV)/.installed
 	$(BIN)/eztinker fetch
+	touch $@
+
+# The cookbook pins older releases than ours. They lie in front of .venv in an environment of their own, so that .venv
+# stays as it is and what both need is not installed twice.
+$(RECIPES)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv --clear --without-pip $(RECIPES)
+	site() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; } && \
+	  echo "import site; site.addsitedir('$$(site $(BIN)/..)')" > "$$(site $(RECIPES))/behind.pth"
+	$(BIN)/pip --python $(RECIPES)/bin/python install --quiet $(COOKBOOK)
 	touch $@

@@ -21,18 +21,6 @@ def sdks(session: nox.Session) -> None:
 
 
 @nox.session
-def recipes(session: nox.Session) -> None:
-    """Every recipe configuration; with `-- --write` the table of verdicts in docs/ as well."""
-    # the newest cookbook needs renderers that are not published for every platform
-    session.install("--editable", ".", "tinker-cookbook[math-rl,multiplayer-rl]==0.5.8", "setuptools<81", *DEV)
-    if "--write" in session.posargs:
-        with open("docs/recipes.md", "w") as page:
-            session.run("python", "-m", "tests.recipes", stdout=page)
-    else:
-        session.run("pytest", "tests/recipes", *session.posargs, env={"EZTINKER_RECIPES": "all"})
-
-
-@nox.session
 def lint(session: nox.Session) -> None:
     session.install("ruff")
     session.run("ruff", "check", ".")

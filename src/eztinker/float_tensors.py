@@ -6,6 +6,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 _DTYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+MAX_SHOWN_CHARS = 200
+"""Of a tensor's name, in the sentence about it; a file may have any."""
 
 
 def load_float32(raw: bytes) -> dict[str, np.ndarray]:
@@ -31,5 +33,5 @@ def _float32(name: str, dtype: str, data: bytes) -> np.ndarray:
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype not in _DTYPES:
-        raise ValueError(f"{name} is of type {dtype}, not of floating-point numbers")
+        raise ValueError(f"{name[:MAX_SHOWN_CHARS]} is of type {dtype}, not of floating-point numbers")
     return np.frombuffer(data, _DTYPES[dtype]).astype(np.float32)

@@ -89,6 +89,32 @@ def test_sampler_and_trainer_differ_by_rounding_at_first_and_after_twenty_update
     score_own_samples(trainer)
 
 
+@pytest.mark.parametrize("loss_fn", ["importance_sampling", "ppo", "cispo", "dro"])
+def test_a_batch_far_from_its_sampler_tells_how_far(
+    service: tinker.ServiceClient, expected: list[np.ndarray], loss_fn: types.LossFnType
+):
+    """By transformers' logprobs and the definitions alone: gap |l - q|, k1 q - l, k3 r - 1 - log r, r = exp(l - q)."""
+    generator = np.random.default_rng(5)
+    sampled = [(ours + generator.normal(0, 0.5, len(ours))).astype(np.float32) for ours in expected]
+    advantages = [generator.integers(-1, 2, len(ours)).astype(np.float32) for ours in expected]
+    data = [datum(tokens, logprobs=q, advantages=a) for tokens, q, a in zip(BATCH, sampled, advantages, strict=True)]
+    trainer = service.create_lora_training_client(base_model="tiny", rank=4).result()
+    metrics = trainer.forward(data, loss_fn).result().metrics
+    log_ratios = (ours - q for ours, q in zip(expected, sampled, strict=True))
+    log_ratio = np.concatenate([each[a != 0] for each, a in zip(log_ratios, advantages, strict=True)])
+    by_hand = {
+        "sampler_trainer_gap:max": np.abs(log_ratio).max(),
+        "sampler_trainer_gap:mean": np.abs(log_ratio).mean(),
+        "sampler_trainer_kl_k1:mean": -log_ratio.mean(),
+        "sampler_trainer_kl_k3:mean": (np.exp(log_ratio) - 1 - log_ratio).mean(),
+    }
+    assert by_hand["sampler_trainer_gap:max"] > 1
+    for name, value in by_hand.items():
+        assert metrics[name] == pytest.approx(value, abs=1e-5), name
+    clipped = {"clipped_fraction:mean"} if loss_fn in ("ppo", "cispo") else set()
+    assert metrics.keys() == {"loss:sum", *by_hand, *clipped}
+
+
 def score_own_samples(trainer: tinker.TrainingClient) -> None:
     """Let the trainer score what its own weights drew, and hold the gap by its metric and by hand."""
     params = types.SamplingParams(max_tokens=MAX_TOKENS, temperature=1.0, seed=3)

@@ -1,85 +1,35 @@
-"""Nothing that the official SDK can send is ignored: every field of its requests has a place here, or a refusal.
+"""Nothing that the official SDK can send is ignored: every field of its requests makes a difference, or is refused.
 
 The SDK's types are walked by introspection, so a type or field that a newer release adds fails these tests until it is
-either honoured or refused.
+either honoured or refused. A field is honoured if two requests that differ in it alone ask the service for different
+things.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib
 import inspect
 import pkgutil
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pydantic
 import pytest
 import tinker.types
+from fastapi.testclient import TestClient
 from tinker.proto import tinker_public_pb2
 
-import eztinker
 from eztinker.api import bodies
-from eztinker.api.routes import billing
-from eztinker.api.search_bodies import SearchCursorBody, SearchOwnerBody, SearchSessionsBody, StatusQueryBody
+from eztinker.api.routes import futures
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol import wire_pb2
-from eztinker.protocol.json_bodies import Body, decode_json
-from eztinker.protocol.model_inputs import ModelInputBody, TextChunkBody, tokens_from_json
-from eztinker.protocol.sampling_codec import SampleBody, SamplingParamsBody
-from eztinker.protocol.tensors import TensorBody
-from eztinker.protocol.training_codec import DatumBody, ForwardBackwardBody, TrainingBatchBody
+from eztinker.protocol.json_bodies import decode_json
+from eztinker.protocol.model_inputs import ModelInputBody, tokens_from_json
+from tests.field_cases import PROTOBUF, QUERIES, SENT_AS
 from tests.route_cases import CASES, PREFIX
-
-RECORDS: dict[str, type[Body]] = {
-    "CreateSessionRequest": bodies.CreateSessionBody,
-    "SessionHeartbeatRequest": bodies.HeartbeatBody,
-    "CreateModelRequest": bodies.CreateModelBody,
-    "LoraConfig": bodies.LoraConfigBody,
-    "GetInfoRequest": bodies.ModelBody,
-    "UnloadModelRequest": bodies.ModelBody,
-    "ForwardBackwardRequest": ForwardBackwardBody,
-    "ForwardRequest": ForwardBackwardBody,
-    "ForwardBackwardInput": TrainingBatchBody,
-    "Datum": DatumBody,
-    "TensorData": TensorBody,
-    "ModelInput": ModelInputBody,
-    "EncodedTextChunk": TextChunkBody,
-    "OptimStepRequest": bodies.OptimStepBody,
-    "AdamParams": bodies.AdamBody,
-    "SaveWeightsRequest": bodies.SaveWeightsBody,
-    "SaveWeightsForSamplerRequest": bodies.SaveForSamplerBody,
-    "SaveWeightsExternalRequest": bodies.SaveExternalBody,
-    "LoadWeightsRequest": bodies.LoadWeightsBody,
-    "CreateSamplingSessionRequest": bodies.CreateSamplingSessionBody,
-    "JoinSamplingSessionRequest": bodies.JoinSamplingSessionBody,
-    "FuturesRetrieveRequest": bodies.RetrieveFuturesBody,
-    "SamplingSessionFuturesTarget": bodies.SamplingClientBody,
-    "SampleRequest": SampleBody,
-    "SamplingParams": SamplingParamsBody,
-    "FutureRetrieveRequest": bodies.RetrieveFutureBody,
-    "CopyWeightsRequest": bodies.CopyWeightsBody,
-    "SessionSearchRequest": SearchSessionsBody,
-    "OwnSearchOwner": SearchOwnerBody,
-    "AccessibleSearchOwner": SearchOwnerBody,
-    "UserSearchOwner": SearchOwnerBody,
-    "ActiveSessionStatusQuery": StatusQueryBody,
-    "CancelledSessionStatusQuery": StatusQueryBody,
-    "FailedSessionStatusQuery": StatusQueryBody,
-    "ClientFinishedSessionStatusQuery": StatusQueryBody,
-    "SessionSearchCursor": SearchCursorBody,
-}
-"""The record that each of the SDK's types is read into."""
-
-QUERIES = {
-    "GetBillingUsageRequest": billing.billing_usage,
-    "GetCurrentCheckpointStorageUsageRequest": billing.checkpoint_storage,
-}
-"""Requests whose fields come as query parameters."""
+from tests.service_recorder import observe, observe_query, observing
 
 NOT_SERVED = {
     "CreateCustomLossRequest": "/create_custom_loss",
@@ -99,13 +49,15 @@ UNREAD_TYPES = {
     "SampledProvenanceSpan": "says where tokens came from, which changes no number",
 }
 UNREAD_FIELDS = {
-    "type": "names the request, and so does its route",
-    "model_input_spans": "as PromptProvenanceSpan",
-    "loss_fn_input_spans": "as PromptProvenanceSpan",
+    "Datum.model_input_spans": "as PromptProvenanceSpan",
+    "Datum.loss_fn_input_spans": "as PromptProvenanceSpan",
+    "SaveWeightsForSamplerRequest.sampling_session_seq_id": (
+        "drawn anew by each retry of the client; the sampling session of an unnamed save is known by the save's number"
+    ),
 }
 REFUSED_CHUNKS = {"image", "dmel"}
 """What a protobuf chunk may hold besides text."""
-RENAMED = {"optim_params": {"adam_params", "optimizer_params"}}
+ON_WIRE = {"OptimStepRequest.optim_params": ("adam_params", "optimizer_params")}
 """What the SDK calls otherwise on the wire."""
 
 
@@ -148,43 +100,66 @@ def parts(annotation: Any) -> Iterator[Any]:
 SENT = sent_types()
 
 
-def names_read() -> set[str]:
-    """Every name that the package reads as an attribute, or has in a table of names."""
-    names: set[str] = set()
-    package = Path(eztinker.__file__).parent
-    for path in (path for part in ("api", "protocol", "service") for path in (package / part).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Attribute(attr=name, ctx=ast.Load()) | ast.Constant(value=str(name)):
-                    names.add(name)
-    return names
+def honoured_fields() -> list[tuple[str, str]]:
+    """Type and name on the wire of every field that must make a difference."""
+    named: dict[tuple[str, str], None] = {}  # two types of the SDK may have one name
+    for sent in SENT:
+        for name in fields(sent) or {} if sent.__name__ in SENT_AS else {}:
+            path = f"{sent.__name__}.{name}"
+            is_name_of_request = name == "type" and sent.__name__.endswith("Request")  # and so does its route
+            if path not in UNREAD_FIELDS and not is_name_of_request:
+                named.update(dict.fromkeys((sent.__name__, on_wire) for on_wire in ON_WIRE.get(path, (name,))))
+    return list(named)
 
 
-READ = names_read()
+HONOURED = honoured_fields()
 
 
-def known_fields(record: type[Body]) -> set[str]:
-    return {field.encode_name for field in msgspec.structs.fields(record)}
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(futures, "SHORTEST_HOLD", 1.0)  # else a poll asks for a random time
+        yield observing(tmp_path_factory.mktemp("data"))
 
 
 def test_every_type_of_the_sdk_has_one_place():
-    tables = [set(table) for table in (RECORDS, QUERIES, NOT_SERVED, REFUSED_KINDS, UNREAD_TYPES)]
+    tables = [set(table) for table in (SENT_AS, QUERIES, NOT_SERVED, REFUSED_KINDS, UNREAD_TYPES)]
     assert {each.__name__ for each in SENT} == set().union(*tables)
     assert sum(map(len, tables)) == len(set().union(*tables))
 
 
-@pytest.mark.parametrize("sent", [each for each in SENT if each.__name__ in RECORDS], ids=lambda each: each.__name__)
-def test_every_field_is_known_and_read(sent: type):
-    for name in fields(sent) or {}:
-        for on_wire in RENAMED.get(name, {name} - set(UNREAD_FIELDS)):
-            assert on_wire in known_fields(RECORDS[sent.__name__])
-            assert on_wire in READ, f"{on_wire} is listed but nobody looks at it"
+@pytest.mark.parametrize(("sent", "name"), HONOURED)
+def test_another_value_of_a_field_asks_for_something_else(client: TestClient, sent: str, name: str):
+    cases = [case for case in SENT_AS[sent] if name in case.others or name in case.refused]
+    assert cases, f"{sent}.{name} can be sent, and no case shows that it makes a difference here"
+    for case in cases:
+        asked = observe(client, case.endpoint, case.body)
+        assert asked.is_granted, asked
+        assert observe(client, case.endpoint, case.body) == asked  # so that a difference comes from the field
+        if name in case.refused:
+            refusal = observe(client, case.endpoint, case.with_value(name, case.refused[name]))
+            assert refusal.is_refusal_of(name), refusal
+        else:
+            other = observe(client, case.endpoint, case.with_value(name, case.others[name]))
+            assert other.is_granted, other
+            assert other != asked, f"{sent}.{name} makes no difference"
+
+
+def test_no_case_is_of_a_field_that_is_not_sent():
+    shown = {
+        (sent, name) for sent, cases in SENT_AS.items() for case in cases for name in {*case.others, *case.refused}
+    }
+    assert shown <= set(HONOURED)
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_every_field_of_a_query_is_a_parameter(name: str):
+def test_another_value_of_a_query_parameter_asks_for_something_else(client: TestClient, name: str):
     (sent,) = (each for each in SENT if each.__name__ == name)
-    assert set(fields(sent) or {}) <= set(inspect.signature(QUERIES[name]).parameters)
+    path, parameters, others = QUERIES[name]
+    assert set(fields(sent) or {}) == others.keys()
+    asked = observe_query(client, path, parameters)
+    for parameter, value in others.items():
+        assert observe_query(client, path, parameters | {parameter: value}) != asked, parameter
 
 
 @pytest.mark.parametrize("path", NOT_SERVED.values())
@@ -213,15 +188,27 @@ def test_every_field_of_the_protobuf_request_is_in_ours():
     compare(tinker_public_pb2.ForwardBackwardRequest.DESCRIPTOR, wire_pb2.ForwardBackwardRequest.DESCRIPTOR)
 
 
+@pytest.mark.parametrize("name", PROTOBUF)
+def test_another_value_of_a_protobuf_field_asks_for_something_else(client: TestClient, name: str):
+    asked, other = (
+        observe(client, "/forward_backward", request.SerializeToString(deterministic=True))
+        for request in PROTOBUF[name]
+    )
+    assert asked.is_granted
+    assert other.is_granted
+    assert other != asked
+
+
 def compare(theirs: Any, ours: Any) -> None:
     """Hold that `ours` has each field of `theirs`, by number, type and name, and so down to the last message."""
     for number, field in theirs.fields_by_number.items():
         known = ours.fields_by_number.get(number)
         assert known is not None, f"{theirs.name}.{field.name} is not in wire.proto"
         assert (known.name, known.type, known.is_repeated) == (field.name, field.type, field.is_repeated)
-        if field.name in UNREAD_FIELDS or field.name in REFUSED_CHUNKS:
+        path = f"{theirs.name}.{field.name}"
+        if path in UNREAD_FIELDS or field.name in REFUSED_CHUNKS:
             continue
         if not theirs.GetOptions().map_entry:
-            assert field.name in READ, f"{theirs.name}.{field.name} is read by nobody"
+            assert path in PROTOBUF, f"{path} can be sent, and no case shows that it makes a difference here"
         if field.message_type is not None:
             compare(field.message_type, known.message_type)

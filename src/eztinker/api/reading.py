@@ -23,7 +23,9 @@ JSON_TYPES = ("application/json", "text/json")
 MAX_JSON_BYTES = 1 << 20
 MAX_SAMPLE_BYTES = 16 << 20
 MAX_TRAINING_BYTES = 128 << 20
-"""Of a forward_backward, before and after unpacking. Clients aim at 5 MB but send a larger datum in one piece."""
+"""Of a forward_backward. Clients aim at 5 MB but send a larger datum in one piece."""
+MAX_UNPACKED_BYTES = 32 << 20
+"""Of one that comes packed, once it is unpacked: a body of a few kilobytes must not take more memory than that."""
 BODY_SECONDS = 300.0
 """The official client gives up on a submission after five minutes."""
 
@@ -76,7 +78,7 @@ async def read_training_body(request: Request) -> bytes:
     body = await read_body(request, max_bytes=MAX_TRAINING_BYTES)
     if request.headers.get("content-encoding", "identity") == "identity":
         return body
-    return await asyncio.to_thread(decompress_zstd, body, max_bytes=MAX_TRAINING_BYTES)
+    return await asyncio.to_thread(decompress_zstd, body, max_bytes=MAX_UNPACKED_BYTES)
 
 
 async def decoded(decode: Callable[[bytes], DecodedT], body: bytes) -> DecodedT:

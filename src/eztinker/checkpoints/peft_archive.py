@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping
+from itertools import islice
 
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
 from eztinker.errors import InvalidInput
@@ -31,12 +32,12 @@ def unpack(archive: bytes) -> dict[str, bytes]:
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            members = tar.getmembers()
+            members = list(islice(tar, len(FILES) + 1))  # and no more, for an archive may list a million
             is_plain = all(member.isreg() and not member.issparse() for member in members)
             if not is_plain or sorted(member.name for member in members) != sorted(FILES):
                 raise InvalidInput(f"An adapter's archive holds {' and '.join(FILES)} and nothing else")
             return {member.name: _content(tar, member) for member in members}
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # the last two from numbers in headers
         raise InvalidInput(f"An adapter comes as a plain tar file, which this is not: {error}") from error
 
 

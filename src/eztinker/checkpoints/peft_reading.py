@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 Arrays = dict[str, np.ndarray]
 
 MAX_RANK = 512
+MAX_ALPHA = 1_000_000
+MAX_CONFIG_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
+"""Of what the weights' file says of its tensors: ten times that of an adapter on every weight of a 70B model."""
+_HEADER_LENGTH = struct.Struct("<Q")
+"""What a safetensors file starts with."""
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
@@ -71,9 +78,11 @@ def read_peft(parts: Mapping[str, bytes], base_shapes: Shapes, *, head_is_tied: 
 
 def _read_config(raw: bytes) -> dict[str, Any]:
     """The config of a plain LoRA."""
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise InvalidInput(f"{CONFIG} may have {MAX_CONFIG_BYTES} bytes, got {len(raw)}")
     try:
         config = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise Unsupported(f"{CONFIG} does not describe a LoRA adapter; only those can be imported")
@@ -88,14 +97,16 @@ def _rank_and_scale(config: Mapping[str, Any]) -> tuple[int, float]:
     """The rank, and what the product of the factors is multiplied by."""
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
-        raise InvalidInput(f"r in {CONFIG} must be an integer from 1 to {MAX_RANK}, got {rank!r}")
-    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise InvalidInput(f"lora_alpha in {CONFIG} must be a finite number, got {alpha!r}")
+        raise InvalidInput(f"r in {CONFIG} must be an integer from 1 to {MAX_RANK}, got {str(rank)[:100]}")
+    if not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_ALPHA:
+        raise InvalidInput(f"lora_alpha in {CONFIG} must be a number of at most {MAX_ALPHA:,}, got {str(alpha)[:100]}")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _read_weights(raw: bytes) -> Arrays:
     """What the folder holds, named without PEFT's prefix."""
+    if len(raw) >= _HEADER_LENGTH.size and (length := _HEADER_LENGTH.unpack_from(raw)[0]) > MAX_HEADER_BYTES:
+        raise InvalidInput(f"The header of {WEIGHTS} may have {MAX_HEADER_BYTES} bytes, got {length}")
     try:
         arrays = load_float32(raw)
     except ValueError as error:
@@ -104,7 +115,7 @@ def _read_weights(raw: bytes) -> Arrays:
         if not name.startswith(PREFIX):
             raise InvalidInput(f"{WEIGHTS} has {name[:200]!r}; every name in it must begin with {PREFIX!r}")
         if not np.isfinite(array).all():
-            raise InvalidInput(f"{name} in {WEIGHTS} has numbers that are not finite")
+            raise InvalidInput(f"{name[:200]} in {WEIGHTS} has numbers that are not finite")
     return {name.removeprefix(PREFIX): array for name, array in arrays.items()}
 
 
@@ -166,7 +177,11 @@ def _touches(given: Arrays, projections: tuple[str, ...]) -> bool:
 
 
 def _complete(given: Arrays, lora: LoraSpec, modules: Mapping[str, tuple[int, int]], b_scale: np.float32) -> Arrays:
-    """Factors for all that `lora` names, zeros where none are given."""
+    """Factors for all that `lora` names, zeros where none are given.
+
+    Raises:
+        InvalidInput: a factor is too large for its scale.
+    """
     trained = (
         *(ATTENTION_PROJECTIONS if lora.train_attn else ()),
         *(MLP_PROJECTIONS if lora.train_mlp else ()),
@@ -177,5 +192,8 @@ def _complete(given: Arrays, lora: LoraSpec, modules: Mapping[str, tuple[int, in
         if module.rsplit(".", 1)[-1] in trained:
             a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
             arrays[a] = given.get(a, np.zeros((lora.rank, num_inputs), np.float32))
-            arrays[b] = given.get(b, np.zeros((num_outputs, lora.rank), np.float32)) * b_scale
+            with np.errstate(over="ignore"):
+                arrays[b] = given.get(b, np.zeros((num_outputs, lora.rank), np.float32)) * b_scale
+            if not np.isfinite(arrays[b]).all():
+                raise InvalidInput(f"{b} in {WEIGHTS} is not finite any more once it is scaled by alpha over rank")
     return arrays

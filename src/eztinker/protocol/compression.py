@@ -21,7 +21,10 @@ def decompress_zstd(body: bytes, *, max_bytes: int) -> bytes:
         if content_bytes < 0:
             raise MalformedBody("A zstd body must declare its content size in the frame header")
         if content_bytes > max_bytes:
-            raise TooLarge(f"The body unpacks to {content_bytes} bytes; at most {max_bytes} are accepted")
+            raise TooLarge(
+                f"The body unpacks to {content_bytes} bytes; packed bodies may unpack to {max_bytes}, "
+                "so send it in parts or as it is"
+            )
         return zstandard.ZstdDecompressor().decompress(body, max_output_size=max_bytes, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise MalformedBody(f"The zstd body cannot be unpacked: {error}") from error

@@ -142,10 +142,11 @@ class Sampling:
         return self._catalog.get(model.base_model).name, checkpoint.checkpoint_id
 
     async def _find(self, owner: str, sampling_session_id: str) -> tuple[SamplingSession, Checkpoint | None]:
-        def query(db: Connection) -> tuple[SamplingSession | None, Checkpoint | None]:
+        def query(db: Connection) -> tuple[SamplingSession, Checkpoint | None]:
             row = sessions.sampling_session(db, sampling_session_id)
-            checkpoint_id = None if row is None else sessions.current_checkpoint_id(db, row)
+            # before the checkpoint is looked for: a second look would tell a foreign session from one that is not there
+            row = owned(row, owner, f"sampling session {sampling_session_id!r}")
+            checkpoint_id = sessions.current_checkpoint_id(db, row)
             return row, None if checkpoint_id is None else checkpoints.get(db, checkpoint_id)
 
-        row, checkpoint = await self._store.read(query)
-        return owned(row, owner, f"sampling session {sampling_session_id!r}"), checkpoint
+        return await self._store.read(query)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import zstandard
 
-from eztinker.api.reading import MAX_JSON_BYTES, MAX_TRAINING_BYTES
+from eztinker.api.reading import MAX_JSON_BYTES, MAX_UNPACKED_BYTES
 from eztinker.protocol import wire_pb2
 from tests.refusals import failed, refused
 from tests.wire import PROTOBUF, new_run, new_session
@@ -36,7 +36,7 @@ def test_a_body_over_its_limit_is_left_unread(http: httpx.Client, endpoint: str)
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "sentence"),
     [
-        ("zstd", zstandard.compress(bytes(MAX_TRAINING_BYTES + 1)), 413, "at most 134217728 are accepted"),
+        ("zstd", zstandard.compress(bytes(MAX_UNPACKED_BYTES + 1)), 413, "packed bodies may unpack to 33554432"),
         ("zstd", zstandard.compress(b"x" * 1000)[:-3], 400, "cannot be unpacked"),
         ("zstd", b"\x28\xb5\x2f\xfd" + b"\xff" * 40, 400, "zstd"),
         ("zstd", zstandard.compress(zstandard.compress(bytes(1 << 20))), 400, "not a ForwardBackwardRequest"),

@@ -94,6 +94,7 @@ def test_weights_are_finite(http: httpx.Client, run: str, value: float):
     [
         ({"learning_rate": -1.0}, "learning_rate must not be negative, got -1.0"),
         ({"learning_rate": "fast"}, "learning_rate"),
+        ({"learning_rate": None}, "got `null` - at `$.adam_params.learning_rate`"),  # how the SDK sends NaN
         ({"beta1": 1.0}, "beta1 must be at least 0 and below 1, got 1.0"),
         ({"beta2": 2}, "beta2 must be at least 0 and below 1, got 2.0"),
         ({"eps": 0.0}, "eps must be positive, got 0.0"),

@@ -56,6 +56,8 @@ def test_a_repeated_creation_is_the_same_run(http: httpx.Client):
     ("fields", "sentence"),
     [
         ({"base_model": "org/unknown"}, "'org/unknown' is not served here; this server has tiny"),
+        ({"base_model": "https://x.example/model"}, "'https://x.example/model' is not served here"),
+        ({"base_model": "../tiny"}, "'../tiny' is not served here"),
         ({"lora_config": {"rank": 0}}, "LoRA rank must be between 1 and 512, got 0"),
         (
             {"lora_config": {"rank": 4, "train_attn": False, "train_mlp": False, "train_unembed": False}},

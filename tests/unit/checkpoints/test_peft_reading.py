@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import pickle
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
@@ -109,6 +111,13 @@ def renamed(arrays: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.n
     return {new if name == old else name: array for name, array in arrays.items()}
 
 
+def safetensors_of(**offsets: tuple[int, int]) -> bytes:
+    """A file of tensors of two numbers each, with these places in its 20 bytes of data."""
+    tensors = {name: {"dtype": "F32", "shape": [2], "data_offsets": list(place)} for name, place in offsets.items()}
+    header = json.dumps(tensors).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(max(end for _, end in offsets.values()))
+
+
 BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], str]] = {
     "a name without the prefix": (lambda a: renamed(a, Q_A, "q.lora_A.weight"), "every name in it must begin"),
     "a module that does not exist": (lambda a: renamed(a, Q_A, Q_A.replace(".0.", ".9.")), "no LoRA factor of this"),
@@ -127,7 +136,9 @@ BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "biases": ({"bias": "all"}, "trains biases"),
     "no rank": ({"r": 0}, "r in adapter_config.json must be an integer from 1 to 512, got 0"),
     "a rank beyond memory": ({"r": 10**12}, "must be an integer from 1 to 512"),
-    "no alpha": ({"lora_alpha": None}, "lora_alpha in adapter_config.json must be a finite number, got None"),
+    "no alpha": ({"lora_alpha": None}, "lora_alpha in adapter_config.json must be a number of at most 1,000,000, got"),
+    "an alpha beyond any float": ({"lora_alpha": 10**400}, "must be a number of at most 1,000,000, got 1000"),
+    "an alpha that is no number": ({"lora_alpha": float("nan")}, "must be a number of at most 1,000,000, got nan"),
 }
 
 
@@ -156,6 +167,50 @@ def test_a_config_beyond_plain_lora_is_refused_by_name(plain: dict[str, bytes], 
     assert sentence in caught.value.message
 
 
+BAD_FILES = {
+    "a config of 2 MB": (CONFIG, b" " * (2 << 20), "adapter_config.json may have 1048576 bytes, got 2097152"),
+    "a config as deep as a well": (CONFIG, b"[" * 100_000, "adapter_config.json cannot be read"),
+    "a config that is a list": (CONFIG, b"[]", "does not describe a LoRA adapter"),
+    "a header of 2 MB": (WEIGHTS, (2 << 20).to_bytes(8, "little") + b" " * (2 << 20), "may have 1048576 bytes, got"),
+    "a header beyond the file": (WEIGHTS, (1 << 20).to_bytes(8, "little") + b"{}", "cannot be read"),
+    "a header beyond any file": (WEIGHTS, b"\xff" * 8, "may have 1048576 bytes, got 18446744073709551615"),
+    "a pickle": (WEIGHTS, pickle.dumps({"a": 1}), "adapter_model.safetensors"),
+    "overlapping tensors": (WEIGHTS, safetensors_of(a=(0, 8), b=(4, 12)), "cannot be read"),
+    "a gap between tensors": (WEIGHTS, safetensors_of(a=(0, 8), b=(12, 20)), "cannot be read"),
+    "a tensor of the wrong size": (WEIGHTS, safetensors_of(a=(0, 4)), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_that_is_not_what_it_should_be_is_refused(plain: dict[str, bytes], tiny_model: TinyModel, case: str):
+    name, content, sentence = BAD_FILES[case]
+    with pytest.raises(EZTinkerError) as caught:
+        read(plain | {name: content}, tiny_model("qwen2"))
+    assert sentence in caught.value.message
+
+
+def test_a_factor_that_its_scale_makes_infinite_is_refused(plain: dict[str, bytes], tiny_model: TinyModel):
+    arrays = load(plain[WEIGHTS])
+    large = {name: np.full_like(array, 1e38) if name == Q_B else array for name, array in arrays.items()}
+    config = json.loads(plain[CONFIG]) | {"lora_alpha": 1e6}
+    with pytest.raises(InvalidInput, match="not finite any more once it is scaled"):
+        read({CONFIG: json.dumps(config).encode(), WEIGHTS: save(large)}, tiny_model("qwen2"))
+
+
+def test_what_a_config_says_of_code_and_places_is_not_looked_at(plain: dict[str, bytes], tiny_model: TinyModel):
+    elsewhere = {
+        "auto_mapping": {"base_model_class": "system", "parent_library": "os"},
+        "base_model_name_or_path": "https://x.example/model",
+        "revision": "../..",
+        "runtime_config": {"ephemeral_gpu_offload": True},
+    }
+    with_code = plain | {CONFIG: json.dumps(json.loads(plain[CONFIG]) | elsewhere).encode()}
+    (arrays, lora), (again, lora_again) = (read(parts, tiny_model("qwen2")) for parts in (plain, with_code))
+    assert lora == lora_again
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
 def test_an_adapter_of_the_head_alone_is_refused_where_head_and_embedding_are_one(
     tiny_model: TinyModel, tmp_path: Path
 ):
@@ -179,6 +234,32 @@ def link(name: str, target: str) -> tarfile.TarInfo:
     return member
 
 
+def special(name: str, kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, CONFIG
+    return member
+
+
+def sparse_tar(num_bytes: int) -> bytes:
+    """One file of that size, all of it a hole."""
+    member = tarfile.TarInfo(WEIGHTS)
+    member.pax_headers = {"GNU.sparse.map": f"0,0,{num_bytes},0", "GNU.sparse.size": str(num_bytes)}
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo(CONFIG))
+        tar.addfile(member)
+    return buffer.getvalue()
+
+
+def test_of_a_million_members_three_are_looked_at(monkeypatch: pytest.MonkeyPatch):
+    looked_at = []
+    next_member = tarfile.TarFile.next
+    monkeypatch.setattr(tarfile.TarFile, "next", lambda tar: looked_at.append(tar) or next_member(tar))
+    with pytest.raises(InvalidInput, match="and nothing else"):
+        unpack(tarfile.TarInfo("x").tobuf() * 1_000_000)
+    assert len(looked_at) <= 4
+
+
 @pytest.mark.parametrize(
     "archive",
     [
@@ -188,8 +269,29 @@ def link(name: str, target: str) -> tarfile.TarInfo:
         tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(WEIGHTS), tarfile.TarInfo("../escape")),
         tar_of(tarfile.TarInfo(CONFIG), link(WEIGHTS, "/etc/passwd")),
         tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(CONFIG)),
+        tar_of(tarfile.TarInfo(CONFIG), special(WEIGHTS, tarfile.CHRTYPE)),
+        tar_of(tarfile.TarInfo(CONFIG), special(WEIGHTS, tarfile.LNKTYPE)),
+        tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(f"/{WEIGHTS}")),
+        gzip.compress(tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(WEIGHTS))),
+        tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(WEIGHTS)).replace(b"00000000000\0", b"77777777777\0"),
+        tar_of(tarfile.TarInfo(CONFIG), tarfile.TarInfo(WEIGHTS))[:700],
+        sparse_tar(10 << 30),
     ],
-    ids=["empty", "noise", "one file", "a third file", "a link", "twice the same"],
+    ids=[
+        "empty",
+        "noise",
+        "one file",
+        "a third file",
+        "a link",
+        "twice the same",
+        "a device",
+        "a hard link",
+        "an absolute name",
+        "packed",
+        "false sizes",
+        "cut off",
+        "ten gigabytes of nothing",
+    ],
 )
 def test_an_archive_of_anything_else_is_refused(archive: bytes):
     with pytest.raises(InvalidInput, match=r"archive|tar file"):

@@ -57,6 +57,14 @@ def test_weights_scale_the_gradient_and_keep_its_sign(decoder: Decoder):
     assert grads[1.0].norm() > 1
 
 
+def test_weights_of_zero_give_no_loss_and_no_gradient(decoder: Decoder):
+    run = new_run(decoder)
+    result = run_pass(run, data(weight=0.0))
+    assert result.metrics["loss:sum"] == 0
+    assert not run.grads.any()
+    assert all(np.isfinite(output["logprobs"]).all() for output in result.loss_fn_outputs)
+
+
 def test_a_doubled_batch_doubles_loss_and_gradient(decoder: Decoder):
     single, double = new_run(decoder), new_run(decoder)
     once, twice = run_pass(single, data()), run_pass(double, data() + data())
