@@ -27,7 +27,7 @@ from tests.faulty_disk.disk import BROKEN, CHANGES, FULL, GROWTH, KILL, FaultyDi
 CODES = {FULL: {"disk_full", "log_unwritable"}, BROKEN: {"disk_error", "log_unwritable"}}
 """What a client is told. SQLite does not always know that a disk is full."""
 EVERY_CALL = os.environ.get("EZTINKER_TORTURE") == "full"
-KILLED_STEP = dict.fromkeys(("overwrite", "copy", "import", "collect"), 1 if EVERY_CALL else 3)
+KILLED_STEP: dict[str, int] = dict.fromkeys(("overwrite", "copy", "import", "collect"), 1 if EVERY_CALL else 3)
 REFUSED_STEP = 1 if EVERY_CALL else 5
 AGAIN_EVERY = 4
 

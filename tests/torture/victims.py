@@ -66,6 +66,12 @@ class Keeper:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
 
+    def engine_pid(self) -> int:
+        """That of the engine which runs, also while it still starts."""
+        while not (pids := self._engine_pids()):
+            time.sleep(0.01)
+        return pids[0]
+
     def kill_engine(self) -> None:
         """-9, also while it still starts."""
         while not (pids := self._engine_pids()):

@@ -125,13 +125,19 @@ class _Change(NamedTuple):
 
 
 def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | None]:
+    reason = None
     try:
         with connection.begin_nested():
-            return change.run(connection), None
+            try:
+                return change.run(connection), None
+            except Exception as error:
+                reason = error
+                raise
     except Exception as error:
-        if not _is_in_transaction(connection):
-            raise  # a disk that is full or broken may undo the whole group, and no later change may pass for one of it
-        return None, error
+        reason = reason or error
+    if not _is_in_transaction(connection):
+        raise reason  # a full or broken disk may undo the whole group, and then what comes next must not pass for it
+    return None, reason
 
 
 def _is_in_transaction(connection: Connection) -> bool:
