@@ -18,13 +18,14 @@ import pytest
 import tinker
 from tinker import types
 
-from tests.servers import API_KEY, wait_until
+from tests.servers import API_KEY
 from tests.torture.clients import ADAM, BASE_MODEL, supervised
 from tests.torture.victims import Keeper, saved_bytes
 
 SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
-NUM_STOPS = 50 if os.environ.get("EZTINKER_TORTURE") == "full" else 3
-STALL_SECONDS = 2.0
+NUM_STOPS = 50 if os.environ.get("EZTINKER_TORTURE") == "full" else 2
+STALL_SECONDS = 12.0
+"""More than an engine needs to start on a busy machine, which is silence too."""
 ROOM_BYTES = 80 << 20
 """What the engine may still take; the tiny model's steps need far less, and the large batch far more."""
 SHORT = [supervised(random.Random(0)) for _ in range(4)]
@@ -43,7 +44,7 @@ def step(trainer: tinker.TrainingClient) -> float:
     return trained.result().metrics["loss:sum"]
 
 
-@pytest.mark.timeout(0 if NUM_STOPS > 3 else 300)
+@pytest.mark.timeout(0 if NUM_STOPS > 2 else 300)
 def test_an_engine_that_wakes_up_after_another_took_over_changes_nothing(tmp_path: Path, tiny_model_dir: Path):
     generator = random.Random(SEED)
     settings = {"EZTINKER_ENGINE_STALL_SECONDS": str(STALL_SECONDS), "EZTINKER_SNAPSHOT_OPERATIONS": "5"}
@@ -60,10 +61,11 @@ def test_an_engine_that_wakes_up_after_another_took_over_changes_nothing(tmp_pat
             time.sleep(generator.uniform(0.1, 0.5))
             stopped = keeper.engine_pid()
             os.kill(stopped, signal.SIGSTOP)
-            wait_until(lambda stopped=stopped: keeper.engine_pid() != stopped)
+            while keeper.engine_pid() == stopped:  # the test's own time limit ends this
+                time.sleep(0.1)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stopped, signal.SIGCONT)
-            thread.join(60)
+            thread.join(100)
             ((losses, path),) = found
             assert (losses, saved_bytes(keeper.data_dir, path)) == expected, f"seed {SEED}"
         with closing(sqlite3.connect(keeper.data_dir / "oplog.sqlite3")) as db:
