@@ -82,6 +82,18 @@ def wait_for_snapshots(data_dir: Path, seq_id: int) -> list[Path]:
     return [data_dir / "snapshots" / snapshot_id / "manifest.json" for snapshot_id, _ in find()]
 
 
+def wait_for_snapshots_of(data_dir: Path, model_id: str) -> Path:
+    """The manifest of the run's first snapshot, once it is there."""
+
+    def find() -> list[str]:
+        with contextlib.closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
+            query = "SELECT snapshot_id FROM snapshots WHERE model_id = ?"
+            return [snapshot_id for (snapshot_id,) in db.execute(query, (model_id,))]
+
+    wait_until(lambda: bool(find()))
+    return data_dir / "snapshots" / find()[0] / "manifest.json"
+
+
 def steps(http: httpx.Client, model_id: str, seq_ids: range) -> list[float]:
     """Optimizer steps one after another, as the engine counts them."""
     return [outcome(http, optim_step(http, model_id, seq_id)).json()["metrics"]["step"] for seq_id in seq_ids]
@@ -149,6 +161,67 @@ def test_a_run_without_any_good_snapshot_is_lost_and_names_the_checkpoint_to_go_
             assert f"create_training_client_from_state_with_optimizer('{path}')" in failure["error"]
         assert http.get(f"/training_runs/{model_id}").json()["corrupted"]
         assert steps(http, new_run(http), range(1, 2)) == [1]
+
+
+def damage_payloads(data_dir: Path) -> None:
+    """Flip the last bit of whatever operations do."""
+    with contextlib.closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
+        for digest, content in db.execute("SELECT digest, content FROM payloads").fetchall():
+            damaged = content[:-1] + bytes([content[-1] ^ 1])
+            db.execute("UPDATE payloads SET content = ? WHERE digest = ?", (damaged, digest))
+        db.commit()
+
+
+def test_a_run_whose_operations_are_damaged_in_the_log_ends_with_a_way_to_go_on(tmp_path: Path):
+    with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
+        model_id, neighbour = new_run(http), new_run(http)
+        path = save(http, "/save_weights", model_id, 1, path="a")["path"]
+        steps(http, model_id, range(2, 4))
+        wait_for_snapshots(tmp_path / "data", seq_id=1)[0].unlink()
+        damage_payloads(tmp_path / "data")
+        steps(http, neighbour, range(1, 2))
+        kill_engine(server)
+        failure = outcome(http, optim_step(http, model_id, 4)).json()
+        assert (failure["category"], failure["code"]) == ("server", "engine_lost")
+        assert "damaged in the server's log" in failure["error"]
+        assert f"create_training_client_from_state_with_optimizer('{path}')" in failure["error"]
+
+
+def test_a_damaged_operation_that_a_server_left_unfinished_fails_and_is_not_guessed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("eztinker.service.service.PARK_SECONDS", 0.1)
+    with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
+        unfinished = send_chunk(http, chunk(new_run(http), 1, token=STALL))
+    damage_payloads(tmp_path / "data")
+    (tmp_path / "go_on").touch()
+    with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
+        failure = outcome(http, unfinished).json()
+        assert (failure["category"], failure["code"]) == ("server", "engine_lost")
+        assert "the log no longer has its operations" in failure["error"]
+
+
+def test_a_deleted_checkpoint_stays_on_disk_while_a_run_would_be_brought_back_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its files used to go after a minute, and a run that had loaded it and lost its snapshots with them."""
+    monkeypatch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
+    monkeypatch.setattr("eztinker.service.checkpoint_collector.REMOVAL_DELAY", timedelta(0))
+    with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
+        source, model_id = new_run(http), new_run(http)
+        steps(http, source, range(1, 4))
+        path = save(http, "/save_weights", source, 4, path="a")["path"]
+        save(http, "/load_weights", model_id, 1, path=path, optimizer=True)
+        newest = wait_for_snapshots_of(tmp_path / "data", model_id)
+        assert http.delete(f"/training_runs/{source}/checkpoints/weights/a").status_code == 200
+        unused = save(http, "/save_weights_for_sampler", source, 5, path="b")["path"].rpartition("/")[2]
+        assert http.delete(f"/training_runs/{source}/checkpoints/sampler_weights/{unused}").status_code == 200
+        wait_until(lambda: len(list((tmp_path / "data" / "checkpoints").iterdir())) == 1)
+        newest.unlink()
+        kill_engine(server)
+        assert steps(http, model_id, range(2, 3)) == [4]
+        post(http, "/unload_model", model_id=model_id)
+        wait_until(lambda: not list((tmp_path / "data" / "checkpoints").iterdir()))
 
 
 def test_a_run_that_cannot_be_brought_back_for_now_is_kept_until_it_can(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import AlreadyExists, StaleEpoch
+from eztinker.errors import AlreadyExists, LogFull, StaleEpoch
 from eztinker.oplog import checkpoints, epochs, models, operations, payloads, sessions, snapshots
 from eztinker.oplog.rows import (
     Checkpoint,
@@ -143,6 +145,34 @@ def test_a_change_that_fails_undoes_itself_alone(store: Store):
     kept = asyncio.run(store.read(lambda db: (operations.get(db, "half"), operations.get(db, "whole"))))
     assert kept[0] is None
     assert kept[1] == operation("whole")
+
+
+def test_a_disk_that_undoes_a_whole_group_lets_no_part_of_it_stand(store: Store):
+    """SQLite may do so; what came next in the group then used to be stored although its caller was refused."""
+    is_gathered = threading.Event()
+
+    def undone(db: Connection) -> None:
+        db.exec_driver_sql("ROLLBACK")
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    async def write_group() -> list[Any]:
+        holding = store.write(lambda db: is_gathered.wait(5))
+        group = [
+            store.write(lambda db: operations.append(db, operation("before"))),
+            store.write(undone),
+            store.write(lambda db: operations.append(db, operation("behind"))),
+        ]
+        waiting = [asyncio.ensure_future(each) for each in (holding, *group)]
+        await asyncio.sleep(0.1)
+        is_gathered.set()
+        return (await asyncio.gather(*waiting, return_exceptions=True))[1:]
+
+    refused = asyncio.run(write_group())
+    assert [type(error) for error in refused] == [LogFull] * 3
+    assert "database or disk is full" in refused[0].message
+    kept = asyncio.run(store.read(lambda db: (operations.get(db, "before"), operations.get(db, "behind"))))
+    assert kept == (None, None)
+    asyncio.run(store.write(lambda db: operations.append(db, operation("later"))))
 
 
 def test_a_repeat_is_the_same_operation_whatever_its_body(store: Store):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.victims import FULL, SEED, Client, Keeper
+from tests.torture.victims import FULL, SEED, Client, Keeper, saved_bytes
 
 NUM_ENGINE_KILLS = 1000 if FULL else 50
 NUM_SERVER_KILLS = 300 if FULL else 20
@@ -49,16 +49,6 @@ def num_engines(keeper: Keeper) -> int:
     """Started over the life of the data directory, by whichever server."""
     with closing(sqlite3.connect(keeper.data_dir / "oplog.sqlite3")) as db:
         return db.execute("SELECT count(*) FROM epochs").fetchone()[0]
-
-
-def saved_bytes(data_dir: Path, path: str) -> list[bytes]:
-    """Adapter and optimizer of a checkpoint, as they lie on disk."""
-    model_id, kind, name = path.removeprefix("tinker://").split("/")
-    query = "SELECT checkpoint_id FROM checkpoints WHERE model_id = ? AND kind = ? AND name = ?"
-    with closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
-        ((checkpoint_id,),) = db.execute(query, (model_id, kind, name))
-    directory = data_dir / "checkpoints" / checkpoint_id
-    return [(directory / part).read_bytes() for part in ("adapter.safetensors", "optimizer.safetensors")]
 
 
 @pytest.mark.timeout(0 if FULL else 900)

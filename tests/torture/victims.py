@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from eztinker.client_settings import server_is_up
@@ -25,7 +27,9 @@ START_SECONDS = 60.0
 class Keeper:
     """Runs `eztinker server` on one port and one data directory, and starts it again whenever it ends."""
 
-    def __init__(self, data_dir: Path, model_dir: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, data_dir: Path, model_dir: Path, settings: Mapping[str, str], log_file: Path | None = None
+    ) -> None:
         self.data_dir = data_dir
         self.url = f"http://127.0.0.1:{_free_port()}"
         self._command = [sys.executable, "-m", "eztinker", "server", "--port", self.url.rpartition(":")[2]]
@@ -38,7 +42,8 @@ class Keeper:
         self.exit_codes: list[int] = []
         self._num_awaited = 0
         data_dir.mkdir(exist_ok=True)
-        self._log = (data_dir / "server.log").open("ab")
+        self._log_file = log_file or data_dir / "server.log"
+        self._log = self._log_file.open("ab")
         self._thread = threading.Thread(target=self._keep_running)
 
     @contextlib.contextmanager
@@ -56,13 +61,19 @@ class Keeper:
 
     @property
     def log(self) -> str:
-        return (self.data_dir / "server.log").read_text()
+        return self._log_file.read_text()
 
     def wait_until_up(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not server_is_up(self.url):
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
+
+    def engine_pid(self) -> int:
+        """That of the engine which runs, also while it still starts."""
+        while not (pids := self._engine_pids()):
+            time.sleep(0.01)
+        return pids[0]
 
     def kill_engine(self) -> None:
         """-9, also while it still starts."""
@@ -160,6 +171,16 @@ class Client:
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
         self._errors = self._process.stderr.read()
+
+
+def saved_bytes(data_dir: Path, path: str) -> list[bytes]:
+    """Adapter and optimizer of a checkpoint, as they lie on disk."""
+    model_id, kind, name = path.removeprefix("tinker://").split("/")
+    query = "SELECT checkpoint_id FROM checkpoints WHERE model_id = ? AND kind = ? AND name = ?"
+    with closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
+        ((checkpoint_id,),) = db.execute(query, (model_id, kind, name))
+    directory = data_dir / "checkpoints" / checkpoint_id
+    return [(directory / part).read_bytes() for part in ("adapter.safetensors", "optimizer.safetensors")]
 
 
 def _kill(pid: int) -> None:

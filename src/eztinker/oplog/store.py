@@ -155,13 +155,19 @@ class _Waiting(NamedTuple):
 
 
 def _attempt(connection: Connection, change: Change) -> Outcome:
+    reason = None
     try:
         with connection.begin_nested():
-            return Outcome(change(connection))
+            try:
+                return Outcome(change(connection))
+            except Exception as error:
+                reason = error
+                raise
     except Exception as error:
-        if not _is_in_transaction(connection):
-            raise  # a disk that is full or broken may undo the whole group, and no later change may pass for one of it
-        return Outcome(error=_ours(error))
+        reason = reason or error  # what undoing the change said comes second
+    if not _is_in_transaction(connection):
+        raise reason  # a full or broken disk may undo the whole group, and then what comes next must not pass for it
+    return Outcome(error=_ours(reason))
 
 
 def _is_in_transaction(connection: Connection) -> bool:
