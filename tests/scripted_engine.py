@@ -8,7 +8,8 @@
 
 A sample whose first prompt token is DIE kills the process once it is read; one whose first token is DIE_ONCE does so
 only while the file `died` is not there; STALL is answered when it is cancelled, or sent while `go_on` is there.
-The first token of the first datum of a forward_backward works the same way.
+The first token of the first datum of a forward_backward works the same way; what its run is sent after a STALL waits
+behind it for ever.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ from eztinker.types import (
 DIE, DIE_ONCE, STALL = 1, 2, 3
 
 _num_operations: Counter[str] = Counter()
+_stalled: set[str] = set()
 
 
 def answer(command: AnyCommand) -> AnyEvent | None:
@@ -122,6 +124,7 @@ def save(command: SaveCheckpoint) -> AnyEvent:
 def forward_backward(command: ForwardBackward) -> AnyEvent | None:
     act_on(int(command.data[0].tokens[0]))
     if command.data[0].tokens[0] == STALL and not is_marked("go_on"):
+        _stalled.add(command.model_id)
         return None
     _num_operations[command.model_id] += 1
     outputs = [{"logprobs": -np.arange(1, len(datum.tokens) + 1, dtype=np.float32)} for datum in command.data]
@@ -170,6 +173,8 @@ def main() -> None:
         if isinstance(command, Shutdown):
             return
         if isinstance(command, TrainingCommand):
+            if command.model_id in _stalled:
+                continue
             stream.write(encode_frame(Started(op_id=command.op_id)))
         if (event := answer(command)) is not None:
             stream.write(encode_frame(event))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -93,13 +93,21 @@ class Operations:
         answer.add_done_callback(partial(self._answered, new))
         return outcome
 
-    def settle(self, new: NewOperation, answer: Answer) -> asyncio.Task[None]:
-        """Store what the engine answered and wake who waits for it; the task ends when both is done."""
-        return self._keep(self._settle(new, answer))
+    def settle(
+        self, new: NewOperation, answer: Answer, *, after: asyncio.Task[None] | None = None
+    ) -> asyncio.Task[None]:
+        """Store what the engine answered and wake who waits for it; the task ends when both is done.
 
-    def fail(self, new: NewOperation, error: EZTinkerError) -> asyncio.Task[None]:
-        """End an accepted operation in `error`."""
-        return self._keep(self._fail(new, Failure.of(error)))
+        Args:
+            after: the storing of another outcome, which is to be over before this one begins.
+        """
+        return self._keep(partial(self._settle, new, answer), after)
+
+    def fail(
+        self, new: NewOperation, error: EZTinkerError, *, after: asyncio.Task[None] | None = None
+    ) -> asyncio.Task[None]:
+        """End an accepted operation in `error`; `after` as in `settle`."""
+        return self._keep(partial(self._fail, new, Failure.of(error)), after)
 
     async def settled(self) -> None:
         """Until every outcome that is known by now is in the log."""
@@ -238,8 +246,10 @@ class Operations:
         if (event := self._next_outcomes.pop(new.lane, None)) is not None:
             event.set()
 
-    def _keep(self, storing: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(storing)
+    def _keep(
+        self, store: Callable[[], Coroutine[None, None, None]], after: asyncio.Task[None] | None
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(_in_turn(store, after))
         self._storing.add(task)
         task.add_done_callback(self._stored)
         return task
@@ -248,6 +258,12 @@ class Operations:
         self._storing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("An outcome was not stored", exc_info=error, extra={"event": "outcome_not_stored"})
+
+
+async def _in_turn(store: Callable[[], Coroutine[None, None, None]], after: asyncio.Task[None] | None) -> None:
+    if after is not None:
+        await asyncio.wait({after})
+    await store()
 
 
 def _outcome(row: Operation) -> Done | Failure | None:

@@ -65,6 +65,9 @@ class RunFeed:
         self._owner = ""
         self._epoch: int | None = None
         """The engine that holds the run's state, if one ever did."""
+        self._last_stored: asyncio.Task[None] | None = None
+        """Stores the newest outcome. They are stored in order: a server that finds one in the log must be right to take
+        all before it for done, or it would run an earlier operation after a later one."""
         self._last_sent = 0
         self._pace = snapshots.pace()
         self._restoring: asyncio.Task[None] | None = None
@@ -132,22 +135,25 @@ class RunFeed:
             return  # the server stops
         error = answer.exception()
         if error is None:
-            self._settle(entry, self._operations.settle(entry.new, answer.result()))
+            self._settle(entry, self._operations.settle(entry.new, answer.result(), after=self._last_stored))
             return
         assert isinstance(error, EngineDied)
         entry.is_sent = False
         entry.num_deaths += error.in_hand
         if entry.num_deaths == MAX_DEATHS:
             message = f"The engine stopped {MAX_DEATHS} times over this operation; the run is as it was before it"
-            self._settle(entry, self._operations.fail(entry.new, EngineLost(message)))
+            self._fail(entry, EngineLost(message))
         self._advance()
 
     def _fail_all(self, error: EZTinkerError) -> None:
         for entry in self._unsent():
-            self._settle(entry, self._operations.fail(entry.new, error))
+            self._fail(entry, error)
+
+    def _fail(self, entry: _Entry, error: EZTinkerError) -> None:
+        self._settle(entry, self._operations.fail(entry.new, error, after=self._last_stored))
 
     def _settle(self, entry: _Entry, stored: asyncio.Task[None]) -> None:
-        entry.stored = stored
+        entry.stored = self._last_stored = stored
         stored.add_done_callback(partial(self._stored, entry))
 
     def _stored(self, entry: _Entry, stored: asyncio.Task[None]) -> None:

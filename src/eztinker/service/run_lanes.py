@@ -53,7 +53,7 @@ class RunLanes:
         run = self._runs[unfinished.model_id]
         for new in unfinished.operations:
             self._operations.expect(new)
-            if new.seq_id is None or new.seq_id <= unfinished.last_run:
+            if new.seq_id is None or new.seq_id == 0:
                 run.feed.start(new)
             else:
                 self._arrive(run, new, is_chunked=isinstance(new.work, ForwardBackward))

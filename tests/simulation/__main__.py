@@ -1,0 +1,27 @@
+"""Replay one simulation and print what happened in it: `python -m tests.simulation SEED`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.simulation.world import Failed, World
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seed", type=int)
+    world = World(parser.parse_args().seed)
+    try:
+        world.run()
+        verdict = None
+    except Failed as failed:
+        verdict = str(failed)
+    for time, *words in world.trace:
+        print(f"{time:10.4f}", *words)
+    print(verdict or "everything held")
+    return verdict is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

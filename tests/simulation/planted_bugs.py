@@ -1,0 +1,174 @@
+"""Mistakes that the server could have made, each put into its real code for the length of a block."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+from eztinker.oplog import operations as operation_queries
+from eztinker.oplog import payloads, snapshots
+from eztinker.oplog.rows import Operation
+from eztinker.service import operations, recovery, run_feed
+from eztinker.service.engine_process import EngineProcess
+from eztinker.service.fair_share import Room
+from eztinker.service.lanes import Lane
+from eztinker.service.new_operation import NewOperation, Refused
+from eztinker.service.operations import Operations
+from eztinker.service.run_feed import RunFeed
+from eztinker.service.service import Service
+from eztinker.service.sessions import Sessions
+
+Planted = Callable[[], AbstractContextManager[Any]]
+
+
+def _acknowledge_before_commit() -> AbstractContextManager[Any]:
+    async def accept(self: Operations, new: NewOperation | Refused) -> str:
+        writing = asyncio.create_task(real(self, new))
+        if isinstance(new, Refused):
+            return await writing
+        writing.add_done_callback(lambda task: task.exception())
+        self.expect(new)
+        return new.op_id
+
+    real = Operations.accept
+    return patch.object(Operations, "accept", accept)
+
+
+def _tell_before_commit() -> AbstractContextManager[Any]:
+    async def write(self: Operations, new: Any, change: Any, outcome: Any) -> None:
+        self._unsettled.pop(new.op_id).outcome.set_result(outcome)
+        await self._store.write(change)
+
+    return patch.object(Operations, "_write", write)
+
+
+class _AsyncioWithoutGather:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def gather(self, *waiting: Any) -> None:
+        pass
+
+
+def _snapshot_before_outcomes() -> AbstractContextManager[Any]:
+    return patch.object(run_feed, "asyncio", _AsyncioWithoutGather())
+
+
+def _release_too_early() -> AbstractContextManager[Any]:
+    def add(db: Any, snapshot: Any) -> None:
+        real(db, snapshot)
+        payloads.release_covered(db, snapshot.model_id, snapshot.seq_id)
+
+    real = snapshots.add
+    return patch.object(snapshots, "add", add)
+
+
+def _forget_to_send_again() -> AbstractContextManager[Any]:
+    def answered(self: RunFeed, entry: Any, answer: Any) -> None:
+        if not answer.cancelled() and answer.exception() is None:
+            real(self, entry, answer)
+
+    real = RunFeed._answered
+    return patch.object(RunFeed, "_answered", answered)
+
+
+def _start_as_they_come() -> AbstractContextManager[Any]:
+    def arrive(self: Lane[Any], seq_id: int, item: Any, **_: Any) -> list[Any]:
+        self._next_seq_id = max(self._next_seq_id, seq_id + 1)
+        return [item]
+
+    return patch.object(Lane, "arrive", arrive)
+
+
+def _wait_for_gaps_for_ever() -> AbstractContextManager[Any]:
+    return patch.object(Lane, "release_due", lambda self, now: [])
+
+
+def _keep_places() -> AbstractContextManager[Any]:
+    return patch.object(Room, "leave", lambda self, owner: None)
+
+
+def _forget_refused_steps() -> AbstractContextManager[Any]:
+    def fail(db: Any, op_id: str, failure: Any, *, keeps_payload: bool = False, **more: Any) -> None:
+        real(db, op_id, failure, **more)
+
+    real = operation_queries.fail
+    return patch.object(operation_queries, "fail", fail)
+
+
+def _forget_the_unfinished() -> AbstractContextManager[Any]:
+    def unfinished(db: Any, row: Operation) -> Any:
+        return real(db, row) if row.seq_id == 0 or row.seq_id is None else None
+
+    real = recovery._unfinished
+    return patch.object(recovery, "_unfinished", unfinished)
+
+
+def _run_repeats_again() -> AbstractContextManager[Any]:
+    def append(db: Any, operation: Operation, payload: bytes | None = None) -> Operation:
+        if (
+            operation.seq_id is not None
+            and operation.plan is not None
+            and operation_queries.get(db, operation.op_id) is None
+        ):
+            db.exec_driver_sql(
+                "UPDATE operations SET seq_id = NULL WHERE lane = ? AND seq_id = ?", (operation.lane, operation.seq_id)
+            )
+        return real(db, operation, payload)
+
+    real = operation_queries.append
+    return patch.object(operation_queries, "append", append)
+
+
+def _leave_what_ended_sessions_hold() -> AbstractContextManager[Any]:
+    async def nothing(self: Sessions) -> list[str]:
+        return []
+
+    return patch.object(Sessions, "with_leftovers", nothing)
+
+
+def _store_outcomes_as_they_come() -> AbstractContextManager[Any]:
+    async def at_once(store: Callable[[], Coroutine[None, None, None]], after: Any) -> None:
+        await store()
+
+    return patch.object(operations, "_in_turn", at_once)
+
+
+def _end_with_the_first_refusal() -> AbstractContextManager[Any]:
+    """As the supervisor once did."""
+
+    async def supervise(self: EngineProcess) -> None:
+        while True:
+            await self._live_once()
+            await asyncio.sleep(0.1)
+
+    return patch.object(EngineProcess, "_supervise", supervise)
+
+
+def _no_housekeeping() -> AbstractContextManager[Any]:
+    async def keep_house(self: Service) -> None:
+        await asyncio.Event().wait()
+
+    return patch.object(Service, "_keep_house", keep_house)
+
+
+PLANTED: dict[str, Planted] = {
+    "a promise is given before the log has the operation": _acknowledge_before_commit,
+    "an outcome is told before the log has it": _tell_before_commit,
+    "a snapshot is added before the outcomes it covers": _snapshot_before_outcomes,
+    "payloads are released by the newest snapshot": _release_too_early,
+    "what a dead engine had is not sent again": _forget_to_send_again,
+    "operations start as they come": _start_as_they_come,
+    "gaps are waited for for ever": _wait_for_gaps_for_ever,
+    "places in the queue are not given back": _keep_places,
+    "a refused step is not replayed": _forget_refused_steps,
+    "a restarted server forgets what was unfinished": _forget_the_unfinished,
+    "a repeated request runs again": _run_repeats_again,
+    "sessions that ended before a crash keep their runs": _leave_what_ended_sessions_hold,
+    "the outcomes of a run are stored as they come": _store_outcomes_as_they_come,
+    "the first refusal ends the supervisor": _end_with_the_first_refusal,
+    "nobody keeps house": _no_housekeeping,
+}
