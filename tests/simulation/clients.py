@@ -1,4 +1,4 @@
-"""Clients that keep the rules of the official SDK: numbers in order, the first chunk last, retries, polls, heartbeats."""
+"""Clients that keep the rules of the official SDK: numbers in order, first chunk last, retries, polls, heartbeats."""
 
 from __future__ import annotations
 

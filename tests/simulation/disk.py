@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-from eztinker.oplog.store import MAX_GROUP, Change, Database, Outcome, Store, _open, _prepare_schema
+from eztinker.oplog.database import open_database
+from eztinker.oplog.store import MAX_GROUP, Change, Database, Outcome, Store
+from eztinker.oplog.upgrade import bring_up_to_date
 
 T = TypeVar("T")
 
@@ -93,8 +95,8 @@ _refusing = [False]
 
 @cache
 def _empty_database() -> tuple[Engine, bytes]:
-    engine = _open(Path(":memory:"))
-    _prepare_schema(engine)
+    engine = open_database(Path(":memory:"))
+    bring_up_to_date(engine, Path(":memory:"))
 
     @event.listens_for(engine, "commit")
     def commit(_: Connection) -> None:
