@@ -23,6 +23,12 @@ def contents(db: Connection, digests: Sequence[str]) -> dict[str, bytes]:
     return {row.digest: row.content for row in rows}
 
 
+def held_by(db: Connection, kind: str) -> list[bytes]:
+    """What the operations of one kind do that recovery may still have to run."""
+    query = select(payloads.c.content).join(operations, operations.c.payload == payloads.c.digest)
+    return list(db.execute(query.where(operations.c.kind == kind)).scalars())
+
+
 def release_covered(db: Connection, lane: str, seq_id: int) -> None:
     """The operations of a lane up to `seq_id` need no payload any more."""
     db.execute(

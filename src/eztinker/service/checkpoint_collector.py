@@ -9,10 +9,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from eztinker.oplog import audit, checkpoints
+from eztinker.oplog import audit, checkpoints, payloads
 from eztinker.oplog.store import Store
+from eztinker.protocol.frames import LoadModel, decode_payload
 from eztinker.service.checkpoints import checkpoint_event
 from eztinker.service.clock import Clock
+from eztinker.service.plans import LOAD_WEIGHTS
 
 REMOVAL_DELAY = timedelta(seconds=60)
 """How long the directory of a removed checkpoint stays, for loads that have been sent to the engine."""
@@ -49,8 +51,17 @@ class CheckpointCollector:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _remove_directories(self, removed_before: datetime) -> None:
-        removed = await self._store.read(lambda db: checkpoints.removed(db, removed_before))
+        removed = await self._store.read(lambda db: _unused(db, checkpoints.removed(db, removed_before)))
         for checkpoint_id in removed:
             await asyncio.to_thread(shutil.rmtree, self._root / checkpoint_id, ignore_errors=True)
         if removed:
             await self._store.write(lambda db: checkpoints.forget(db, removed))
+
+
+def _unused(db: Connection, checkpoint_ids: list[str]) -> list[str]:
+    """Those that no load needs which is still to be run, or to be run again when its run is brought back."""
+    if not checkpoint_ids:
+        return []
+    loads = [decode_payload(content, op_id="", model_id="") for content in payloads.held_by(db, LOAD_WEIGHTS)]
+    needed = {Path(load.directory).name for load in loads if isinstance(load, LoadModel)}
+    return [checkpoint_id for checkpoint_id in checkpoint_ids if checkpoint_id not in needed]

@@ -32,6 +32,8 @@ from eztinker.types import Record
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
+LOAD_WEIGHTS = "load_weights"
+"""The kind of operations that read a checkpoint."""
 
 Change = Callable[[Connection], Any]
 

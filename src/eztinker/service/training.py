@@ -19,7 +19,7 @@ from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.losses import check_batch
 from eztinker.service.new_operation import NewOperation, Refused, new_op_id
-from eztinker.service.plans import LoadPlan, PassPlan, Plan, SavePlan, StepPlan
+from eztinker.service.plans import LOAD_WEIGHTS, LoadPlan, PassPlan, Plan, SavePlan, StepPlan
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.training_runs import TrainingRuns
 from eztinker.service.usage import used_by_run
@@ -116,7 +116,7 @@ class Training:
         except (UserError, CheckpointDamaged) as error:
             work = error
         plan = LoadPlan(model_id=model_id, path=path)
-        return await self._submit(model, op_id, seq_id, "load_weights", work, plan)
+        return await self._submit(model, op_id, seq_id, LOAD_WEIGHTS, work, plan)
 
     async def refuse(self, owner: str, model_id: str, seq_id: int, kind: str, error: UserError) -> str:
         """A promise that fails with `error`, for a request that could be told from others but not be understood."""

@@ -20,7 +20,7 @@ from eztinker.service.clock import Clock
 from eztinker.service.fair_share import require_share
 from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.operations import Operations
-from eztinker.service.plans import BeginPlan, UnloadPlan
+from eztinker.service.plans import LOAD_WEIGHTS, BeginPlan, UnloadPlan
 from eztinker.service.recovery import ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
@@ -121,7 +121,7 @@ class TrainingRuns:
             command = LoadModel(op_id=op_id, model_id=model_id, directory=directory, with_optimizer=with_optimizer)
             return command, self._model(owner, new, source.base_model, source)
 
-        return await self._begin(owner, new, "load_weights", plan)
+        return await self._begin(owner, new, LOAD_WEIGHTS, plan)
 
     async def get(self, owner: str, model_id: str) -> Model:
         row = await self._store.read(lambda db: models.get(db, model_id))
