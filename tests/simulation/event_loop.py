@@ -7,6 +7,7 @@ more: no cleanup, no callback, as after a power cut.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
@@ -112,7 +113,5 @@ def _call_into(future: asyncio.Future[Any], func: Callable[..., Any], args: tupl
 
 
 def _close(task: asyncio.Task[Any]) -> None:
-    try:
+    with contextlib.suppress(BaseException):  # its cleanup may want to wait for something
         task.get_coro().close()  # pyright: ignore[reportOptionalMemberAccess]
-    except BaseException:
-        pass  # its cleanup wants to wait for something

@@ -1,4 +1,4 @@
-"""What must hold, judged without the server's code: from what clients asked for and were told, and the rows of the log."""
+"""What must hold, judged without the server's code: from what clients asked and were told, and the rows of the log."""
 
 from __future__ import annotations
 
