@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from eztinker.errors import EngineLost
+from eztinker.errors import EngineLost, LogUnwritable
 from eztinker.protocol import wire_pb2
 from eztinker.protocol.frames import Configure, Sample, SampleDone
 from eztinker.service import engine_process
@@ -357,15 +357,30 @@ def sample_command(op_id: str, token: int) -> Sample:
     return Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
 
 
-def new_engine(argv: Sequence[str]) -> EngineProcess:
-    epochs = itertools.count(1)
+def new_engine(argv: Sequence[str], *, refusals: int = 0) -> EngineProcess:
+    """Args: refusals: how often the log refuses the number of an engine."""
+    epochs = itertools.count(1 - refusals)
 
     async def begin_epoch() -> int:
-        return next(epochs)
+        if (epoch := next(epochs)) < 1:
+            raise LogUnwritable("disk full")
+        return epoch
 
     return EngineProcess(
         Configure(base_models={}), begin_epoch, Clock(), stall_seconds=60, spawn=partial(EngineLink.spawn, argv)
     )
+
+
+def test_engines_go_on_starting_after_the_log_refused_the_number_of_one():
+    """An engine that died while the disk was full was never replaced: the supervisor ended with the refusal."""
+
+    async def scenario() -> None:
+        engine = new_engine(SCRIPTED_ENGINE_ARGV, refusals=1)
+        engine.start()
+        assert await engine.available() == 1
+        await engine.stop()
+
+    asyncio.run(asyncio.wait_for(scenario(), timeout=20))
 
 
 def test_commands_wait_for_an_engine_that_is_not_ready():

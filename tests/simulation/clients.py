@@ -1,4 +1,4 @@
-"""Clients that keep the rules of the official SDK: numbers in order, first chunk last, retries, polls, heartbeats."""
+"""Clients that keep the rules of the official SDK: numbers in order, the first chunk last, retries, heartbeats."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ class _Program:
                 owner, self._lane, seq_id, deed.path, with_optimizer=deed.with_optimizer, lender=None
             ),
         )
-        if self._random.random() < 0.3 and isinstance(await loading, Done):
+        if self._random.random() < 0.6 and isinstance(await loading, Done):
             self._paths.remove(deed.path)
             await self._client._submit(lambda s: _delete(s, owner, deed.path))
         return [loading]

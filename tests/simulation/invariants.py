@@ -1,4 +1,4 @@
-"""What must hold, judged by what clients asked for and were told, and by the rows of the log, not by the server's code."""
+"""What must hold, judged by what clients asked for and were told, and by the log's rows, not by the server's code."""
 
 from __future__ import annotations
 

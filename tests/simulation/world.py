@@ -24,6 +24,7 @@ from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig, load_config
 from eztinker.keys import ensure_signing_secret
+from eztinker.service import checkpoint_collector
 from eztinker.service import service as service_module
 from eztinker.service.clock import Clock
 from eztinker.service.service import CHECKPOINTS_DIRECTORY, SNAPSHOTS_DIRECTORY, Service
@@ -384,6 +385,7 @@ def _surroundings(random_: Random, heard) -> Iterator[None]:
             patch.object(uuid, "uuid4", lambda: uuid.UUID(int=random_.getrandbits(128))),
             patch.object(service_module, "HOUSEKEEPING_SECONDS", HOUSEKEEPING_SECONDS),
             patch.object(service_module, "HOUSEKEEPING_PER_TIMEOUT", 1),
+            patch.object(checkpoint_collector, "REMOVAL_DELAY", timedelta(seconds=5)),
         ):
             yield
     finally:

@@ -55,7 +55,7 @@ class CheckpointCollector:
 
         def unused(db: Connection) -> list[str]:
             removed = checkpoints.removed(db, removed_before)
-            in_use = _in_use(db) if removed else set()
+            in_use = in_use(db) if removed else set()
             return [checkpoint_id for checkpoint_id in removed if checkpoint_id not in in_use]
 
         gone = [
@@ -67,7 +67,7 @@ class CheckpointCollector:
             await self._store.write(lambda db: checkpoints.forget(db, gone))
 
 
-def _in_use(db: Connection) -> set[str]:
+def in_use(db: Connection) -> set[str]:
     """What accepted samples may still be drawn from, and what runs load if they have to be brought back."""
     kept = payloads.contents(db, operations.kept_payloads(db, LOAD))
     commands = [decode_payload(content, op_id="", model_id="") for content in kept.values()]
