@@ -54,7 +54,7 @@ static inline __attribute__((always_inline)) void score(const int queries, const
         for (int lane = 0; lane < LANES; lane++) {
             int each = token + lane < count ? token + lane : count - 1;
             const number *key = key_of(seen, each), *value = value_of(seen, each);
-            for (size_t i = 0; i < dim * sizeof(number); i += 64) prefetch((const char *)value + i);
+            for (size_t i = 0; i < dim * sizeof(number); i += 64) PREFETCH((const char *)value + i);
             Floats sums[QUERIES];
             for (int query = 0; query < queries; query++) sums[query] = repeat(0);
             for (int i = 0; i < dim; i += WIDE) {

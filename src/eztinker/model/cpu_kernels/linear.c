@@ -1,10 +1,11 @@
 /* Products with frozen weights, which are laid out once in the order that they are read. */
 #include "numbers.h"
 
-#define OUTPUTS (2 * LANES)  /* outputs that are computed together, two registers */
-#define ROWS (REGISTERS * 3 / 8) /* rows that are: their sums of a chunk take three registers of four */
-#define CHUNK (128 * PAIRED) /* inputs that are summed apart: a sum of sums rounds less than one long sum */
-#define PREFETCH 2048        /* bytes of weights that are asked for ahead of the current ones */
+#define OUTPUTS (2 * LANES)              /* outputs that are computed together, two registers */
+#define ROWS (REGISTERS * 3 / 8)         /* rows that are: their sums of a chunk take three registers of four */
+#define CHUNK (128 * PAIRED)             /* inputs that are summed apart: a sum of sums rounds less than one long sum */
+#define STEP (2 * WIDE * sizeof(number)) /* bytes of weights that are multiplied at once */
+#define AHEAD 2048                       /* bytes of weights that are asked for ahead of the current ones */
 
 static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUTPUTS; }
 
@@ -33,20 +34,28 @@ typedef struct {
     int outputs, inputs;
 } Layer;
 
-/* One block of outputs for `rows` rows, a constant in every use so that the sums of a chunk stay in registers. */
-static inline __attribute__((always_inline)) void linear_tile(const int rows, const Layer *layer, int block,
-                                                              const number *x, const number *addend, number *y) {
+/* One block of outputs for `rows` rows, a constant in every use so that the sums of a chunk stay in registers.
+ *
+ * The weights of a block come from memory once, for the first of its tiles, and from a cache for the others. So where
+ * there are several, each asks for its part of the next block: memory then works throughout, not in turns with the
+ * arithmetic. This is tile `part` of `parts`. */
+static inline __attribute__((always_inline)) void linear_tile(const int rows, const Layer *layer, int block, int part,
+                                                              int parts, const number *x, const number *addend,
+                                                              number *y) {
     Floats low[ROWS], high[ROWS];
     for (int r = 0; r < rows; r++) low[r] = high[r] = repeat(0);
     int inputs = layer->inputs, start = block * OUTPUTS, left = layer->outputs - start;
     const number *weight = layer->packed + (size_t)block * OUTPUTS * inputs;
+    const char *next = (const char *)(weight + (size_t)OUTPUTS * inputs) + part * (STEP / parts) * (inputs / PAIRED);
     for (int chunk = 0; chunk < inputs; chunk += CHUNK) {
         Floats chunk_low[ROWS], chunk_high[ROWS];
         for (int r = 0; r < rows; r++) chunk_low[r] = chunk_high[r] = repeat(0);
         int end = chunk + CHUNK < inputs ? chunk + CHUNK : inputs;
         for (int i = chunk; i < end; i += PAIRED, weight += 2 * WIDE) {
-            for (size_t line = 0; line < 2 * WIDE * sizeof(number); line += 64)
-                prefetch((const char *)weight + PREFETCH + line);
+            if (parts == 1)
+                for (size_t line = 0; line < STEP; line += 64) PREFETCH((const char *)weight + AHEAD + line);
+            else
+                PREFETCH_INTO_L2(next), next += STEP / parts;
             Factors weights_low = factors(weight), weights_high = factors(weight + WIDE);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
@@ -84,7 +93,7 @@ static void linear_layer(const Layer *layer, const number *x, number *y, int row
             number *out = y + (size_t)row * layer->outputs;
             switch (rows - row < tile ? rows - row : tile) {
 #define TILE(count) \
-    case count: linear_tile(count, layer, block, in, addend, out); break;
+    case count: linear_tile(count, layer, block, row / tile, num_tiles, in, addend, out); break;
                 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #if ROWS > 6
                 TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)

@@ -65,7 +65,9 @@ static inline void store_halves(number *y, Floats left, Floats right) {
 
 #define WIDE (LANES * PAIRED) /* numbers in `Factors` */
 
-static inline void prefetch(const void *place) { _mm_prefetch((const char *)place, _MM_HINT_T0); }
+/* Macros, since gcc takes a function that only does this for one without effect, and leaves its calls out. */
+#define PREFETCH(place) _mm_prefetch((const char *)(place), _MM_HINT_T0)
+#define PREFETCH_INTO_L2(place) _mm_prefetch((const char *)(place), _MM_HINT_T1)
 
 /* e^x to about one unit in the last place: 2^n times a polynomial on [-ln2/2, ln2/2]. Beyond the limits it is 0 or
  * infinity as it should be; they keep n finite. */
