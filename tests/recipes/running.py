@@ -17,7 +17,8 @@ from tests.recipes.configurations import Configuration
 from tests.recipes.stand_ins import ANSWERER, MODEL, make_datasets, make_model, write_own_files
 from tests.servers import API_KEY, RunningServer, serving
 
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 300
+"""A recipe takes about twenty on an idle core."""
 
 
 @dataclass(frozen=True, slots=True)

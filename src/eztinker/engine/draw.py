@@ -91,7 +91,8 @@ def _truncate(weights_V: Tensor, params: SamplingParams) -> None:
     if params.top_p < 1:
         cumulative = torch.cumsum(kept, dim=0)
         before = cumulative - kept
-        kept = kept.masked_fill(before >= params.top_p * cumulative[-1], 0.0)
+        # never the first, which a top-p that rounds to 0 would reach as well
+        kept[1:].masked_fill_(before[1:] >= params.top_p * cumulative[-1], 0.0)
     weights_V.zero_()
     weights_V[tokens] = kept
 

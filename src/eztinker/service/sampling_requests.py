@@ -17,6 +17,8 @@ MAX_TOPK = 128
 """Widest table of likeliest tokens, and most tokens drawn at a position."""
 MAX_RESULT_CELLS = 1 << 24
 """Tokens with a logprob in one result: 128 MiB."""
+MIN_TEMPERATURE = 1e-20
+"""Logits divided by less may not be finite any more. 0 stands for the limit."""
 MAX_STOPS = 64
 MAX_STOP_BYTES = 1024
 
@@ -85,8 +87,11 @@ def _targets(wire: WireSampleRequest, base_model: BaseModel) -> PromptTargets | 
 
 
 def _params(params: SamplingParamsBody, num_prompt_tokens: int, base_model: BaseModel) -> SamplingParams:
-    if not (math.isfinite(params.temperature) and params.temperature >= 0):
-        raise InvalidInput(f"temperature must be 0 or a positive number, got {params.temperature}", field="temperature")
+    if params.temperature != 0 and not MIN_TEMPERATURE <= params.temperature < math.inf:
+        raise InvalidInput(
+            f"temperature must be 0 or a positive number of at least {MIN_TEMPERATURE}, got {params.temperature}",
+            field="temperature",
+        )
     if not 0 < params.top_p <= 1:
         raise InvalidInput(f"top_p must be above 0 and at most 1, got {params.top_p}", field="top_p")
     if params.top_k != -1:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from eztinker.engine.draw import draw
+from eztinker.service.sampling_requests import MIN_TEMPERATURE
 from eztinker.types import SamplingParams
 
 PROBS = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -46,8 +47,18 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
     np.testing.assert_allclose(spread(params(top_p=0.71)), np.array([0.4, 0.3, 0.15, 0, 0]) / 0.85, atol=2e-3)
 
 
-def test_a_tiny_top_p_still_keeps_the_likeliest():
-    np.testing.assert_array_equal(spread(params(top_p=1e-6)), [1, 0, 0, 0, 0])
+@pytest.mark.parametrize("top_p", [1e-6, 1e-46, 5e-324])
+def test_a_tiny_top_p_still_keeps_the_likeliest(top_p: float):
+    """The last two are 0 as float32: nothing used to be left, and token 0 was drawn with a logprob of -inf."""
+    logits = torch.tensor(np.log(PROBS[::-1].copy()), dtype=torch.float32)
+    tokens, logprobs = draw(logits[None], [params(top_p=top_p)], [0.5], 5)
+    assert tokens == [4]
+    assert logprobs == [pytest.approx(math.log(0.4), abs=1e-6)]
+
+
+def test_the_lowest_temperature_is_almost_greedy_and_finite():
+    logits = torch.tensor([[-1e3, 1e3, 0.0]])
+    assert draw(logits, [params(temperature=MIN_TEMPERATURE)], [0.999], 3) == ([1], [0.0])
 
 
 def test_top_p_applies_to_what_top_k_left():
