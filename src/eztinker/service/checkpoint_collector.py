@@ -55,8 +55,8 @@ class CheckpointCollector:
 
         def unused(db: Connection) -> list[str]:
             removed = checkpoints.removed(db, removed_before)
-            in_use = in_use(db) if removed else set()
-            return [checkpoint_id for checkpoint_id in removed if checkpoint_id not in in_use]
+            used = in_use(db) if removed else set()
+            return [checkpoint_id for checkpoint_id in removed if checkpoint_id not in used]
 
         gone = [
             checkpoint_id
