@@ -27,6 +27,7 @@ from eztinker.service.engine_link import ENGINE_ARGV
 from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
+from eztinker.service.parking import Parking
 from eztinker.service.recovery import Recovery, recover_log
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
@@ -113,6 +114,7 @@ class Service:
             self.clock,
             max_runs=config.max_runs,
         )
+        self._parking = Parking(self._store, self.runs, self._lanes, self.checkpoints, self.clock)
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
         turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.completions = Completions(self._store, self.operations, self.clock)
@@ -141,7 +143,7 @@ class Service:
 
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""
-        await self.runs.end_session(session_id)
+        await self._parking.end_runs()
         await self._collector.end_session(session_id)
 
     async def _begin_epoch(self) -> int:
@@ -159,7 +161,8 @@ class Service:
             await asyncio.sleep(pause_seconds)
             try:
                 for session_id in await self.sessions.expire_silent():
-                    await self.end_session(session_id)
+                    await self._collector.end_session(session_id)
+                await self._parking.end_runs()
                 await self._collector.sweep()
                 await self.completions.drop_fetched()
                 await self._snapshots.sweep()
