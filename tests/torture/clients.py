@@ -23,7 +23,7 @@ SAVE_EVERY = 10
 
 def sft(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
     """Batches of random sequences, passes and step in flight together."""
-    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3)
+    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
     generator = random.Random(0)
     losses, paths = [], []
     for step in range(num_steps):
@@ -37,7 +37,7 @@ def sft(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
 
 def unsaved(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
     """The first steps of `sft`, by a program that will not come to its end."""
-    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3)
+    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
     generator = random.Random(0)
     losses = [train(trainer, generator) for _ in range(num_steps)]
     print(json.dumps({"losses": losses, "model_id": trainer.get_info().model_id}), flush=True)
@@ -56,7 +56,7 @@ def train(trainer: tinker.TrainingClient, generator: random.Random) -> list[floa
 
 def rl(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
     """Completions of the newest weights, rewarded for high tokens, and one importance-sampling step on them."""
-    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=4, seed=4)
+    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=4, seed=4).result()
     losses = []
     for step in range(num_steps):
         announce(step)

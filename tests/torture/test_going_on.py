@@ -23,6 +23,11 @@ from tests.torture.victims import Keeper
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 NUM_STEPS_BEFORE, NUM_STEPS_AFTER = 20, 200
+NUM_STEPS_UNSAVED, NUM_STEPS_LATER = 5, 5
+
+
+def sdk(url: str) -> tinker.ServiceClient:
+    return tinker.ServiceClient(base_url=url, api_key=API_KEY)
 
 
 def queue_and_collect(trainer: tinker.TrainingClient, seed: int, num_steps: int) -> list[float]:
@@ -30,7 +35,7 @@ def queue_and_collect(trainer: tinker.TrainingClient, seed: int, num_steps: int)
     generator = random.Random(seed)
     promises = []
     for _ in range(num_steps):
-        promises.append(trainer.forward_backward([supervised(generator) for _ in range(4)], "cross_entropy"))
+        promises.append(trainer.forward_backward([supervised(generator) for _ in range(2)], "cross_entropy"))
         trainer.optim_step(ADAM)
     return [promise.result().metrics["loss:sum"] for promise in promises]
 
@@ -39,43 +44,41 @@ def test_two_hundred_losses_after_a_load_in_another_process_and_directory_are_th
     tmp_path: Path, tiny_model_dir: Path
 ):
     here, there = tmp_path / "here", tmp_path / "there"
-    with Keeper(here, tiny_model_dir, {}).running() as keeper:
-        with tinker.ServiceClient(base_url=keeper.url, api_key=API_KEY) as service:
-            trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
-            before = queue_and_collect(trainer, 0, NUM_STEPS_BEFORE)
-            path = trainer.save_state("halfway").result().path
-            went_on = queue_and_collect(trainer, 1, NUM_STEPS_AFTER)
+    with Keeper(here, tiny_model_dir, {}).running() as keeper, sdk(keeper.url) as service:
+        trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
+        before = queue_and_collect(trainer, 0, NUM_STEPS_BEFORE)
+        path = trainer.save_state("halfway").result().path
+        went_on = queue_and_collect(trainer, 1, NUM_STEPS_AFTER)
     shutil.copytree(here, there)
     shutil.rmtree(here)
-    with Keeper(there, tiny_model_dir, {}).running() as keeper:
-        with tinker.ServiceClient(base_url=keeper.url, api_key=API_KEY) as service:
-            loaded = service.create_training_client_from_state_with_optimizer(path)
-            assert queue_and_collect(loaded, 1, NUM_STEPS_AFTER) == went_on
-            fresh = service.create_training_client_from_state(path)  # without the optimizer it is another run
-            assert queue_and_collect(fresh, 1, 2) != went_on[:2]
+    with Keeper(there, tiny_model_dir, {}).running() as keeper, sdk(keeper.url) as service:
+        loaded = service.create_training_client_from_state_with_optimizer(path).result()
+        assert queue_and_collect(loaded, 1, NUM_STEPS_AFTER) == went_on
+        without_optimizer = service.create_training_client_from_state(path).result()
+        assert queue_and_collect(without_optimizer, 1, 3) != went_on[:3]
     assert sum(went_on[-20:]) < sum(before[:20])
 
 
 def test_steps_of_a_killed_client_are_kept_when_its_session_times_out_and_another_goes_on_with_the_same_numbers(
-    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model_dir: Path
 ):
     catalog = Catalog([read_base_model(BASE_MODEL, tiny_model_dir)])
     with serving(tmp_path / "data", catalog, session_timeout_seconds=15) as server:
-        abandoned = killed_after(5, server)
-        with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as service:
+        abandoned = killed_after(NUM_STEPS_UNSAVED, server)
+        with sdk(server.url) as service:
             undisturbed = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
             generator = random.Random(0)
-            expected = [train(undisturbed, generator) for _ in range(10)]
-            assert abandoned["losses"] == expected[:5]
+            expected = [train(undisturbed, generator) for _ in range(NUM_STEPS_UNSAVED + NUM_STEPS_LATER)]
+            assert abandoned["losses"] == expected[:NUM_STEPS_UNSAVED]
 
             path = f"tinker://{abandoned['model_id']}/weights/parked"
-            rest = service.create_rest_client()
-            wait_until(lambda: path in [each.tinker_path for each in listed(rest, abandoned["model_id"])])
-            later = service.create_training_client_from_state_with_optimizer(path)
+            rest = tinker.RestClient(base_url=server.url, api_key=API_KEY)
+            wait_until(lambda: path in saved_paths(rest, abandoned["model_id"]))
+            later = service.create_training_client_from_state_with_optimizer(path).result()
             generator = random.Random(0)
-            for _ in range(5 * 8):
-                supervised(generator)
-            assert [train(later, generator) for _ in range(5)] == expected[5:]
+            for _ in range(NUM_STEPS_UNSAVED * 8):
+                supervised(generator)  # what the killed client has trained on
+            assert [train(later, generator) for _ in range(NUM_STEPS_LATER)] == expected[NUM_STEPS_UNSAVED:]
 
 
 def killed_after(num_steps: int, server: RunningServer) -> dict:
@@ -89,5 +92,5 @@ def killed_after(num_steps: int, server: RunningServer) -> dict:
     return json.loads(printed)
 
 
-def listed(rest: tinker.lib.public_interfaces.RestClient, model_id: str) -> list[tinker.types.Checkpoint]:
-    return rest.list_checkpoints(model_id).result().checkpoints
+def saved_paths(rest: tinker.RestClient, model_id: str) -> list[str]:
+    return [checkpoint.tinker_path for checkpoint in rest.list_checkpoints(model_id).result().checkpoints]
