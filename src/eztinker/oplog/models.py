@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
 from eztinker.oplog import queries
-from eztinker.oplog.rows import Model, ModelStatus, SessionStatus
+from eztinker.oplog.rows import Model, ModelStatus
 from eztinker.oplog.schema import checkpoints, models, sessions
 from eztinker.oplog.sessions import project
 from eztinker.types import Page
@@ -52,13 +52,6 @@ def of_owner(
 def of_session(db: Connection, session_id: str) -> list[Model]:
     query = select(models).where(models.c.session_id == session_id).order_by(models.c.created_at)
     return queries.many(db, query, Model)
-
-
-def left_behind(db: Connection) -> list[Model]:
-    """Active runs whose session is over."""
-    over = select(sessions.c.session_id).where(sessions.c.status != SessionStatus.ACTIVE)
-    query = select(models).where(models.c.status == ModelStatus.ACTIVE, models.c.session_id.in_(over))
-    return queries.many(db, query.order_by(models.c.created_at), Model)
 
 
 def num_active(db: Connection) -> dict[str, int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Select, exists, func, or_, select, update
 
 from eztinker.oplog import queries
-from eztinker.oplog.rows import DEFAULT_PROJECT, SamplingSession, Session, SessionStatus
-from eztinker.oplog.schema import sampling_sessions, sessions
+from eztinker.oplog.rows import DEFAULT_PROJECT, ModelStatus, SamplingSession, Session, SessionStatus
+from eztinker.oplog.schema import checkpoints, models, sampling_sessions, sessions
 from eztinker.types import Page
 
 newest_first = (sessions.c.created_at.desc(), sessions.c.session_id.desc())
@@ -51,6 +51,16 @@ def end_session(
         .values(status=status, end_reason=reason, end_detail=detail, ended_at=now)
     )
     return ended.rowcount == 1
+
+
+def with_leftovers(db: Connection) -> list[str]:
+    """Ids of sessions that are over and still have a loaded run, or snapshots behind their sampling clients."""
+    loaded = models.c.status == ModelStatus.ACTIVE
+    has_unnamed = exists().where(
+        checkpoints.c.model_id == models.c.model_id, checkpoints.c.name.is_(None), checkpoints.c.removed_at.is_(None)
+    )
+    query = select(models.c.session_id).join(sessions).where(sessions.c.status != SessionStatus.ACTIVE)
+    return list(db.execute(query.where(or_(loaded, has_unnamed)).distinct()).scalars())
 
 
 def add_sampling_session(db: Connection, sampling_session: SamplingSession) -> SamplingSession:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from eztinker.oplog import models, operations, sessions
 from eztinker.oplog.operations import SAVE_WEIGHTS
-from eztinker.oplog.rows import Checkpoint, Model, Operation, OperationStatus, UsageKind
+from eztinker.oplog.rows import Checkpoint, Model, ModelStatus, Operation, OperationStatus, UsageKind
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.service.checkpoints import Checkpoints, tinker_path
@@ -48,20 +48,21 @@ class Parking:
         self._clock = clock
         self._round = asyncio.Lock()
 
-    async def end_runs(self) -> None:
-        """One round: save what must be, and take out the runs of ended sessions that need no save any more."""
+    async def end_runs(self, session_id: str) -> None:
+        """One round over a session that has ended: save what must be, and take out the runs that need no save."""
         async with self._round:
-            await self._end_runs()
+            for model in await self._store.read(lambda db: models.of_session(db, session_id)):
+                if model.status is ModelStatus.ACTIVE:
+                    await self._end_run(model)
 
-    async def _end_runs(self) -> None:
-        for model in await self._store.read(models.left_behind):
-            tries = await self._store.read(lambda db, model_id=model.model_id: operations.own_saves(db, model_id))
-            if tries and tries[-1].status is OperationStatus.PENDING:
-                continue
-            if not await self._store.read(lambda db, model=model: _must_be_saved(db, model)):
-                await self._runs.take_out(model)
-            elif self._clock.now() >= _next_try(tries):
-                await self._save(model)
+    async def _end_run(self, model: Model) -> None:
+        tries = await self._store.read(lambda db: operations.own_saves(db, model.model_id))
+        if tries and tries[-1].status is OperationStatus.PENDING:
+            return
+        if not await self._store.read(lambda db: _must_be_saved(db, model)):
+            await self._runs.take_out(model)
+        elif self._clock.now() >= _next_try(tries):
+            await self._save(model)
 
     async def _save(self, model: Model) -> None:
         checkpoint = await self._planned(model)

@@ -143,7 +143,7 @@ class Service:
 
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""
-        await self._parking.end_runs()
+        await self._parking.end_runs(session_id)
         await self._collector.end_session(session_id)
 
     async def _begin_epoch(self) -> int:
@@ -160,9 +160,9 @@ class Service:
         while True:
             await asyncio.sleep(pause_seconds)
             try:
-                for session_id in await self.sessions.expire_silent():
-                    await self._collector.end_session(session_id)
-                await self._parking.end_runs()
+                await self.sessions.expire_silent()
+                for session_id in await self.sessions.with_leftovers():
+                    await self.end_session(session_id)
                 await self._collector.sweep()
                 await self.completions.drop_fetched()
                 await self._snapshots.sweep()

@@ -86,13 +86,16 @@ class Sessions:
         check_text(detail, field="detail")
         return await self._end(session_id, SessionStatus.FINISHED, reason, detail)
 
-    async def expire_silent(self) -> list[str]:
-        """End the sessions that have been silent for too long, and return their ids."""
+    async def expire_silent(self) -> None:
+        """End the sessions that have been silent for too long."""
         oldest = self._clock.monotonic() - self._timeout_seconds
         silent = [session_id for session_id, seen in self._last_seen.items() if seen < oldest]
         for session_id in silent:
             await self._end(session_id, SessionStatus.EXPIRED, "expired", None)
-        return silent
+
+    async def with_leftovers(self) -> list[str]:
+        """Those that are over and still hold something: the server died, or the disk was full, before all was freed."""
+        return await self._store.read(sessions.with_leftovers)
 
     async def contents(self, owner: str, session_id: str) -> SessionContents:
         session = await self._get(owner, session_id)
@@ -114,11 +117,12 @@ class Sessions:
         return owned(row, owner, f"session {session_id!r}")
 
     async def _end(self, session_id: str, status: SessionStatus, reason: str, detail: str | None) -> bool:
-        self._last_seen.pop(session_id, None)
         now = self._clock.now()
-        return await self._store.write(
+        is_first = await self._store.write(
             lambda db: sessions.end_session(db, session_id, status, reason=reason, detail=detail, now=now)
         )
+        self._last_seen.pop(session_id, None)  # only now: what the disk refuses is tried again
+        return is_first
 
 
 def _check(request: SessionRequest) -> None:
