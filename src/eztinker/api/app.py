@@ -40,19 +40,20 @@ _NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plai
 """Results and weights, which hardly shrink; what is left are listings."""
 
 _RESOURCES = (
+    futures,
+    training,
+    sampling,
     clients,
     keys,
     sessions,
     session_search,
-    training,
-    sampling,
-    futures,
     training_runs,
     checkpoints,
     adapters,
     audit,
     billing,
 )
+"""Routes are tried in this order, so those that a training loop takes come first."""
 
 
 def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> FastAPI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, TypeVar, dataclass_transform
 
@@ -53,7 +54,7 @@ def convert_object(value: dict[str, Any], body_type: type[BodyT]) -> BodyT:
     Raises:
         InvalidInput: a field is unknown, missing or of the wrong type.
     """
-    known = {field.encode_name for field in msgspec.structs.fields(body_type)}
+    known = _field_names(body_type)
     unknown = [name[:MAX_SHOWN_CHARS] for name, content in value.items() if name not in known and content]
     if unknown:
         raise InvalidInput(f"Unknown fields in the request: {', '.join(sorted(unknown)[:MAX_SHOWN_FIELDS])}")
@@ -61,6 +62,11 @@ def convert_object(value: dict[str, Any], body_type: type[BodyT]) -> BodyT:
         return msgspec.convert({name: value[name] for name in value.keys() & known}, body_type)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"The request does not fit: {error}") from error
+
+
+@functools.cache
+def _field_names(body_type: type[Body]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(body_type))
 
 
 def decode_json(body: bytes, body_type: type[BodyT]) -> BodyT:
