@@ -2,6 +2,7 @@
 
 `python -m tests.torture.clients sft|rl URL STEPS` prints one line per step as it begins, and at the end one JSON
 object: the loss of every step, and the paths that were saved. The server's key is in TINKER_API_KEY.
+With `unsaved` in place of a loop it trains as `sft` does, prints the path of its run, and then waits to be killed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 
 import tinker
 from tinker import types
@@ -21,25 +23,40 @@ SAVE_EVERY = 10
 
 def sft(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
     """Batches of random sequences, passes and step in flight together."""
-    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3)
+    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
     generator = random.Random(0)
     losses, paths = [], []
     for step in range(num_steps):
         announce(step)
-        halves = [[supervised(generator) for _ in range(4)] for _ in range(2)]
-        promises = [trainer.forward_backward(half, "cross_entropy") for half in halves]
-        optimized = trainer.optim_step(ADAM)
-        losses += [promise.result().metrics["loss:sum"] for promise in promises]
-        losses.append(optimized.result().metrics["unclipped_grad_l2:mean"])  # pyright: ignore[reportOptionalSubscript]
+        losses += train(trainer, generator)
         if step % SAVE_EVERY == SAVE_EVERY - 1:
             paths.append(trainer.save_state(f"step-{step}").result().path)
     paths.append(trainer.save_state("final").result().path)
     return {"losses": losses, "paths": paths}
 
 
+def unsaved(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
+    """The first steps of `sft`, by a program that will not come to its end."""
+    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
+    generator = random.Random(0)
+    losses = [train(trainer, generator) for _ in range(num_steps)]
+    print(json.dumps({"losses": losses, "model_id": trainer.get_info().model_id}), flush=True)
+    time.sleep(3600)
+    raise AssertionError("nobody came")
+
+
+def train(trainer: tinker.TrainingClient, generator: random.Random) -> list[float]:
+    """Two passes and a step; the loss of each pass, and the norm of their gradient."""
+    halves = [[supervised(generator) for _ in range(4)] for _ in range(2)]
+    promises = [trainer.forward_backward(half, "cross_entropy") for half in halves]
+    optimized = trainer.optim_step(ADAM)
+    losses = [promise.result().metrics["loss:sum"] for promise in promises]
+    return [*losses, optimized.result().metrics["unclipped_grad_l2:mean"]]  # pyright: ignore[reportOptionalSubscript]
+
+
 def rl(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
     """Completions of the newest weights, rewarded for high tokens, and one importance-sampling step on them."""
-    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=4, seed=4)
+    trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=4, seed=4).result()
     losses = []
     for step in range(num_steps):
         announce(step)
@@ -81,7 +98,7 @@ def announce(step: int) -> None:
 def main() -> None:
     loop, url, num_steps = sys.argv[1:]
     with tinker.ServiceClient(base_url=url) as service:
-        print(json.dumps({"sft": sft, "rl": rl}[loop](service, int(num_steps))), flush=True)
+        print(json.dumps({"sft": sft, "rl": rl, "unsaved": unsaved}[loop](service, int(num_steps))), flush=True)
 
 
 if __name__ == "__main__":

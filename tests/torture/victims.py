@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -40,6 +40,15 @@ class Keeper:
         self._killed: set[int] = set()
         """Engines that were, dead or still dying."""
         self.exit_codes: list[int] = []
+        self.killed_at: list[float] = []
+        """Monotonic seconds of each disturbance."""
+        self.first_start_seconds = 0.0
+        """As a measure of this machine."""
+        self.up_seconds: list[float] = []
+        """From each disturbance of the server until it answered again."""
+        self.refusing_seconds: list[float] = []
+        self.ending_seconds: list[float] = []
+        """From each SIGTERM until the server took no requests any more, and until it had ended."""
         self._num_awaited = 0
         data_dir.mkdir(exist_ok=True)
         self._log_file = log_file or data_dir / "server.log"
@@ -48,9 +57,11 @@ class Keeper:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Keeper]:
+        began = time.monotonic()
         self._thread.start()
         try:
             self.wait_until_up()
+            self.first_start_seconds = time.monotonic() - began
             yield self
         finally:
             self._is_stopped = True
@@ -75,12 +86,19 @@ class Keeper:
             time.sleep(0.01)
         return pids[0]
 
+    def disturb(self, how: Callable[[Keeper], None]) -> None:
+        """Do one of the three things below, and wait until the server is there again."""
+        self.killed_at.append(time.monotonic())
+        how(self)
+        self.wait_until_up()
+        self.up_seconds.append(time.monotonic() - self.killed_at[-1])
+
     def kill_engine(self) -> None:
         """-9, also while it still starts."""
         while not (pids := self._engine_pids()):
             time.sleep(0.01)
         for pid in pids:
-            _kill(pid)
+            kill(pid)
             self._killed.add(pid)
 
     def kill_all(self) -> None:
@@ -88,14 +106,19 @@ class Keeper:
         engines = self._engine_pids()
         assert self._process is not None
         for pid in (self._process.pid, *engines):
-            _kill(pid)
+            kill(pid)
         self._wait_for_end()
 
     def terminate(self) -> None:
         """As an orderly restart would."""
         assert self._process is not None
+        began = time.monotonic()
         self._process.terminate()
+        while server_is_up(self.url):
+            time.sleep(0.01)
+        self.refusing_seconds.append(time.monotonic() - began)
         self._wait_for_end()
+        self.ending_seconds.append(time.monotonic() - began)
 
     def _wait_for_end(self) -> None:
         num_ended = self._num_awaited
@@ -113,11 +136,7 @@ class Keeper:
     def _engine_pids(self) -> list[int]:
         if self._process is None:
             return []
-        try:
-            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        except OSError:
-            return []
-        return [int(pid) for pid in children.split() if int(pid) not in self._killed]
+        return [pid for pid in children_of(self._process.pid) if pid not in self._killed]
 
 
 class Client:
@@ -130,7 +149,8 @@ class Client:
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self._step_began = threading.Condition()
-        self.num_begun = 0
+        self.began_at: list[float] = []
+        """Monotonic seconds of each step, and of the end."""
         self._last_line = ""
         self._errors = ""
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
@@ -155,6 +175,14 @@ class Client:
         return self._last_line
 
     @property
+    def num_begun(self) -> int:
+        return len(self.began_at)
+
+    def next_step_after(self, moment: float) -> float | None:
+        """Seconds from then until it began its next step or came to its end; None if it had come to its end before."""
+        return next((began - moment for began in self.began_at if began > moment), None)
+
+    @property
     def _is_alive(self) -> bool:
         return self._process.poll() is None
 
@@ -163,7 +191,7 @@ class Client:
         for line in self._process.stdout:
             with self._step_began:
                 self._last_line = line
-                self.num_begun += line.startswith("step ")
+                self.began_at.append(time.monotonic())
                 self._step_began.notify_all()
         with self._step_began:
             self._step_began.notify_all()
@@ -183,7 +211,22 @@ def saved_bytes(data_dir: Path, path: str) -> list[bytes]:
     return [(directory / part).read_bytes() for part in ("adapter.safetensors", "optimizer.safetensors")]
 
 
-def _kill(pid: int) -> None:
+def children_of(pid: int) -> list[int]:
+    """Processes that this one has started; of a server its engines, also those that are still dying."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def num_engines(data_dir: Path) -> int:
+    """Started over the life of the data directory, by whichever server."""
+    with closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
+        return db.execute("SELECT count(*) FROM epochs").fetchone()[0]
+
+
+def kill(pid: int) -> None:
+    """-9, if it is still there."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 

@@ -13,6 +13,11 @@ from eztinker.oplog import epochs, payloads, queries
 from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus
 from eztinker.oplog.schema import operations
 
+OPTIM_STEP = "optim_step"
+SAVE_WEIGHTS = "save_weights"
+LAST = 2**62
+"""Behind every number that a client can give."""
+
 _WITHOUT_RESULT = {"status": OperationStatus.EXPIRED, "result": None}
 _BY_ID = select(operations).where(operations.c.op_id == bindparam("op_id"))
 _BY_NUMBER = select(operations).where(
@@ -119,6 +124,28 @@ def last_run(db: Connection, lane: str) -> int:
         operations.c.lane == lane, operations.c.plan.is_not(None), operations.c.status != OperationStatus.PENDING
     )
     return db.execute(query).scalar_one() or 0
+
+
+def has_unsaved_steps(db: Connection, lane: str) -> bool:
+    """Whether a run has made, or is yet to make, a step that is in no checkpoint. The server's own save is the last."""
+    saved = select(func.max(func.coalesce(operations.c.seq_id, LAST))).where(
+        operations.c.lane == lane, operations.c.kind == SAVE_WEIGHTS, operations.c.status == OperationStatus.DONE
+    )
+    unsaved = select(func.count()).where(
+        operations.c.lane == lane,
+        operations.c.kind == OPTIM_STEP,
+        operations.c.status.in_((OperationStatus.DONE, OperationStatus.PENDING)),
+        operations.c.seq_id > func.coalesce(saved.scalar_subquery(), 0),
+    )
+    return db.execute(unsaved).scalar_one() > 0
+
+
+def own_saves(db: Connection, lane: str) -> list[Operation]:
+    """The saves of a run that the server began on its own, which have no number; oldest first."""
+    query = select(operations).where(
+        operations.c.lane == lane, operations.c.kind == SAVE_WEIGHTS, operations.c.seq_id.is_(None)
+    )
+    return queries.many(db, query.order_by(operations.c.created_at), Operation)
 
 
 def completions(db: Connection, lane: str, *, after: int, seq_ids: range, limit: int) -> list[Completion]:

@@ -82,6 +82,8 @@ class SavePlan(Record, tag=True):
     inflight_seq_id: int | None
     """The save's own number, if the session is to move on with later saves of this kind."""
     used: Usage
+    saved_by: str | None = None
+    """Who saves it, if not its owner."""
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, CheckpointDone)
@@ -94,7 +96,7 @@ class SavePlan(Record, tag=True):
 
         def store(db: Connection) -> None:
             checkpoints.add(db, written, overwrite=self.overwrite)
-            audit.add(db, checkpoint_event("create", written, by=written.owner, now=now))
+            audit.add(db, checkpoint_event("create", written, by=self.saved_by or written.owner, now=now))
             usage.add(db, self.used)
 
         return Finished.json(answer, also=store)

@@ -134,7 +134,7 @@ class UnfinishedLane:
     last_run: int
     """The highest number that has been run."""
     operations: list[NewOperation]
-    """In their order; an unload, which has no number, comes last."""
+    """In their order; what the server began on its own, which has no number, comes last."""
 
 
 async def recover_log(store: Store, clock: Clock) -> list[UnfinishedLane]:
@@ -182,17 +182,20 @@ def ended_error(db: Connection, model: Model) -> EZTinkerError:
             return _lost_error(db, model.model_id, "its state could not be brought back")
 
 
-def _lost_error(db: Connection, model_id: str, reason: str) -> EngineLost:
+def advice_to_go_on(db: Connection, model_id: str) -> str | None:
+    """From where a new run can go on in place of one that has ended; None if it has no checkpoint."""
     saved = [row for row in checkpoints.of_models(db, [model_id]) if row.kind is CheckpointKind.TRAINING]
     if not saved:
-        return EngineLost(
-            f"The training run {model_id} is lost: {reason}. It has no saved checkpoint; create a new training client "
-            "and start again"
-        )
-    return EngineLost(
-        f"The training run {model_id} is lost: {reason}. Go on from its newest checkpoint with "
-        f"create_training_client_from_state_with_optimizer('tinker://{model_id}/{CheckpointKind.TRAINING}/{saved[0].name}')"
+        return None
+    path = f"tinker://{model_id}/{CheckpointKind.TRAINING}/{saved[0].name}"
+    return f"Go on from its newest checkpoint with create_training_client_from_state_with_optimizer('{path}')"
+
+
+def _lost_error(db: Connection, model_id: str, reason: str) -> EngineLost:
+    advice = advice_to_go_on(db, model_id) or (
+        "It has no saved checkpoint; create a new training client and start again"
     )
+    return EngineLost(f"The training run {model_id} is lost: {reason}. {advice}")
 
 
 def _not_now(model_id: str, reason: str) -> EngineLost:

@@ -28,6 +28,7 @@ from eztinker.service.engine_link import EngineLink
 from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
+from eztinker.service.parking import Parking
 from eztinker.service.recovery import Recovery, recover_log
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
@@ -127,6 +128,7 @@ class Service:
             self.clock,
             max_runs=config.max_runs,
         )
+        self._parking = Parking(self._store, self.runs, self._lanes, self.checkpoints, self.clock)
         self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
         turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.completions = Completions(self._store, self.operations, self.clock)
@@ -155,7 +157,7 @@ class Service:
 
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""
-        await self.runs.end_session(session_id)
+        await self._parking.end_runs(session_id)
         await self._collector.end_session(session_id)
 
     async def _begin_epoch(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import BaseModel, Catalog
-from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, UserError
+from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, SessionEnded, UserError
 from eztinker.oplog import models
 from eztinker.oplog.rows import Model, ModelStatus
 from eztinker.oplog.store import Store
@@ -21,7 +21,7 @@ from eztinker.service.fair_share import require_share
 from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.operations import Operations
 from eztinker.service.plans import LOAD, BeginPlan, UnloadPlan
-from eztinker.service.recovery import ended_error
+from eztinker.service.recovery import advice_to_go_on, ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_lora, check_metadata, check_optimizer_family, check_seq_id
@@ -132,10 +132,14 @@ class TrainingRuns:
 
         Raises:
             NotFound: the owner has no such run.
-            SessionEnded: its session is over.
+            SessionEnded: its session is over; the message names the checkpoint to go on from.
         """
         model = await self.get(owner, model_id)
-        await self._sessions.hear_of(owner, model.session_id)
+        try:
+            await self._sessions.hear_of(owner, model.session_id)
+        except SessionEnded as error:
+            advice = await self._store.read(lambda db: advice_to_go_on(db, model_id))
+            raise SessionEnded(f"{error.message}. {advice}" if advice else error.message) from None
         return model
 
     def base_model(self, model: Model) -> BaseModel:
@@ -143,14 +147,7 @@ class TrainingRuns:
 
     async def unload(self, owner: str, model_id: str) -> str:
         """Take the run out of the engine; its checkpoints stay."""
-        return await self._unload(await self.require_active(owner, model_id))
-
-    async def end_session(self, session_id: str) -> None:
-        """Take out everything that a session which is over has left in the engine."""
-        left = await self._store.read(lambda db: models.of_session(db, session_id))
-        for model in left:
-            if model.status is ModelStatus.ACTIVE:
-                await self._unload(model)
+        return await self.take_out(await self.require_active(owner, model_id))
 
     async def ended_error(self, model: Model) -> EZTinkerError | None:
         """Why a run takes no more operations; None for one that does."""
@@ -158,7 +155,8 @@ class TrainingRuns:
             return None
         return await self._store.read(lambda db: ended_error(db, model))
 
-    async def _unload(self, model: Model) -> str:
+    async def take_out(self, model: Model) -> str:
+        """Unload a run, whatever its session does; the promise of it."""
         op_id = new_op_id()
         model_id = model.model_id
         kind = "unload_model"
