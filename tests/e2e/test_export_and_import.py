@@ -139,7 +139,7 @@ def test_what_cannot_be_exported_or_imported_is_told(
     assert "has no adapter_config.json" in eztinker(server, "import", tmp_path / "there", "n", "--base-model", "x")
     eztinker(server, "export", "peft", checkpoint, tmp_path / "peft")
     shutil.copy(tmp_path / "peft" / "adapter_config.json", tmp_path / "peft" / "adapter_model.safetensors")
-    assert "adapter_model.safetensors cannot be read" in eztinker(
+    assert "header of adapter_model.safetensors may have" in eztinker(
         server, "import", tmp_path / "peft", "n", "--base-model", base_model
     )
     assert "is not served here" in eztinker(server, "import", tmp_path / "peft", "n", "--base-model", "org/other")

@@ -80,6 +80,8 @@ class Engines:
         self.deaths: Counter[tuple[str, str]] = Counter()
         """Engines that died with a command in hand, by its run and its id."""
         self.num_failed_starts = 0
+        self.written: dict[str, str] = {}
+        """Names of the directories of checkpoints, by operation."""
 
     async def spawn(self) -> EngineLink:
         self.num_started += 1
@@ -271,6 +273,7 @@ class SimulatedEngine(EngineLink):
             lora=_LORA,
             step=state.step,
         )
+        self._engines.written[command.op_id] = Path(command.directory).name
         written = CheckpointWritten(size_bytes=manifest.size_bytes, step=manifest.step)
         return CheckpointDone(op_id=command.op_id, result=written)
 

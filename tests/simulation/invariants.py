@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from eztinker.protocol import wire_pb2
@@ -176,6 +175,9 @@ class Fold:
     def after(self, place: Place) -> State | None:
         return self._states(place.lane)[place.seq_id]
 
+    def last(self, lane: str) -> State | None:
+        return next(reversed(self._states(lane).values()))
+
     def _states(self, lane: str) -> dict[int, State | None]:
         if lane not in self._after:
             self._after[lane] = states_after = {}
@@ -302,7 +304,8 @@ class AtTheEnd:
             "SELECT checkpoint_id, model_id, kind, name FROM checkpoints WHERE removed_at IS NULL AND name IS NOT NULL"
         )
         for checkpoint_id, model_id, kind, name in self._log.raw.execute(query):
-            state = fold.after(self._records.saved[f"tinker://{model_id}/{kind}/{name}"])
+            place = self._records.saved.get(f"tinker://{model_id}/{kind}/{name}")
+            state = fold.last(model_id) if place is None else fold.after(place)  # the server saves when a run is over
             assert state is not None
             content = (root / checkpoint_id / STATE_FILE).read_bytes()
             if State.decode(content) != states.saved(state, with_gradient=False):
@@ -313,9 +316,8 @@ class AtTheEnd:
 
     def _failed_saves(self) -> set[str]:
         """Directories of saves that were written and then failed; they go at the next start."""
-        rows = self._log.raw.execute("SELECT plan FROM operations WHERE status = 'failed' AND kind LIKE 'save%'")
-        plans = [msgspec.msgpack.decode(row[0]) for row in rows if row[0] is not None]
-        return {plan["checkpoint"]["checkpoint_id"] for plan in plans}
+        failed = self._log.column("SELECT op_id FROM operations WHERE status = 'failed' AND kind LIKE 'save%'")
+        return {self._engines.written[op_id] for op_id in failed if op_id in self._engines.written}
 
     def _check_that_ended_sessions_hold_nothing(self) -> None:
         of_ended = "JOIN sessions s ON s.session_id = m.session_id WHERE s.status != 'active'"

@@ -104,7 +104,7 @@ class Recovery:
         for command, answer in zip(commands, answers, strict=True):
             if isinstance(answer, EngineDied) and answer.in_hand:
                 self._deaths[command.op_id] += 1
-                if self._deaths[command.op_id] == MAX_DEATHS:
+                if self._deaths[command.op_id] >= MAX_DEATHS:
                     reason = f"the engine died {MAX_DEATHS} times while it was brought back"
                     raise await self.end_run(command.model_id, reason)
         for answer in answers:
