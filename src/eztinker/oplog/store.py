@@ -46,10 +46,11 @@ class Database:
         self._engine = engine
 
     def commit(self, changes: Sequence[Change]) -> list[Outcome]:
-        """Make these changes durable together, each in a savepoint of its own: one that raises is undone alone."""
+        """Make these changes durable together; one that raises is undone alone."""
+        attempt = _attempt if len(changes) > 1 else _attempt_alone
         try:
             with self._engine.begin() as connection:
-                outcomes = [_attempt(connection, change) for change in changes]
+                outcomes = [attempt(connection, change) for change in changes]
                 reach("log.commit")
         except Exception as error:
             # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
@@ -154,7 +155,12 @@ class _Waiting(NamedTuple):
     done: Future[Any]
 
 
+def _attempt_alone(connection: Connection, change: Change) -> Outcome:
+    return Outcome(change(connection))  # if it raises, the transaction is undone
+
+
 def _attempt(connection: Connection, change: Change) -> Outcome:
+    """In a savepoint of its own."""
     reason = None
     try:
         with connection.begin_nested():
