@@ -151,6 +151,18 @@ def test_a_second_signal_stops_the_server_at_once_and_the_next_one_starts(tmp_pa
         assert server_is_up(server.url)
 
 
+def test_a_terminated_demo_takes_its_server_with_it(tmp_path: Path, tiny_model_dir: Path):
+    """The server went on alone, and drew samples for nobody until its session had timed out."""
+    data_dir = tmp_path / "data"
+    command = [sys.executable, "-m", "eztinker", "demo", "--data-dir", str(data_dir), "--output-dir", str(tmp_path)]
+    command += ["--base-model", f"{MODEL}={tiny_model_dir}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _wait_for(process, data_dir)
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert running_server(data_dir) is None
+
+
 def _wait_for(process: subprocess.Popen[Any], data_dir: Path) -> None:
     while process.poll() is None:
         server = running_server(data_dir)

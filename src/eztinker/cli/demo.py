@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -67,6 +68,7 @@ def demo(
     }
     config = RejectionSFTConfig(**{name: value for name, value in given.items() if value is not None})
     console = Console(stderr=as_json, highlight=False)
+    signal.signal(signal.SIGTERM, _end)  # by default it would leave a server of our own behind
     with _server(data_dir or local_data_dir(), [base_model] if base_model else [], console) as server:
         summary = run_rejection_sft(config, Display(console))
         _conclude(summary, console)
@@ -109,6 +111,10 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
 def _name_for_clients(server: RunningServer, data_dir: Path) -> None:
     os.environ["EZTINKER_BASE_URL"] = server.url
     os.environ.setdefault("EZTINKER_API_KEY", read_api_key(data_dir) or "")
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _wait_for_interrupt(server: RunningServer, console: Console) -> None:
