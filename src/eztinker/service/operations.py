@@ -24,7 +24,7 @@ from eztinker.service.engine_process import Answer
 from eztinker.service.fair_share import Room
 from eztinker.service.fetched_results import FetchedResults
 from eztinker.service.new_operation import NewOperation, Refused
-from eztinker.service.plans import Change, store_failure
+from eztinker.service.plans import store_failure
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
@@ -204,10 +204,10 @@ class Operations:
 
     async def _finish(self, new: NewOperation, answer: Answer) -> None:
         now = self._clock.now()
-        finished = await asyncio.to_thread(new.plan.finish, answer.event, now)
         keeps_payload = not isinstance(new.work, Sample) and changes_state(new.work)
 
-        def finish(db: Connection) -> None:
+        def finish(db: Connection) -> Done:
+            finished = new.plan.finish(answer.event, now)  # here, where it keeps no request waiting
             if finished.also is not None:
                 finished.also(db)
             operations.finish(
@@ -219,25 +219,27 @@ class Operations:
                 keeps_payload=keeps_payload,
                 now=now,
             )
+            return Done(kind=new.kind, media_type=finished.media_type, body=finished.body)
 
-        await self._write(new, finish, Done(kind=new.kind, media_type=finished.media_type, body=finished.body))
+        await self._write(new, finish)
 
     async def _fail(self, new: NewOperation, failure: Failure, *, epoch: int | None = None) -> None:
         now = self._clock.now()
         # A refused step has cleared the gradient, so replaying the run has to make it, and be refused, again.
         keeps_payload = isinstance(new.work, OptimStep) and failure.code == NonFiniteUpdate.code
 
-        def fail(db: Connection) -> None:
+        def fail(db: Connection) -> Failure:
             operations.fail(db, new.op_id, failure, now=now, epoch=epoch, keeps_payload=keeps_payload)
             store_failure(db, new.plan)
+            return failure
 
-        await self._write(new, fail, failure)
+        await self._write(new, fail)
 
-    async def _write(self, new: NewOperation, change: Change, outcome: Done | Failure) -> None:
-        """Store an outcome, however long the disk refuses it, and hand it out only then."""
+    async def _write(self, new: NewOperation, change: Callable[[Connection], Done | Failure]) -> None:
+        """Store the outcome that `change` gives, however long the disk refuses it, and hand it out only then."""
         while True:
             try:
-                await self._store.write(change)
+                outcome = await self._store.write(change)
                 break
             except LogUnwritable:
                 log.exception("The operation log cannot be written; it is tried again", extra={"event": "log_refused"})
