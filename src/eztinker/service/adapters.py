@@ -57,7 +57,7 @@ class Adapters:
 
         Raises:
             InvalidInput, Unsupported: the archive does not hold a plain LoRA of that base model.
-        DiskFull, DiskBroken: the disk refused it.
+            DiskFull, DiskBroken: the disk refused it.
         """
         check_name(name)
         served = self._catalog.get(base_model)
