@@ -46,7 +46,7 @@ def test_two_hundred_losses_after_a_load_in_another_process_and_directory_are_th
     here, there = tmp_path / "here", tmp_path / "there"
     with Keeper(here, tiny_model_dir, {}).running() as keeper, sdk(keeper.url) as service:
         trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=3).result()
-        before = queue_and_collect(trainer, 0, NUM_STEPS_BEFORE)
+        queue_and_collect(trainer, 0, NUM_STEPS_BEFORE)
         path = trainer.save_state("halfway").result().path
         went_on = queue_and_collect(trainer, 1, NUM_STEPS_AFTER)
     shutil.copytree(here, there)
@@ -56,7 +56,6 @@ def test_two_hundred_losses_after_a_load_in_another_process_and_directory_are_th
         assert queue_and_collect(loaded, 1, NUM_STEPS_AFTER) == went_on
         without_optimizer = service.create_training_client_from_state(path).result()
         assert queue_and_collect(without_optimizer, 1, 3) != went_on[:3]
-    assert sum(went_on[-20:]) < sum(before[:20])
 
 
 def test_steps_of_a_killed_client_are_kept_when_its_session_times_out_and_another_goes_on_with_the_same_numbers(
