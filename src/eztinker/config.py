@@ -60,6 +60,12 @@ class ServerConfig(BaseSettings):
         None,
         description="Key that clients must send; environment only. Default: generated once into the data directory.",
     )
+    max_wrong_keys: int = Field(
+        1000,
+        ge=1,
+        description="Wrong keys that one address may send in a minute. Then only keys that were right before are "
+        "looked at until the minute is over. Behind a proxy, all clients have its address.",
+    )
     session_timeout_seconds: float = Field(
         900.0, gt=0, description="A client whose heartbeats (every 10 s) stop for this long loses its session."
     )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from fastapi import Request
+
+from eztinker.api.auth import look_up
 from eztinker.errors import InvalidInput
-from eztinker.service.service import Service
 
 TOKEN_HEADER = "x-tinker-weights-access-token"
 
 
-def lender(service: Service, token: str | None) -> str | None:
+def lender(request: Request, token: str | None) -> str | None:
     """The owner whose checkpoints `token` opens; None where there is no token.
 
     Raises:
         InvalidInput: it is not a key of this server.
+        Refused: nor were too many others from the same address.
     """
     if token is None:
         return None
-    holder = service.keys.holder_of(token)
+    holder = look_up(request, token, request.app.state.service.keys)
     if holder is None:
         raise InvalidInput(
             "weights_access_token must be a key of this server, of the owner of the weights",

@@ -30,6 +30,7 @@ from eztinker.api.routes import (
     training,
     training_runs,
 )
+from eztinker.api.wrong_keys import WrongKeys
 from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.service.service import Catalog, Service
@@ -73,6 +74,7 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
 
     # no generated documentation pages: they would be routes without a key
     app = FastAPI(title="EZTinker", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.state.wrong_keys = WrongKeys(config.max_wrong_keys)
     install_error_handlers(app)
     app.add_middleware(
         GZipMiddleware, minimum_size=MIN_GZIP_BYTES, compresslevel=GZIP_LEVEL, exclude_content_types=_NOT_GZIPPED

@@ -8,9 +8,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from eztinker.api.errors import Refused
-from eztinker.service.access import KeyHolder
+from eztinker.api.http_protocol import PEER
+from eztinker.api.wrong_keys import WrongKeys
+from eztinker.service.access import KeyHolder, Keys
 from eztinker.service.service import Service
-from eztinker.service.tokens import TOKEN_PREFIX
+from eztinker.service.tokens import TOKEN_PREFIX, Tokens
 
 KEY_HEADER = "x-api-key"
 _RENEW = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
@@ -28,7 +30,7 @@ async def authenticated(request: Request, service: ServiceDep) -> KeyHolder:
     """The holder of the key or token that the request carries; one answer for every way in which it may be wrong."""
     credential = request.headers.get(KEY_HEADER, "")
     is_token = credential.startswith(TOKEN_PREFIX)
-    holder = service.tokens.holder_of(credential) if is_token else service.keys.holder_of(credential)
+    holder = look_up(request, credential, service.tokens if is_token else service.keys)
     if holder is None:
         raise Refused(
             HTTPStatus.UNAUTHORIZED,
@@ -36,6 +38,23 @@ async def authenticated(request: Request, service: ServiceDep) -> KeyHolder:
             "The X-API-Key header must carry a key of this server; `eztinker env` prints it on the server's machine",
             headers=_RENEW if is_token else None,
         )
+    return holder
+
+
+def look_up(request: Request, credential: str, place: Keys | Tokens) -> KeyHolder | None:
+    """Whose credential this is, None if it is wrong. No request's key or token is looked up anywhere else.
+
+    Raises:
+        Refused: the address of `request` has sent too many wrong ones.
+    """
+    wrong_keys: WrongKeys = request.app.state.wrong_keys
+    address = getattr(request.state, PEER, "")  # an application that runs without a server has no peers
+    wrong_keys.check(address, credential)
+    holder = place.holder_of(credential)
+    if holder is None:
+        wrong_keys.count(address)
+    else:
+        wrong_keys.remember(credential)
     return holder
 
 

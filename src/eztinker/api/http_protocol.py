@@ -15,6 +15,8 @@ MAX_TARGET_BYTES = 8 << 10
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 256
 HEAD_SECONDS = 30.0
+PEER = "peer"
+"""In a request's state: the address its connection comes from. `client` is what a proxy's headers make of it."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -44,6 +46,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if self.client is not None:
+            self.scope.setdefault("state", {})[PEER] = self.client[0]
         if self._head_timer is None:
             self._start_head_timer()
 

@@ -67,6 +67,9 @@ def server(
     allow_remote: Annotated[
         bool | None, typer.Option("--allow-remote", help="Allow an address that other machines reach.")
     ] = None,
+    max_wrong_keys: Annotated[
+        int | None, typer.Option(help="Wrong keys that one address may send in a minute.", show_default="1000")
+    ] = None,
     session_timeout_seconds: Annotated[
         float | None,
         typer.Option(
@@ -115,6 +118,7 @@ def server(
         max_runs=max_runs,
         root_path=root_path,
         allow_remote=allow_remote,
+        max_wrong_keys=max_wrong_keys,
         session_timeout_seconds=session_timeout_seconds,
         snapshot_operations=snapshot_operations,
         snapshot_seconds=snapshot_seconds,

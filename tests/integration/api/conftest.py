@@ -16,7 +16,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(directory))
         patch.setattr("eztinker.service.service.PARK_SECONDS", 0.1)  # some operations are never answered
-        with serving_scripted(directory, poll_hold_seconds=0.5) as running:
+        # to time one wrong key takes hundreds of them
+        with serving_scripted(directory, poll_hold_seconds=0.5, max_wrong_keys=10**6) as running:
             yield running
 
 

@@ -94,7 +94,7 @@ async def copy_weights(request: Request, service: ServiceDep, owner: Owner) -> d
         body.source_path,
         CopyTarget(session_id=body.session_id, model_seq_id=body.model_seq_id, project_id=body.destination_project_id),
         ttl_seconds=body.ttl_seconds,
-        lender=lender(service, request.headers.get(TOKEN_HEADER, body.weights_access_token)),
+        lender=lender(request, request.headers.get(TOKEN_HEADER, body.weights_access_token)),
         idempotency_key=request.headers.get("x-idempotency-key"),
     )
     return {"tinker_path": path}

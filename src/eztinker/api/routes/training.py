@@ -117,7 +117,8 @@ async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> d
     """Into the model that is named, or into a new one of the session that is named."""
     value = parse_object(await read_json_bytes(request, max_bytes=MAX_JSON_BYTES))
     if value.get("session_id") is None:
-        return await _accept(value, service, owner, LoadWeightsBody, "load_weights", partial(_load, service, owner))
+        load = partial(_load, request, service, owner)
+        return await _accept(value, service, owner, LoadWeightsBody, "load_weights", load)
     body = convert_object(value, LoadWeightsBody)
     if body.session_id is None or body.model_seq_id is None or body.model_id is not None or body.seq_id is not None:
         raise InvalidInput("load_weights takes session_id and model_seq_id, or model_id and seq_id")
@@ -129,7 +130,7 @@ async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> d
         with_optimizer=body.optimizer,
         base_model=body.base_model,
         optimizer_family=optimizer_family(body.optimizer_config),
-        lender=lender(service, body.weights_access_token),
+        lender=lender(request, body.weights_access_token),
     )
     return _promise(op_id, new.model_id)
 
@@ -147,7 +148,7 @@ async def _save(
     return await _numbered(request, service, owner, body_type, kind, save)
 
 
-async def _load(service: Service, owner: str, body: LoadWeightsBody) -> str:
+async def _load(request: Request, service: Service, owner: str, body: LoadWeightsBody) -> str:
     for name in ("base_model", "user_metadata", "optimizer_config"):
         if getattr(body, name) is not None:
             raise InvalidInput(f"{name} cannot be changed by a load into an existing model", field=name)
@@ -159,7 +160,7 @@ async def _load(service: Service, owner: str, body: LoadWeightsBody) -> str:
         body.seq_id,
         body.path,
         with_optimizer=body.optimizer,
-        lender=lender(service, body.weights_access_token),
+        lender=lender(request, body.weights_access_token),
     )
 
 
