@@ -20,9 +20,9 @@ MAY_IMPORT = {
     "base_models": WORDS | {"config", "float_tensors"},
     "model": WORDS,
     "engine": WORDS | {"loss_specs", "model"},
-    "checkpoints": WORDS | {"float_tensors"},
+    "checkpoints": WORDS | {"float_tensors", "flushing"},
     "worker": WORDS | {"protocol", "checkpoints", "engine", "model"},
-    "oplog": WORDS,
+    "oplog": WORDS | {"flushing"},
     "service": WORDS
     | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},
     "api": WORDS | {"config", "addresses", "protocol", "service"},

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eztinker.errors import DiskBroken, DiskFull
+from eztinker.flushing import flush
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,10 @@ def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) 
         staging.mkdir(mode=0o700)
         yield staging
         for path in (*staging.iterdir(), staging):
-            _flush(path)
+            flush(path)
         staging.rename(directory)
         made = directory
-        _flush(directory.parent)
+        flush(directory.parent)
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, OSError):
@@ -71,15 +72,6 @@ def try_to_remove(directory: Path, *, first: str) -> bool:
         log.exception("A directory cannot be removed", extra={"event": "removal_refused", "directory": directory.name})
         return False
     return True
-
-
-def _flush(path: Path) -> None:
-    """To disk: the content of a file, or the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _in_words(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from eztinker.errors import ConfigError
 from eztinker.failpoints import reach
+from eztinker.flushing import flush
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata
 
 log = logging.getLogger(__name__)
@@ -171,9 +172,9 @@ def _back_up(path: Path, version: int) -> Path:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, with nothing beside it
         reach("upgrade.copied")
-        _flush(partial)
+        flush(partial)
         partial.rename(backup)
-        _flush(path.parent)
+        flush(path.parent)
     except BaseException:
         _remove(partial)
         raise
@@ -185,14 +186,6 @@ def _remove(partial: Path) -> None:
     """A copy that was not finished, with what SQLite may have left beside it."""
     for leftover in partial.parent.glob(partial.name + "*"):
         leftover.unlink()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _require_references(connection: Connection) -> None:
