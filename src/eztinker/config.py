@@ -173,7 +173,9 @@ class _SettingsFile(PydanticBaseSettingsSource):
             values = tomllib.loads(text)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read ({error.strerror}); run as its owner") from error
+        except ValueError as error:
             raise ConfigError(f"{self._path} cannot be read: {error}; correct it or remove it") from error
         for name, value in values.items():
             self._check(name, value, f"{self._path}, line {_line_of(name, text)}")

@@ -11,11 +11,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from eztinker.errors import ConfigError
 
@@ -54,20 +56,33 @@ def local_data_dir() -> Path:
     return Path(named).expanduser() if isinstance(named, str) else default_data_dir()
 
 
-@contextmanager
-def claim(data_dir: Path) -> Iterator[None]:
-    """Own `data_dir` for the length of the block; it is made if absent, for its owner alone.
+def make_data_dir(data_dir: Path) -> None:
+    """See that `data_dir` is there, and that nobody else may change it.
 
     Raises:
-        ConfigError: it cannot be written, or another server owns it.
+        ConfigError: it cannot be made, or belongs or is open to another user.
     """
-    try:
+    with _refusal_of(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_own(data_dir)
+
+
+def open_private(path: Path, mode: str) -> IO[bytes]:
+    """A file that only its owner can read, if it is new."""
+    with _refusal_of(path.parent):
+        return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+@contextmanager
+def claim(data_dir: Path) -> Iterator[None]:
+    """Own `data_dir` for the length of the block.
+
+    Raises:
+        ConfigError: it cannot be written, another server owns it, or another user may change it.
+    """
+    make_data_dir(data_dir)
+    with _refusal_of(data_dir):
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"The data directory {data_dir} cannot be written ({error.strerror}); name another with --data-dir"
-        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -81,11 +96,16 @@ def claim(data_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def announced(data_dir: Path, server: RunningServer) -> Iterator[None]:
-    """Local tools find `server` through `data_dir` for the length of the block."""
+    """Local tools find `server` through `data_dir` for the length of the block.
+
+    Raises:
+        ConfigError: the disk refuses it.
+    """
     path = data_dir / SERVER_FILE
     aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(server)), encoding="utf-8")
-    aside.replace(path)
+    with _refusal_of(data_dir):
+        aside.write_text(json.dumps(asdict(server)), encoding="utf-8")
+        aside.replace(path)
     try:
         yield
     finally:
@@ -99,6 +119,34 @@ def running_server(data_dir: Path) -> RunningServer | None:
         return RunningServer(url=str(note["url"]), pid=int(note["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _require_own(data_dir: Path) -> None:
+    """Whoever may change the directory can put other keys and another log in the place of ours.
+
+    To read its names is harmless: a server keeps what it writes to its owner.
+    """
+    status = data_dir.stat()
+    if status.st_uid != os.geteuid():
+        raise ConfigError(
+            f"The data directory {data_dir} belongs to another user (id {status.st_uid}); run as its owner, "
+            "or name another with --data-dir"
+        )
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError(
+            f"Other users may change the data directory {data_dir} (mode {mode:o}); run: chmod go-w {data_dir}"
+        )
+
+
+@contextmanager
+def _refusal_of(data_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"The data directory {data_dir} cannot be written ({error.strerror}); name another with --data-dir"
+        ) from error
 
 
 def _owner_of(data_dir: Path) -> str:

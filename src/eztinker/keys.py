@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eztinker.errors import ConfigError
+from eztinker.flushing import flush
 
 KEY_FILE = "api_key"
 SIGNING_SECRET_FILE = "signing_secret"
@@ -33,13 +34,13 @@ def ensure_api_key(data_dir: Path) -> StoredKey:
     """The key of `data_dir`, generated on first use from 256 random bits.
 
     Raises:
-        ConfigError: other users can read the file, or it holds no key.
+        ConfigError: other users can read the file, it holds no key, or it cannot be written.
     """
     stored = read_api_key(data_dir)
     if stored is not None:
         return StoredKey(key=stored, is_new=False)
     key = KEY_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-    _write_new(data_dir / KEY_FILE, key)
+    write_private(data_dir / KEY_FILE, key)
     return StoredKey(key=key, is_new=True)
 
 
@@ -60,13 +61,13 @@ def ensure_signing_secret(data_dir: Path) -> bytes:
     """The secret that signs what this server hands out, generated on first use from 256 random bits.
 
     Raises:
-        ConfigError: other users can read the file, or it was cut short.
+        ConfigError: other users can read the file, it was cut short, or it cannot be written.
     """
     path = data_dir / SIGNING_SECRET_FILE
     stored = read_private(path)
     if stored is None:
         stored = secrets.token_hex(SECRET_BYTES)
-        _write_new(path, stored)
+        write_private(path, stored)
     if len(stored) < 2 * SECRET_BYTES:
         raise ConfigError(f"The file {path} does not hold a secret; remove it, and the next start makes a new one")
     return stored.encode()
@@ -102,16 +103,21 @@ def read_private(path: Path) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Put `text` in the place of the file at `path`, at once and durably, readable by its owner alone."""
-    aside = path.with_suffix(".tmp")
-    aside.unlink(missing_ok=True)
-    _write_new(aside, text)
-    aside.replace(path)
+    """Put `text` in the place of the file at `path`, at once and durably, readable by its owner alone.
 
-
-def _write_new(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    Raises:
+        ConfigError: the disk refuses it; what was there before is there still.
+    """
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        aside.unlink(missing_ok=True)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+        flush(aside)
+        aside.replace(path)
+        flush(path.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"The key file {path} cannot be written ({error.strerror}); see that its directory can be, and has room"
+        ) from error

@@ -92,6 +92,10 @@ def test_a_run_is_made_sampled_saved_listed_and_deleted(started: Started):
     again = started.cli("delete", "--yes", path)
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
 
+    written = {path.name: stat.S_IMODE(path.stat().st_mode) for path in started.data_dir.rglob("*")}
+    assert {"oplog.sqlite3", "server.json", "adapter.safetensors", LOG_FILE} <= written.keys()
+    assert {name for name, mode in written.items() if mode & 0o077} == set()  # whatever may look into the directory
+
 
 def test_an_unknown_model_is_refused_with_those_served(started: Started):
     refused = started.cli("create", "org/unknown")

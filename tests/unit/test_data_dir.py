@@ -85,6 +85,15 @@ def test_a_key_file_open_to_others_is_refused_with_the_command_that_closes_it(tm
         read_api_key(tmp_path)
 
 
+def test_a_key_that_could_not_be_written_leaves_nothing_and_is_made_the_next_time(tmp_path: Path):
+    """A full disk left an empty file, which every later start refused."""
+    (tmp_path / "api_key.tmp").mkdir()
+    with pytest.raises(ConfigError, match="api_key cannot be written"):
+        ensure_api_key(tmp_path)
+    (tmp_path / "api_key.tmp").rmdir()
+    assert ensure_api_key(tmp_path).is_new
+
+
 @pytest.mark.parametrize("text", ["", "tml-\n", "sk-abc", "tml-a\nb"])
 def test_a_key_file_without_a_key_is_refused(tmp_path: Path, text: str):
     (tmp_path / "api_key").write_text(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from eztinker.errors import ConfigError, InvalidInput, NotFound
+from eztinker.errors import ConfigError, InvalidInput, NotFound, ServerError
 from eztinker.issued_keys import ISSUED_KEYS_FILE, issue_key, issued_keys, revoke_key
 from eztinker.keys import ensure_signing_secret
 from eztinker.service.access import LOCAL_OWNER, KeyHolder, Keys
@@ -89,6 +89,20 @@ def test_a_bad_file_stops_the_start_and_lets_nobody_in_later(tmp_path: Path, tex
     assert (owner_of(keys, new.key), owner_of(keys, SERVER_KEY)) == (None, LOCAL_OWNER)
     with pytest.raises(ConfigError, match=sentence):
         Keys(SERVER_KEY, tmp_path)
+
+
+def test_a_key_that_cannot_be_revoked_stays_and_no_file_is_shown_to_its_holder(tmp_path: Path):
+    new = issue_key(tmp_path, "ann", NOW)
+    keys = Keys(SERVER_KEY, tmp_path)
+    in_the_way = tmp_path / f"{ISSUED_KEYS_FILE}.tmp"
+    in_the_way.mkdir()
+    with pytest.raises(ServerError, match="could not be revoked and is valid still") as error:
+        keys.revoke(holder_in(keys, new.key), NOW)
+    assert str(tmp_path) not in error.value.message
+    assert owner_of(keys, new.key) == "ann"
+    in_the_way.rmdir()
+    keys.revoke(holder_in(keys, new.key), NOW)
+    assert owner_of(keys, new.key) is None
 
 
 class At(Clock):

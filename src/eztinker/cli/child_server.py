@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eztinker.client_settings import server_is_up
-from eztinker.data_dir import RunningServer, running_server
+from eztinker.data_dir import RunningServer, make_data_dir, open_private, running_server
 from eztinker.errors import ServerError
 
 LOG_FILE = "server.log"
@@ -29,12 +29,13 @@ def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningS
         flags: more flags of `eztinker server`.
     Raises:
         ServerError: it did not start; the message is its own.
+        ConfigError: the directory cannot be used.
     """
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_dir(data_dir)
     log_path = data_dir / LOG_FILE
     command = [sys.executable, "-m", "eztinker", "server", "--host", "127.0.0.1", "--port", "0"]
     command += ["--data-dir", str(data_dir), *flags]
-    with log_path.open("ab") as log:
+    with open_private(log_path, "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield _wait_until_ready(process, data_dir, log_path)

@@ -40,7 +40,9 @@ def demo(
     no_filter: Annotated[
         bool, typer.Option("--no-filter", help="Train on random answers, right or wrong: the control.")
     ] = False,
-    data_dir: Annotated[Path | None, typer.Option(help="Directory of the server.", show_default="~/.eztinker")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(readable=False, help="Directory of the server.", show_default="~/.eztinker")
+    ] = None,
     keep_server: Annotated[bool, typer.Option("--keep-server", help="Leave the server running until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 keys = typer.Typer(no_args_is_help=True, help="Hand out keys to other people, list them, revoke them.")
 
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Data directory of the server.", show_default="~/.eztinker")
+    Path | None,
+    typer.Option("--data-dir", readable=False, help="Data directory of the server.", show_default="~/.eztinker"),
 ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def server(
         typer.Option(
             "--data-dir",
             "--checkpoints-dir",
+            readable=False,  # `claim` has the better sentence
             help="Directory for the key, the operation log and all checkpoints.",
             show_default="~/.eztinker",
         ),
@@ -102,6 +104,7 @@ def server(
 
     Example: eztinker server --base-model Qwen/Qwen2-0.5B-Instruct
     """
+    os.umask(0o077)  # prompts, weights and logs are for the owner of the server alone
     _stop_on_signals()
     from eztinker.config import load_config
 
@@ -136,10 +139,10 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
 
     from eztinker.api.app import create_app
     from eztinker.base_models.catalog import load_catalog
-    from eztinker.service.service import check_log
+    from eztinker.service.service import check_storage
 
-    check_log(config)
     stored = None if config.api_key else ensure_api_key(config.data_dir)
+    check_storage(config)
     catalog = load_catalog(config.base_model, Console(stderr=True))
     note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))
     with announced(config.data_dir, note):

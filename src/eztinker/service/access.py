@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from eztinker.config import ServerConfig
-from eztinker.errors import NotFound
+from eztinker.errors import ConfigError, NotFound, ServerError
 from eztinker.issued_keys import ValidKeys, id_in, revoke_key
 from eztinker.keys import ensure_api_key, hash_key
 from eztinker.types import Record
+
+log = logging.getLogger(__name__)
 
 LOCAL_OWNER = "local"
 """Whoever holds the server's own key."""
@@ -76,8 +79,16 @@ class Keys:
         return KeyHolder(key_id=key_id, owner=issued.owner, key_hash=bytes.fromhex(issued.sha256))
 
     def revoke(self, holder: KeyHolder, now: datetime) -> None:
-        """End an issued key, as its holder asks."""
-        revoke_key(self._data_dir, holder.key_id, now)
+        """End an issued key, as its holder asks.
+
+        Raises:
+            ServerError: the disk refuses it.
+        """
+        try:
+            revoke_key(self._data_dir, holder.key_id, now)
+        except ConfigError as error:  # it names a file of this machine
+            log.error("A key cannot be revoked: %s", error.message, extra={"event": "key_not_revoked"})
+            raise ServerError("The key could not be revoked and is valid still; the server's log says why") from error
 
 
 def owned(row: OwnedT | None, owner: str, what: str) -> OwnedT:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
+from eztinker.errors import ConfigError
 from eztinker.keys import ensure_signing_secret
 from eztinker.oplog import epochs
 from eztinker.oplog.store import Store
@@ -195,12 +197,19 @@ class Service:
             await self.end_session(session_id)
 
 
-def check_log(config: ServerConfig) -> None:
-    """Find out whether the operation log can be used, before anything is started.
+def check_storage(config: ServerConfig) -> None:
+    """Find out whether what is in the data directory can be used, before anything is started.
 
     Raises:
-        ConfigError: another version of the program has written it.
+        ConfigError: it belongs to another user, or is damaged, or another version of the program has written it.
+        LogFull, LogUnwritable: the disk is full or broken.
     """
+    directories = (config.data_dir / CHECKPOINTS_DIRECTORY, config.data_dir / SNAPSHOTS_DIRECTORY)
+    for path in (*directories, *config.data_dir.glob(f"{LOG_FILE}*")):
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            raise ConfigError(f"{path} cannot be read and written; run as its owner, or name another --data-dir")
+    Keys.of(config)
+    ensure_signing_secret(config.data_dir)
     Store(config.data_dir / LOG_FILE).close()
 
 
