@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tinker
 import torch
@@ -19,7 +22,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
+from eztinker.base_models.weight_shapes import weight_shapes
+from eztinker.checkpoints.peft import CONFIG, peft_parts
+from eztinker.checkpoints.peft_archive import pack
+from eztinker.types import LoraSpec
 from tests.oracles import draw_tokens
+from tests.refusals import refused
 from tests.servers import API_KEY, RunningServer, serving
 
 pytestmark = [
@@ -143,6 +151,74 @@ def test_what_cannot_be_exported_or_imported_is_told(
         server, "import", tmp_path / "peft", "n", "--base-model", base_model
     )
     assert "is not served here" in eztinker(server, "import", tmp_path / "peft", "n", "--base-model", "org/other")
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "base_model", "note"),
+    [
+        (None, "org/tied", None),
+        ("", "org/tied", None),
+        ("ORG/Tied", "org/tied", None),
+        ("/some/where/else", "org/tied", "nothing shows whether that is org/tied"),
+        ("mirror/tied", "org/tied", "nothing shows whether that is org/tied"),
+    ],
+)
+def test_an_adapter_of_its_base_model_is_imported_by_whatever_name_that_goes(
+    server: RunningServer, tied: dict[str, bytes], trained_on: str | None, base_model: str, note: str | None
+):
+    answer = import_of(server, tied, trained_on, base_model)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["warning"] is None) == (note is None)
+    assert note is None or note in answer.json()["warning"]
+
+
+@pytest.mark.parametrize("trained_on", ["org/untied", "other/model", ["org/tied"], 5])
+def test_an_adapter_of_another_base_model_is_refused(server: RunningServer, tied: dict[str, bytes], trained_on: Any):
+    """Row 20: its shapes fit."""
+    before = runs_of(server)
+    refused(import_of(server, tied, trained_on, "org/tied"), 422, "base_model_name_or_path")
+    assert runs_of(server) == before
+
+
+def test_the_command_passes_the_note_on(server: RunningServer, tied: dict[str, bytes], tmp_path: Path):
+    for name, content in (tied | with_base(tied, "/some/where/else")).items():
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-m", "eztinker", "import", str(tmp_path), "noted", "--base-model", "org/tied"]
+    environment = os.environ | {"EZTINKER_BASE_URL": server.url, "EZTINKER_API_KEY": API_KEY}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("/sampler_weights/noted")
+    assert done.stderr.startswith("Note: The adapter was trained on '/some/where/else'")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def tied(directories: dict[str, Path]) -> dict[str, bytes]:
+    """A PEFT folder that changes nothing in org/tied."""
+    modules = {
+        name.removesuffix(".weight"): shape
+        for name, shape in weight_shapes(directories["org/tied"]).items()
+        if name.endswith("q_proj.weight")
+    }
+    arrays = {f"{module}.lora_A.weight": np.zeros((2, shape[1]), np.float32) for module, shape in modules.items()}
+    arrays |= {f"{module}.lora_B.weight": np.zeros((shape[0], 2), np.float32) for module, shape in modules.items()}
+    lora = LoraSpec(rank=2, seed=0, train_mlp=False, train_unembed=False)
+    return peft_parts(arrays, lora, "org/tied", head_is_tied=True)
+
+
+def with_base(parts: dict[str, bytes], name: Any) -> dict[str, bytes]:
+    config = json.loads(parts[CONFIG])
+    return parts | {CONFIG: json.dumps(config | {"base_model_name_or_path": name}).encode()}
+
+
+def import_of(server: RunningServer, parts: dict[str, bytes], trained_on: Any, base_model: str) -> httpx.Response:
+    archive = pack(with_base(parts, trained_on))
+    with server.client() as http:
+        return http.post("/import_adapter", params={"base_model": base_model, "name": "n"}, content=archive)
+
+
+def runs_of(server: RunningServer) -> list[Any]:
+    with server.client() as http:
+        return http.get("/training_runs").json()["training_runs"]
 
 
 def test_an_archives_link_opens_nothing_once_it_was_changed(server: RunningServer, checkpoint: str):

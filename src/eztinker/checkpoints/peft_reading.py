@@ -76,6 +76,18 @@ def read_peft(parts: Mapping[str, bytes], base_shapes: Shapes, *, head_is_tied: 
     return _complete(given, lora, modules, np.float32(scale * rank / LORA_ALPHA)), lora
 
 
+def trained_on(parts: Mapping[str, bytes]) -> str | None:
+    """What a PEFT folder calls the base model it was trained on; None if it does not say.
+
+    Raises:
+        InvalidInput, Unsupported: as of `read_peft`.
+    """
+    name = _read_config(parts[CONFIG]).get("base_model_name_or_path")
+    if name is not None and not isinstance(name, str):
+        raise InvalidInput(f"base_model_name_or_path in {CONFIG} must be text, got {str(name)[:100]}")
+    return name or None
+
+
 def _read_config(raw: bytes) -> dict[str, Any]:
     """The config of a plain LoRA."""
     if len(raw) > MAX_CONFIG_BYTES:

@@ -77,10 +77,10 @@ class RestClient:
         run_id, checkpoint_id = split_path(path)
         return self._send("GET", f"{_path_of(run_id)}/checkpoints/{quote(checkpoint_id)}/archive").content
 
-    def import_adapter(self, archive: bytes, *, base_model: str, name: str) -> str:
-        """Make a checkpoint of such an archive; returns its tinker:// path."""
+    def import_adapter(self, archive: bytes, *, base_model: str, name: str) -> dict[str, Any]:
+        """Make a checkpoint of such an archive: its `tinker_path`, and a `warning` or None."""
         params = {"base_model": base_model, "name": name}
-        return self._send("POST", "import_adapter", params=params, content=archive).json()["tinker_path"]
+        return self._send("POST", "import_adapter", params=params, content=archive).json()
 
     def _pages(self, what: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

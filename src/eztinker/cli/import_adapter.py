@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from eztinker.cli.client import rest_client
-from eztinker.cli.output import JsonFlag, print_json
+from eztinker.cli.output import JsonFlag, plain, print_json
 from eztinker.errors import DataNotFound
 
 
@@ -27,8 +28,10 @@ def import_adapter(
         raise DataNotFound(f"{directory} has no {missing[0]}; an adapter's folder holds {' and '.join(FILES)}")
     archive = pack({file: (directory / file).read_bytes() for file in FILES})
     with rest_client() as client:
-        path = client.import_adapter(archive, base_model=base_model, name=name)
+        imported = client.import_adapter(archive, base_model=base_model, name=name)
+    if imported["warning"]:
+        sys.stderr.write(f"Note: {plain(imported['warning'])}\n")
     if as_json:
-        print_json({"path": path})
+        print_json({"path": imported["tinker_path"], "warning": imported["warning"]})
     else:
-        print(path)
+        print(imported["tinker_path"])

@@ -10,10 +10,11 @@ from sqlalchemy import Connection
 
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
+from eztinker.base_models.naming import Sameness, sameness
 from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
-from eztinker.checkpoints.peft import peft_parts
+from eztinker.checkpoints.peft import CONFIG, peft_parts
 from eztinker.checkpoints.peft_archive import FILES, pack, unpack
-from eztinker.checkpoints.peft_reading import read_peft
+from eztinker.checkpoints.peft_reading import read_peft, trained_on
 from eztinker.checkpoints.store import (
     ADAPTER_PART,
     read_manifest,
@@ -30,7 +31,17 @@ from eztinker.service.checkpoints import Checkpoints, checkpoint_event, tinker_p
 from eztinker.service.clock import Clock
 from eztinker.service.sessions import SessionRequest, Sessions
 from eztinker.service.validation import TinkerPath, check_name
-from eztinker.types import CheckpointKind, LoraSpec
+from eztinker.types import CheckpointKind, LoraSpec, Record
+
+MAX_SHOWN_CHARS = 200
+
+
+class Imported(Record):
+    """An adapter that has become a checkpoint."""
+
+    path: str
+    doubt: str | None
+    """Whether it was made for this base model, in a sentence, if that is not known."""
 
 
 class Adapters:
@@ -50,18 +61,19 @@ class Adapters:
         """
         return await asyncio.to_thread(packed, self._saved.directory(checkpoint.checkpoint_id), self._catalog)
 
-    async def import_archive(self, owner: str, archive: bytes, *, base_model: str, name: str) -> str:
-        """Keep the adapter in `archive` as a sampler checkpoint of a run of its own; returns its tinker:// path.
+    async def import_archive(self, owner: str, archive: bytes, *, base_model: str, name: str) -> Imported:
+        """Keep the adapter in `archive` as a sampler checkpoint of a run of its own.
 
         It can be sampled from, and training can go on from it, as from any other.
 
         Raises:
-            InvalidInput, Unsupported: the archive does not hold a plain LoRA of that base model.
+            InvalidInput, Unsupported: the archive does not hold a plain LoRA of that base model, as far as its shapes
+                and its own word for the base model tell.
             DiskFull, DiskBroken: the disk refused it.
         """
         check_name(name)
         served = self._catalog.get(base_model)
-        arrays, lora = await asyncio.to_thread(_unpacked, archive, served)
+        arrays, lora, doubt = await asyncio.to_thread(_unpacked, archive, served, self._catalog)
         request = SessionRequest(tags=["import"], user_metadata={}, sdk_version="", project_id=None, display_name=None)
         session = await self._sessions.create(owner, request, idempotency_key=None)
         await self._sessions.finish(owner, session.session_id, reason="success", detail=None)
@@ -74,7 +86,7 @@ class Adapters:
             audit.add(db, checkpoint_event("create", checkpoint, by=owner, now=model.created_at))
 
         await self._store.write(store)
-        return tinker_path(checkpoint)
+        return Imported(path=tinker_path(checkpoint), doubt=doubt)
 
     def _write(self, model: Model, name: str, arrays: dict[str, np.ndarray], lora: LoraSpec) -> Checkpoint:
         checkpoint_id = self._saved.new_id()
@@ -131,6 +143,32 @@ def packed(directory: Path, catalog: Catalog) -> bytes:
     return pack(peft_parts(arrays, manifest.lora, manifest.base_model, head_is_tied=head_is_tied(base.directory)))
 
 
-def _unpacked(archive: bytes, base: BaseModel) -> tuple[dict[str, np.ndarray], LoraSpec]:
-    shapes = weight_shapes(base.directory)
-    return read_peft(unpack(archive), shapes, head_is_tied=head_is_tied(base.directory))
+def _unpacked(archive: bytes, base: BaseModel, catalog: Catalog) -> tuple[dict[str, np.ndarray], LoraSpec, str | None]:
+    parts = unpack(archive)
+    doubt = _doubt(trained_on(parts), base, catalog)
+    arrays, lora = read_peft(parts, weight_shapes(base.directory), head_is_tied=head_is_tied(base.directory))
+    return arrays, lora, doubt
+
+
+def _doubt(named: str | None, base: BaseModel, catalog: Catalog) -> str | None:
+    """What speaks against an adapter for `base` whose folder says that it was trained on `named`.
+
+    Raises:
+        InvalidInput: that is another model. Its adapter may fit by its shapes, and would compute nonsense.
+    """
+    if named is None:
+        return None
+    shown = repr(named[:MAX_SHOWN_CHARS])
+    match sameness(named, base, catalog):
+        case Sameness.SAME:
+            return None
+        case Sameness.UNKNOWN:
+            return (
+                f"The adapter was trained on {shown}, and nothing shows whether that is {base.name}; "
+                "if it is not, what it computes is worth nothing"
+            )
+        case Sameness.DIFFERENT:
+            raise InvalidInput(
+                f"The adapter was trained on {shown}, which is not {base.name}; import it for the "
+                f"right base model or, if both are the same, take base_model_name_or_path out of {CONFIG}"
+            )

@@ -47,6 +47,10 @@ async def archive(checkpoint_id: str, expires: int, signature: str, service: Ser
 async def import_adapter(
     request: Request, base_model: str, name: str, service: ServiceDep, owner: Owner
 ) -> dict[str, Any]:
-    """Our own addition to the protocol: the body is an archive as above, the answer where it can be sampled from."""
+    """Our own addition to the protocol: the body is an archive as above, the answer where it can be sampled from.
+
+    `warning` is a sentence for the user if the adapter may be one of another base model.
+    """
     body = await read_body(request, max_bytes=MAX_ADAPTER_BYTES)
-    return {"tinker_path": await service.adapters.import_archive(owner, body, base_model=base_model, name=name)}
+    imported = await service.adapters.import_archive(owner, body, base_model=base_model, name=name)
+    return {"tinker_path": imported.path, "warning": imported.doubt}
