@@ -15,16 +15,20 @@ _KEEP = insert(payloads)
 
 def keep(db: Connection, content: bytes) -> str:
     """Store `content` if it is new; gives its digest."""
-    digest = hashlib.sha256(content).hexdigest()
+    digest = digest_of(content)
     if not db.execute(_IS_KEPT, {"digest": digest}).scalar_one():
         db.execute(_KEEP, {"digest": digest, "content": content})
     return digest
 
 
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def contents(db: Connection, digests: Sequence[str]) -> dict[str, bytes]:
     """By digest, those that are there with every bit as it was written."""
     rows = db.execute(select(payloads.c.digest, payloads.c.content).where(payloads.c.digest.in_(digests)))
-    return {row.digest: row.content for row in rows if hashlib.sha256(row.content).hexdigest() == row.digest}
+    return {row.digest: row.content for row in rows if digest_of(row.content) == row.digest}
 
 
 def release_covered(db: Connection, lane: str, seq_id: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +11,12 @@ import msgspec
 from sqlalchemy import Connection
 
 from eztinker.errors import EZTinkerError
-from eztinker.oplog import operations
+from eztinker.oplog import operations, payloads
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
-from eztinker.protocol.frames import Sample, TrainingCommand, encode_payload
+from eztinker.protocol.frames import Sample, SaveCheckpoint, TrainingCommand, encode_payload
 from eztinker.service.plans import Change, Plan, SamplePlan, encode_plan
+
+log = logging.getLogger(__name__)
 
 
 def new_op_id() -> str:
@@ -44,11 +47,30 @@ class NewOperation:
         def append(db: Connection) -> str:
             payload = None if isinstance(self.work, Sample) else encode_payload(self.work)  # megabytes: off the loop
             stored = operations.append(db, row, payload)
-            if stored.op_id == self.op_id and self.also is not None:
+            if stored.op_id != self.op_id:
+                self._compare(stored, payload)
+            elif self.also is not None:
                 self.also(db)
             return stored.op_id
 
         return append
+
+    def _compare(self, first: Operation, payload: bytes | None) -> None:
+        """Note where a repeat asks for something else than `first`, as far as the log still knows what that was.
+
+        The official client never does that, so two programs may be training one run.
+        """
+        # every save is to go to a directory of its own, so two that are the same differ
+        is_comparable = first.payload is not None and not isinstance(self.work, SaveCheckpoint)
+        differs = is_comparable and payload is not None and first.payload != payloads.digest_of(payload)
+        if first.kind != self.kind or differs:
+            log.warning(
+                "Number %d of %s came again with something else to do (%s); it was not done, the first promise holds",
+                self.seq_id,
+                self.lane,
+                self.kind,
+                extra={"event": "number_reused"},
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,11 +43,33 @@ def sampler(module_http: httpx.Client) -> str:
 
 
 @pytest.mark.conforms(43)
-def test_a_repeated_number_with_another_body_runs_once(http: httpx.Client):
+def test_a_repeated_number_with_another_body_runs_once_and_is_logged(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture
+):
     run = new_run(http)
     promises = {send_chunk(http, chunk(run, 1, token)) for token in (10, 11)}
     assert len(promises) == 1
     assert loss_of(outcome(http, send_chunk(http, chunk(run, 2)), accept=PROTOBUF)) == 2.0
+    assert reused_numbers(caplog) == [
+        f"Number 1 of {run} came again with something else to do (forward_backward); "
+        "it was not done, the first promise holds"
+    ]
+    assert optim_step(http, run, 1) in promises
+    assert "(optim_step)" in reused_numbers(caplog)[-1]
+
+
+def test_a_repeat_of_the_same_request_is_no_news(http: httpx.Client, caplog: pytest.LogCaptureFixture):
+    run = new_run(http)
+    for _ in range(2):
+        send_chunk(http, chunk(run, 1))
+        outcome(http, optim_step(http, run, 2, learning_rate=1e-3))
+        path = save(http, "/save_weights", run, 3, path="kept")["path"]
+        outcome(http, post(http, "/load_weights", model_id=run, seq_id=4, path=path, optimizer=True)["request_id"])
+    assert reused_numbers(caplog) == []
+
+
+def reused_numbers(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if getattr(record, "event", None) == "number_reused"]
 
 
 @pytest.mark.conforms(37)
