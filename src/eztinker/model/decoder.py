@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from eztinker.model.attention import Attention
 from eztinker.model.config import DecoderConfig, read_config
-from eztinker.model.device import own_attention_kernels, prefers_plain_attention
+from eztinker.model.device import fits_bfloat16, own_attention_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVCache
 from eztinker.model.linear import FrozenLinear, LowRankDelta
 from eztinker.model.lora import HEAD, LowRankAdapter
@@ -32,11 +32,12 @@ class Decoder:
 
     def __init__(self, config: DecoderConfig, weights: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.dtype, self.device = config, dtype, device
-        self._embedding = weights.get("model.embed_tokens.weight")
+        embedding = weights.get("model.embed_tokens.weight")
+        self._embedding = embedding.bfloat16() if fits_bfloat16(embedding) else embedding
         self._layers = [_Layer(config, weights, layer) for layer in range(config.num_layers)]
         self._final_norm = weights.get("model.norm.weight")
         tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
-        self.head = FrozenLinear(self._embedding if tied else weights.get(f"{HEAD}.weight"))
+        self.head = FrozenLinear(embedding if tied else weights.get(f"{HEAD}.weight"))
         self.head_is_tied = tied
 
     @classmethod
@@ -71,7 +72,7 @@ class Decoder:
     @property
     def _key_dtype(self) -> torch.dtype:
         """float32 where torch's operators compute scores in it anyway: keys are then converted once, not every step."""
-        if own_attention_kernels(self._embedding, self.config.head_dim) is not None:
+        if own_attention_kernels(self._final_norm, self.config.head_dim) is not None:
             return self.dtype
         return torch.float32 if prefers_plain_attention(self.device, num_keys=1) else self.dtype
 
@@ -92,7 +93,7 @@ class Decoder:
 
         Only then does a merged export, which has one shared matrix to add the delta to, compute what we compute.
         """
-        x_TH = functional.embedding(tokens_T, self._embedding)
+        x_TH = functional.embedding(tokens_T, self._embedding).to(self.dtype)
         if not self.head_is_tied:
             return x_TH
         for adapter, rows in adapters:

@@ -89,7 +89,12 @@ def own_attention_kernels(x: Tensor, head_dim: int) -> CpuKernels | None:
     return kernels if kernels is not None and kernels.takes_heads_of(head_dim) else None
 
 
-def fastest_matmul(weight: Tensor, bias: Tensor | None) -> Matmul:
+def fits_bfloat16(weight: Tensor) -> bool:
+    """Whether every number is one of bfloat16, as in models that were published in it, whatever they are read as."""
+    return weight.dtype == torch.bfloat16 or torch.equal(weight.bfloat16().to(weight.dtype), weight)
+
+
+def fastest_matmul(weight: Tensor, bias: Tensor | None = None) -> Matmul:
     """A product with a frozen weight, which is laid out once in the order the kernel reads it where that exists.
 
     oneDNN's pre-packed weights gain 1.1 to 3 times on a CPU over plain ones, our own kernel another 1.3 times for few
@@ -97,11 +102,11 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None) -> Matmul:
     """
     kernels = own_kernels(weight)
     if kernels is not None and weight.shape[1] % kernels.inputs_step == 0:
-        own_packed, num_outputs = kernels.pack_weight(weight), weight.shape[0]
-        return lambda x: kernels.linear(x, own_packed, bias, num_outputs)
+        own_packed = kernels.pack_weight(weight, narrow=fits_bfloat16(weight))
+        return lambda x: kernels.linear(x, own_packed, bias)
     if weight.device.type == "cpu":
         try:
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
             multiply = torch.ops.mkldnn._linear_pointwise.default
             multiply(weight.new_zeros(1, weight.shape[1]), packed, bias, "none", [], "")
         except (AttributeError, RuntimeError):

@@ -48,7 +48,7 @@ class _TargetLogprobs(torch.autograd.Function):
     ) -> Tensor:
         log_totals_M = hidden_MH.new_empty(hidden_MH.shape[0], dtype=torch.float32)
         logprobs_MK = hidden_MH.new_empty(targets_MK.shape, dtype=torch.float32)
-        for chunk in chunks_of_positions(hidden_MH.shape[0], head.weight_OI.shape[0]):
+        for chunk in chunks_of_positions(hidden_MH.shape[0], head.num_outputs):
             logits, _ = _logits(head, deltas, hidden_MH[chunk])
             log_totals_M[chunk] = torch.logsumexp(logits, dim=-1)
             logprobs_MK[chunk] = logits.gather(1, targets_MK[chunk]) - log_totals_M[chunk, None]
@@ -64,14 +64,14 @@ class _TargetLogprobs(torch.autograd.Function):
         grad_hidden_MH = torch.zeros_like(hidden_MH)
         grad_factors = [torch.zeros_like(factor) for delta in deltas for factor in (delta.a, *delta.bs)]
         carrying = (grad_MK != 0).any(dim=1).nonzero()[:, 0]
-        for chunk in chunks_of_positions(carrying.shape[0], head.weight_OI.shape[0]):
+        for chunk in chunks_of_positions(carrying.shape[0], head.num_outputs):
             rows = carrying[chunk]
             hidden, grad = hidden_MH[rows], grad_MK[rows]
             logits, lows = _logits(head, deltas, hidden)
             probs = logits.sub_(log_totals_M[rows, None]).exp_()
             grad_logits = probs.mul_(-grad.sum(dim=1, keepdim=True)).scatter_add_(1, targets_MK[rows], grad)
             grad_logits = grad_logits.to(hidden.dtype)
-            grad_hidden = grad_logits @ head.weight_OI
+            grad_hidden = head.multiply_back(grad_logits)
             new = [
                 factor_grad
                 for delta, low in zip(deltas, lows, strict=True)

@@ -24,8 +24,10 @@ class FrozenLinear:
     """y = x W^T + b for a weight that never changes. Differentiable in x alone."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
-        self.weight_OI = weight_OI
+        self.num_outputs = weight_OI.shape[0]
         self.multiply = fastest_matmul(weight_OI, bias_O)
+        self.multiply_back = fastest_matmul(weight_OI.T)
+        """Gradients of y to gradients of x: grad W."""
 
     def __call__(self, x_MI: Tensor, deltas: Sequence[LowRankDelta] = ()) -> Tensor:
         if torch.is_grad_enabled() and (x_MI.requires_grad or any(delta.a.requires_grad for delta in deltas)):
@@ -43,13 +45,13 @@ class PackedFactors:
     def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
         odd = a_RI.shape[0] % kernels.inputs_step  # a row of zeros changes nothing
         self._kernels = kernels
-        self._num_hidden = a_RI.shape[0] + odd
-        self._a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).to(dtype))
-        self._b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).to(dtype))
+        narrow = dtype == torch.bfloat16
+        self._a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).to(dtype), narrow=narrow)
+        self._b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).to(dtype), narrow=narrow)
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor, scale: float) -> Tensor:
         """Add scale * x A^T B^T into `y_MO`, in place; gives x A^T."""
-        hidden_MR = self._kernels.linear(x_MI, self._a, None, self._num_hidden)
+        hidden_MR = self._kernels.linear(x_MI, self._a)
         self._kernels.add_linear(y_MO, hidden_MR, self._b, scale)
         return hidden_MR
 
@@ -98,10 +100,16 @@ class LowRankDelta:
     def backward(self, grad_MO: Tensor, x_MI: Tensor, hidden: Tensor, grad_x_MI: Tensor) -> list[Tensor]:
         """Gradients of A and of each B; the input's gradient is added into `grad_x_MI`."""
         x, grad = (x_MI, grad_MO) if self.rows is None else (x_MI[self.rows], grad_MO[self.rows])
+        kernels = own_kernels(grad)
         grad_hidden, grad_bs = [], []
         for b, part, columns in self._projections(hidden):
-            grad_hidden.append(grad[:, columns] @ b.to(x.dtype))
-            grad_bs.append((grad[:, columns].T @ part).float() * self.scale)
+            if kernels is not None and b.shape[0] % kernels.inputs_step == 0:
+                b_RO = kernels.pack_weight(b.to(x.dtype).T, narrow=x.dtype == torch.bfloat16)
+                grad_hidden.append(kernels.linear(grad[:, columns], b_RO))
+            else:
+                grad_hidden.append(grad[:, columns] @ b.to(x.dtype))
+            # Few rows times many columns: the other way round takes several times as long on a CPU.
+            grad_bs.append((part.T @ grad[:, columns]).T.float() * self.scale)
         grad_h = torch.cat(grad_hidden, dim=1) if len(grad_hidden) > 1 else grad_hidden[0]
         grad_a = (grad_h.T @ x).float() * self.scale
         if isinstance(self.rows, Tensor):
@@ -136,7 +144,7 @@ class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_MO: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad_x = grad_MO @ ctx.layer.weight_OI
+        grad_x = ctx.layer.multiply_back(grad_MO)
         grads: list[Tensor] = []
         if ctx.deltas:
             x_MI, *hiddens = ctx.saved_tensors

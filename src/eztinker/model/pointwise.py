@@ -52,6 +52,9 @@ class _RmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
+        kernels = own_kernels(x)
+        if kernels is not None:
+            return kernels.rms_norm_backward(grad, x, weight, ctx.eps), None, None
         x32 = x.float()
         inverse_rms = torch.rsqrt(x32.square().mean(dim=-1, keepdim=True).add_(ctx.eps))
         unit = x32 * inverse_rms
@@ -71,6 +74,9 @@ class _SwiGlu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gate_up,) = ctx.saved_tensors
+        kernels = own_kernels(gate_up)
+        if kernels is not None:
+            return kernels.swiglu_backward(grad, gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
         return torch.cat([grad_gate, functional.silu(gate).mul_(grad)], dim=-1)

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from eztinker.errors import Unsupported
-from eztinker.model.device import own_attention_kernels
+from eztinker.model.cpu_kernels import CpuKernels
+from eztinker.model.device import own_attention_kernels, own_kernels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +49,31 @@ def cos_sin(rope: RopeConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Turn channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
-    kernels = own_attention_kernels(x_THD, x_THD.shape[-1])
-    if kernels is not None and not x_THD.requires_grad:
-        return kernels.rotate(x_THD, cos_TD, sin_TD)
+    if own_attention_kernels(x_THD, x_THD.shape[-1]) is not None:
+        return _Rotated.apply(x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return]
     partner_THD = x_THD.roll(x_THD.shape[-1] // 2, dims=-1)
     return torch.addcmul(x_THD * cos_TD[:, None, :], partner_THD, sin_TD[:, None, :])
+
+
+class _Rotated(torch.autograd.Function):
+    """`rotate` by our own kernel. The way back is the turn by the opposite angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_TD, sin_TD)
+        return _kernels_of(x_THD).rotate(x_THD, cos_TD, sin_TD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_THD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos_TD, sin_TD = ctx.saved_tensors
+        return _kernels_of(grad_THD).rotate(grad_THD.contiguous(), cos_TD, -sin_TD), None, None
+
+
+def _kernels_of(x: Tensor) -> CpuKernels:
+    kernels = own_kernels(x)
+    assert kernels is not None
+    return kernels
 
 
 def _default(rope: RopeConfig) -> tuple[Tensor, float]:

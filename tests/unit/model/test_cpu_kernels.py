@@ -66,20 +66,40 @@ def test_a_linear_layer_is_the_product_with_the_weight(
 ):
     x, bias = draw(num_rows, num_inputs, dtype=dtype), draw(num_outputs, dtype=dtype, seed=1)
     weight = draw(num_outputs, num_inputs, dtype=dtype, seed=2) / num_inputs**0.5
-    packed = kernels.pack_weight(weight)
+    packed = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16)
     product = functional.linear(x.double(), weight.double())
-    assert_rounds_to(kernels.linear(x, packed, None, num_outputs), product)
-    y = kernels.linear(x, packed, bias, num_outputs)
+    assert_rounds_to(kernels.linear(x, packed), product)
+    y = kernels.linear(x, packed, bias)
     assert_rounds_to(y, product + bias.double())
     expected = y.double() + 0.5 * product
     kernels.add_linear(y, x, packed, 0.5)
     assert_rounds_to(y, expected)
 
 
+@pytest.mark.parametrize("num_rows", [1, 7, 100])
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(32, 64), (70, 300), (5, 2), (47, 130)])
+def test_narrow_weights_give_the_same_to_the_bit(
+    kernels: CpuKernels, dtype: torch.dtype, num_rows: int, num_outputs: int, num_inputs: int
+):
+    if dtype == torch.bfloat16:
+        pytest.skip("bfloat16 weights are always narrow")
+    x = draw(num_rows, num_inputs, dtype=dtype)
+    weight = draw(num_outputs, num_inputs, dtype=torch.bfloat16, seed=2).to(dtype)
+    wide, narrow = (kernels.pack_weight(weight, narrow=each) for each in (False, True))
+    assert torch.equal(kernels.linear(x, narrow), kernels.linear(x, wide))
+    assert narrow.packed.nbytes * 2 == wide.packed.nbytes
+
+
+def test_columns_of_a_wider_matrix_are_inputs_too(kernels: CpuKernels, dtype: torch.dtype):
+    x, weight = draw(20, 300, dtype=dtype)[:, 40:140], draw(70, 100, dtype=dtype, seed=1)
+    packed = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16)
+    assert torch.equal(kernels.linear(x, packed), kernels.linear(x.contiguous(), packed))
+
+
 def test_a_long_sum_rounds_no_worse_than_torchs(kernels: CpuKernels, dtype: torch.dtype):
     x, weight = draw(64, 4096, dtype=dtype), draw(96, 4096, dtype=dtype, seed=1)
     exact = functional.linear(x.double(), weight.double())
-    ours = kernels.linear(x, kernels.pack_weight(weight), None, 96)
+    ours = kernels.linear(x, kernels.pack_weight(weight, narrow=dtype == torch.bfloat16))
     theirs = functional.linear(x, weight)
     assert (ours - exact).square().mean() <= 1.2 * (theirs - exact).square().mean()
 
@@ -101,12 +121,37 @@ def test_the_gated_activation_of_extreme_gates(kernels: CpuKernels, dtype: torch
     torch.testing.assert_close(kernels.swiglu(gate_up).double(), expected, rtol=2**-8, atol=1e-30)
 
 
-def test_rotating_is_the_differentiable_formula_to_the_bit(kernels: CpuKernels, dtype: torch.dtype):
-    heads = draw(7, HEADS + KV_HEADS, HEAD_DIM, dtype=dtype).requires_grad_()
-    cos, sin = draw(7, HEAD_DIM, dtype=dtype, seed=1), draw(7, HEAD_DIM, dtype=dtype, seed=2)
-    by_torch = rotate(heads[:, :HEADS], cos, sin)
-    assert by_torch.requires_grad
-    assert torch.equal(kernels.rotate(heads.detach()[:, :HEADS], cos, sin), by_torch.detach())
+@pytest.mark.parametrize("num_rows", [1, 5, 300])
+@pytest.mark.parametrize("width", [64, 72, 26, 10])
+def test_gradients_of_norm_and_gated_activation(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
+    x, weight = 3 * draw(num_rows, width, dtype=dtype), draw(width, dtype=dtype, seed=1)
+    grad, narrow_grad = draw(num_rows, width, dtype=dtype, seed=2), draw(num_rows, width // 2, dtype=dtype, seed=3)
+    exact = x.double().requires_grad_()
+    functional.rms_norm(exact, (width,), weight.double(), 1e-5).backward(grad.double())
+    assert exact.grad is not None
+    assert_rounds_to(kernels.rms_norm_backward(grad, x, weight, 1e-5), exact.grad)
+    gate, up = exact.chunk(2, dim=-1)
+    (exact_grad,) = torch.autograd.grad(functional.silu(gate) * up, exact, narrow_grad.double())
+    assert_rounds_to(kernels.swiglu_backward(narrow_grad, x), exact_grad)
+
+
+def test_rotating_is_the_formula_to_the_bit_and_so_is_its_gradient(kernels: CpuKernels, dtype: torch.dtype):
+    heads = draw(7, HEADS + KV_HEADS, HEAD_DIM, dtype=dtype)[:, :HEADS]
+    angles = draw(7, HEAD_DIM // 2, dtype=torch.float32, seed=1)
+    cos = torch.cat([angles.cos()] * 2, dim=-1).to(dtype)
+    sin = torch.cat([-angles.sin(), angles.sin()], dim=-1).to(dtype)
+    grad = draw(7, HEADS, HEAD_DIM, dtype=dtype, seed=2)
+
+    def by_torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return torch.addcmul(x * cos[:, None, :], x.roll(HEAD_DIM // 2, dims=-1), sin[:, None, :])
+
+    assert torch.equal(kernels.rotate(heads, cos, sin), by_torch(heads, cos, sin))
+    exact = heads.double().requires_grad_()
+    by_torch(exact, cos.double(), sin.double()).backward(grad.double())
+    assert exact.grad is not None
+    ours = heads.clone().requires_grad_()
+    (of_ours,) = torch.autograd.grad(rotate(ours, cos, sin), ours, grad)
+    torch.testing.assert_close(of_ours.double(), exact.grad, rtol=2 * TOLERANCE[dtype], atol=2 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -150,16 +195,16 @@ def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, 
     pairs = [(1, 2**-8), (1 + 2**-7, 2**-8), (-1, -(2**-8)), (1, 2**-8 + 2**-15), (1, 2**-8 - 2**-12)]
     pairs += [(greatest, greatest * 2**-9), (greatest, greatest * 2**-10), (-math.inf, 1), (math.nan, 1), (0.0, 0.0)]
     weight = torch.tensor(pairs * 3).to(dtype)  # every case as the last of a block too
-    ours = kernels.linear(torch.ones(1, 2, dtype=dtype), kernels.pack_weight(weight), None, len(weight))[0]
+    ours = kernels.linear(torch.ones(1, 2, dtype=dtype), kernels.pack_weight(weight, narrow=True))[0]
     torch.testing.assert_close(ours, weight.float().sum(dim=1).to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
 def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtype, num_rows: int):
     x, weight = draw(100, 600, dtype=dtype), draw(70, 600, dtype=dtype, seed=1)
-    packed, norm = kernels.pack_weight(weight), draw(600, dtype=dtype, seed=2)
+    packed, norm = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16), draw(600, dtype=dtype, seed=2)
     rows = slice(100 - num_rows, 100)
-    assert torch.equal(kernels.linear(x[rows], packed, None, 70), kernels.linear(x, packed, None, 70)[rows])
+    assert torch.equal(kernels.linear(x[rows], packed), kernels.linear(x, packed)[rows])
     assert torch.equal(kernels.rms_norm(x[rows], norm, 1e-5), kernels.rms_norm(x, norm, 1e-5)[rows])
     assert torch.equal(kernels.swiglu(x[rows]), kernels.swiglu(x)[rows])
 

@@ -66,6 +66,12 @@ static inline Floats sums_of(const Floats *x) {
     return _mm256_permute2f128_ps(quads[0], quads[1], 0x20) + _mm256_permute2f128_ps(quads[0], quads[1], 0x31);
 }
 
+static inline void load_words(const uint32_t *x, Floats *lower, Floats *upper) {
+    __m256i words = _mm256_loadu_si256((const __m256i *)x);
+    *lower = _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+    *upper = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int)0xFFFF0000)));
+}
+
 #ifdef BFLOAT16
 
 static inline Floats widened(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }

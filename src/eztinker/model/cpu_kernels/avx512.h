@@ -43,6 +43,12 @@ static inline Floats sums_of(const Floats *x) {
     return _mm512_shuffle_f32x4(octets[0], octets[1], 0x88) + _mm512_shuffle_f32x4(octets[0], octets[1], 0xDD);
 }
 
+static inline void load_words(const uint32_t *x, Floats *lower, Floats *upper) {
+    __m512i words = _mm512_loadu_si512(x);
+    *lower = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+    *upper = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xFFFF0000)));
+}
+
 #ifdef BFLOAT16
 
 static inline Floats widened(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
@@ -66,9 +72,7 @@ static inline Floats multiply_add(Factors a, Factors b, Floats sum) { return _mm
 
 /* 32 numbers as two registers, even and odd ones: a register of pairs widens to them in one step each. */
 static inline void load_halves(const uint16_t *x, Floats *even, Floats *odd) {
-    __m512i pairs = _mm512_loadu_si512(x);
-    *even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-    *odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xFFFF0000)));
+    load_words((const uint32_t *)x, even, odd);
 }
 static inline void store_halves(uint16_t *y, Floats even, Floats odd) {
     __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrowed(odd)), 16);

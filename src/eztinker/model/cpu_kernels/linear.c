@@ -1,33 +1,78 @@
 /* Products with frozen weights, which are laid out once in the order that they are read. */
 #include "numbers.h"
 
-#define OUTPUTS (2 * LANES)              /* outputs that are computed together, two registers */
-#define ROWS (REGISTERS * 3 / 8)         /* rows that are: their sums of a chunk take three registers of four */
-#define CHUNK (128 * PAIRED)             /* inputs that are summed apart: a sum of sums rounds less than one long sum */
-#define STEP (2 * WIDE * sizeof(number)) /* bytes of weights that are multiplied at once */
-#define AHEAD 2048                       /* bytes of weights that are asked for ahead of the current ones */
+#define OUTPUTS (2 * LANES)       /* outputs that are computed together, two registers */
+#define ROWS (REGISTERS * 3 / 8)  /* rows that are: their sums of a chunk take three registers of four */
+#define CHUNK (128 * PAIRED)      /* inputs that are summed apart: a sum of sums rounds less than one long sum */
+#define AHEAD 2048                /* bytes of weights that are asked for ahead of the current ones */
+#define IN_WORDS (PAIRED == 1)    /* how weights of 16 bits are packed: two outputs to a word, or as `Factors` */
 
 static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUTPUTS; }
+static inline size_t weight_size(int narrow) { return narrow ? sizeof(uint16_t) : sizeof(float); }
 
-/* Numbers that the packed form of a weight takes. */
-int64_t packed_size(int outputs, int inputs) { return (int64_t)num_blocks(outputs) * OUTPUTS * inputs; }
+/* Bytes that the packed form of a weight takes. */
+int64_t packed_size(int outputs, int inputs, int narrow) {
+    return (int64_t)num_blocks(outputs) * OUTPUTS * inputs * weight_size(narrow);
+}
+
+static inline uint16_t upper_half(number x) {
+#ifdef BFLOAT16
+    return x;
+#else
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits >> 16;
+#endif
+}
 
 /* Lay a weight (outputs, inputs) out as (blocks, inputs / PAIRED, OUTPUTS, PAIRED): what one instruction multiplies
- * lies together, in the order it is read. Outputs beyond the last are zeros. PAIRED divides `inputs`. */
-void pack_weight(const number *weight, number *packed, int outputs, int inputs, int threads) {
+ * lies together, in the order it is read. Outputs beyond the last are zeros. PAIRED divides `inputs`.
+ *
+ * Narrow weights take 16 bits, the upper halves of float32 numbers whose lower halves are zeros: their products are the
+ * same, and half as much comes from memory. IN_WORDS, a block's outputs n and n + LANES are the halves of one word, which
+ * widens to both in a step each. Numbers of bfloat16 are always narrow. */
+void pack_weight(const number *weight, void *packed, int outputs, int inputs, int narrow, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int block = 0; block < num_blocks(outputs); block++) {
-        number *to = packed + (size_t)block * OUTPUTS * inputs;
+        size_t to = (size_t)block * OUTPUTS * inputs;
         for (int i = 0; i < inputs; i += PAIRED)
-            for (int output = block * OUTPUTS; output < (block + 1) * OUTPUTS; output++)
-                for (int pair = 0; pair < PAIRED; pair++)
-                    *to++ = output < outputs ? weight[(size_t)output * inputs + i + pair] : 0;
+            for (int place = 0; place < OUTPUTS; place++) {
+                int output = narrow && IN_WORDS ? place / 2 + place % 2 * LANES : place;
+                output += block * OUTPUTS;
+                for (int pair = 0; pair < PAIRED; pair++, to++) {
+                    number x = output < outputs ? weight[(size_t)output * inputs + i + pair] : 0;
+                    if (narrow)
+                        ((uint16_t *)packed)[to] = upper_half(x);
+                    else
+                        ((float *)packed)[to] = x;
+                }
+            }
     }
 }
 
-/* One linear layer: where its inputs are, and what becomes of its sums. */
+/* The weights of a block for PAIRED inputs, as two registers. */
+static inline __attribute__((always_inline)) void load_weights(const char *weight, const int narrow, Factors *low,
+                                                               Factors *high) {
+#if IN_WORDS
+    if (narrow) {
+        load_words((const uint32_t *)weight, low, high);
+    } else {
+        *low = load_floats((const float *)weight, LANES);
+        *high = load_floats((const float *)weight + LANES, LANES);
+    }
+#else
+    (void)narrow; /* they always are */
+    *low = factors((const number *)weight);
+    *high = factors((const number *)weight + WIDE);
+#endif
+}
+
+/* One linear layer: where its weights and inputs are, and what becomes of its sums. */
 typedef struct {
-    const number *packed;
+    const char *packed;
+    int narrow;
+    const number *x;
+    int64_t x_stride; /* numbers from row to row */
     const number *addend; /* added to the sums, if not null */
     int64_t addend_stride; /* numbers from row to row; 0 for a bias */
     float scale;
@@ -39,27 +84,30 @@ typedef struct {
  * The weights of a block come from memory once, for the first of its tiles, and from a cache for the others. So where
  * there are several, each asks for its part of the next block: memory then works throughout, not in turns with the
  * arithmetic. This is tile `part` of `parts`. */
-static inline __attribute__((always_inline)) void linear_tile(const int rows, const Layer *layer, int block, int part,
-                                                              int parts, const number *x, const number *addend,
-                                                              number *y) {
+static inline __attribute__((always_inline)) void linear_tile(const int rows, const int narrow, const Layer *layer,
+                                                              int block, int part, int parts, const number *x,
+                                                              const number *addend, number *y) {
     Floats low[ROWS], high[ROWS];
     for (int r = 0; r < rows; r++) low[r] = high[r] = repeat(0);
+    const size_t step = OUTPUTS * PAIRED * weight_size(narrow); /* bytes of weights that are multiplied at once */
     int inputs = layer->inputs, start = block * OUTPUTS, left = layer->outputs - start;
-    const number *weight = layer->packed + (size_t)block * OUTPUTS * inputs;
-    const char *next = (const char *)(weight + (size_t)OUTPUTS * inputs) + part * (STEP / parts) * (inputs / PAIRED);
+    const char *weight = layer->packed + step * (inputs / PAIRED) * block;
+    const char *next = weight + step * (inputs / PAIRED) + step / parts * (inputs / PAIRED) * part;
     for (int chunk = 0; chunk < inputs; chunk += CHUNK) {
         Floats chunk_low[ROWS], chunk_high[ROWS];
         for (int r = 0; r < rows; r++) chunk_low[r] = chunk_high[r] = repeat(0);
         int end = chunk + CHUNK < inputs ? chunk + CHUNK : inputs;
-        for (int i = chunk; i < end; i += PAIRED, weight += 2 * WIDE) {
+#pragma GCC unroll 4
+        for (int i = chunk; i < end; i += PAIRED, weight += step) {
             if (parts == 1)
-                for (size_t line = 0; line < STEP; line += 64) PREFETCH((const char *)weight + AHEAD + line);
+                for (size_t line = 0; line < step; line += 64) PREFETCH(weight + AHEAD + line);
             else
-                PREFETCH_INTO_L2(next), next += STEP / parts;
-            Factors weights_low = factors(weight), weights_high = factors(weight + WIDE);
+                PREFETCH_INTO_L2(next), next += step / parts;
+            Factors weights_low, weights_high;
+            load_weights(weight, narrow, &weights_low, &weights_high);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
-                Factors input = repeated(x + (size_t)r * inputs + i);
+                Factors input = repeated(x + r * layer->x_stride + i);
                 chunk_low[r] = multiply_add(weights_low, input, chunk_low[r]);
                 chunk_high[r] = multiply_add(weights_high, input, chunk_high[r]);
             }
@@ -82,36 +130,44 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
     }
 }
 
-static void linear_layer(const Layer *layer, const number *x, number *y, int rows, int threads) {
-    if (!rows) return;
+static inline __attribute__((always_inline)) void linear_block(const int narrow, const Layer *layer, int block,
+                                                               number *y, int rows) {
     int num_tiles = (rows + ROWS - 1) / ROWS, tile = (rows + num_tiles - 1) / num_tiles;
+    for (int row = 0; row < rows; row += tile) {
+        const number *in = layer->x + row * layer->x_stride;
+        const number *addend = layer->addend ? layer->addend + row * layer->addend_stride : NULL;
+        number *out = y + (size_t)row * layer->outputs;
+        switch (rows - row < tile ? rows - row : tile) {
+#define TILE(count) \
+    case count: linear_tile(count, narrow, layer, block, row / tile, num_tiles, in, addend, out); break;
+            TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#if ROWS > 6
+            TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+#endif
+        }
+    }
+}
+
+static void linear_layer(const Layer *layer, number *y, int rows, int threads) {
+    if (!rows) return;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int block = 0; block < num_blocks(layer->outputs); block++)
-        for (int row = 0; row < rows; row += tile) {
-            const number *in = x + (size_t)row * layer->inputs;
-            const number *addend = layer->addend ? layer->addend + row * layer->addend_stride : NULL;
-            number *out = y + (size_t)row * layer->outputs;
-            switch (rows - row < tile ? rows - row : tile) {
-#define TILE(count) \
-    case count: linear_tile(count, layer, block, row / tile, num_tiles, in, addend, out); break;
-                TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
-#if ROWS > 6
-                TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
-#endif
-            }
-        }
+        if (layer->narrow)
+            linear_block(1, layer, block, y, rows);
+        else
+            linear_block(0, layer, block, y, rows);
 }
 
 /* y (rows, outputs) = x (rows, inputs) times the weight transposed, plus the bias (outputs,) unless it is null. */
-void linear(const number *packed, const number *bias, const number *x, number *y, int rows, int outputs, int inputs,
-            int threads) {
-    Layer layer = {packed, bias, 0, 1.0f, outputs, inputs};
-    linear_layer(&layer, x, y, rows, threads);
+void linear(const void *packed, int narrow, const number *bias, const number *x, int64_t x_stride, number *y, int rows,
+            int outputs, int inputs, int threads) {
+    Layer layer = {packed, narrow, x, x_stride, bias, 0, 1.0f, outputs, inputs};
+    linear_layer(&layer, y, rows, threads);
 }
 
 /* y += scale * x times the weight transposed. */
-void add_linear(const number *packed, const number *x, number *y, int rows, int outputs, int inputs, float scale,
-                int threads) {
-    Layer layer = {packed, y, outputs, scale, outputs, inputs};
-    linear_layer(&layer, x, y, rows, threads);
+void add_linear(const void *packed, int narrow, const number *x, int64_t x_stride, number *y, int rows, int outputs,
+                int inputs, float scale, int threads) {
+    Layer layer = {packed, narrow, x, x_stride, y, outputs, scale, outputs, inputs};
+    linear_layer(&layer, y, rows, threads);
 }

@@ -18,6 +18,7 @@
  *   sum_of(x), greatest_of(x)   over the lanes
  *   equal_lanes(a, b)           a bit for every lane
  *   sums_of(x)                  sum_of each of LANES registers, as one register
+ *   load_words(x, lower, upper) the halves of LANES words, each the upper half of a float32 number
  *   load, store, rounded        for numbers of the dtype, rounded to it
  * and for products of the dtype:
  *   Factors, PAIRED             a register of numbers to multiply, and how many of them are added up in each lane

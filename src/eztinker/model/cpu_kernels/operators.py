@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,18 +13,30 @@ _HEAD_DIM_STEP = 32
 
 Pointer, Int, Long, Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS: dict[str, list[type]] = {
-    "packed_size": [Int, Int],
-    "pack_weight": [Pointer, Pointer, Int, Int, Int],
-    "linear": [Pointer, Pointer, Pointer, Pointer, Int, Int, Int, Int],
-    "add_linear": [Pointer, Pointer, Pointer, Int, Int, Int, Float, Int],
+    "packed_size": [Int, Int, Int],
+    "pack_weight": [Pointer, Pointer, Int, Int, Int, Int],
+    "linear": [Pointer, Int, Pointer, Pointer, Long, Pointer, Int, Int, Int, Int],
+    "add_linear": [Pointer, Int, Pointer, Long, Pointer, Int, Int, Int, Float, Int],
     "rms_norm": [Pointer, Pointer, Pointer, Int, Int, Float, Int],
+    "rms_norm_backward": [Pointer, Pointer, Pointer, Pointer, Int, Int, Float, Int],
     "swiglu": [Pointer, Pointer, Int, Int, Int],
+    "swiglu_backward": [Pointer, Pointer, Pointer, Int, Int, Int],
     "scratch_size": [Int],
     "rotate": [Pointer, Long, Pointer, Pointer, Pointer, Int, Int, Int, Int],
     "attend_packed": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 8,
     "draw": [Pointer] * 5 + [Int] * 4,
     "append_and_attend": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 7,
 }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedWeight:
+    """A weight of `num_outputs` rows as `CpuKernels.linear` reads it."""
+
+    packed: Tensor
+    """Bytes."""
+    narrow: bool
+    num_outputs: int
 
 
 class CpuKernels:
@@ -38,28 +51,38 @@ class CpuKernels:
         self.inputs_step = 2 if dtype == torch.bfloat16 else 1
         """`linear` takes numbers of inputs that this divides."""
 
-    def pack_weight(self, weight_OI: Tensor) -> Tensor:
-        """The weight in the order that `linear` reads it."""
-        packed = weight_OI.new_empty(self._library.packed_size(*weight_OI.shape))
-        weight_OI = weight_OI.contiguous()
-        self._library.pack_weight(weight_OI.data_ptr(), packed.data_ptr(), *weight_OI.shape, torch.get_num_threads())
-        return packed
+    def pack_weight(self, weight_OI: Tensor, *, narrow: bool) -> PackedWeight:
+        """The weight in the order that `linear` reads it.
 
-    def linear(self, x_MI: Tensor, packed: Tensor, bias_O: Tensor | None, num_outputs: int) -> Tensor:
+        Args:
+            narrow: in 16 bits for each number; every one of them must be representable in bfloat16.
+        """
+        num_outputs, num_inputs = weight_OI.shape
+        packed = torch.empty(self._library.packed_size(num_outputs, num_inputs, narrow), dtype=torch.uint8)
+        weight_OI = weight_OI.contiguous()
+        pointers = weight_OI.data_ptr(), packed.data_ptr()
+        self._library.pack_weight(*pointers, num_outputs, num_inputs, narrow, torch.get_num_threads())
+        return PackedWeight(packed, narrow, num_outputs)
+
+    def linear(self, x_MI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:
         """x times the packed weight transposed, plus the bias. A row's result is the same whatever the others are."""
-        x_MI = x_MI.contiguous()
+        x_MI = _with_whole_rows(x_MI)
         num_rows, num_inputs = x_MI.shape
-        y_MO = x_MI.new_empty(num_rows, num_outputs)
+        y_MO = x_MI.new_empty(num_rows, weight.num_outputs)
         bias = None if bias_O is None else bias_O.data_ptr()
-        pointers = packed.data_ptr(), bias, x_MI.data_ptr(), y_MO.data_ptr()
-        self._library.linear(*pointers, num_rows, num_outputs, num_inputs, torch.get_num_threads())
+        pointers = bias, x_MI.data_ptr(), x_MI.stride(0), y_MO.data_ptr()
+        sizes = num_rows, weight.num_outputs, num_inputs
+        self._library.linear(weight.packed.data_ptr(), weight.narrow, *pointers, *sizes, torch.get_num_threads())
         return y_MO
 
-    def add_linear(self, y_MO: Tensor, x_MI: Tensor, packed: Tensor, scale: float) -> None:
+    def add_linear(self, y_MO: Tensor, x_MI: Tensor, weight: PackedWeight, scale: float) -> None:
         """Add scale times the product into `y_MO`, in place."""
-        (num_rows, num_outputs), num_inputs = y_MO.shape, x_MI.shape[1]
-        pointers = packed.data_ptr(), x_MI.data_ptr(), y_MO.data_ptr()
-        self._library.add_linear(*pointers, num_rows, num_outputs, num_inputs, scale, torch.get_num_threads())
+        x_MI = _with_whole_rows(x_MI)
+        pointers = x_MI.data_ptr(), x_MI.stride(0), y_MO.data_ptr()
+        sizes = *y_MO.shape, x_MI.shape[1]
+        self._library.add_linear(
+            weight.packed.data_ptr(), weight.narrow, *pointers, *sizes, scale, torch.get_num_threads()
+        )
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension."""
@@ -69,6 +92,14 @@ class CpuKernels:
         self._library.rms_norm(*pointers, x.numel() // width, width, eps, torch.get_num_threads())
         return y
 
+    def rms_norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """The gradient of `rms_norm` in x."""
+        grad, x = grad.contiguous(), x.contiguous()
+        grad_x, width = torch.empty_like(x), x.shape[-1]
+        pointers = grad.data_ptr(), x.data_ptr(), weight.data_ptr(), grad_x.data_ptr()
+        self._library.rms_norm_backward(*pointers, x.numel() // width, width, eps, torch.get_num_threads())
+        return grad_x
+
     def swiglu(self, gate_up_MF: Tensor) -> Tensor:
         """silu(gate) * up, the two halves of the last dimension."""
         gate_up_MF = gate_up_MF.contiguous()
@@ -76,6 +107,15 @@ class CpuKernels:
         y_MF = gate_up_MF.new_empty(num_rows, width)
         self._library.swiglu(gate_up_MF.data_ptr(), y_MF.data_ptr(), num_rows, width, torch.get_num_threads())
         return y_MF
+
+    def swiglu_backward(self, grad_MF: Tensor, gate_up_MF: Tensor) -> Tensor:
+        """The gradient of `swiglu` in gate and up, side by side."""
+        grad_MF, gate_up_MF = grad_MF.contiguous(), gate_up_MF.contiguous()
+        num_rows, width = grad_MF.shape
+        grad_gate_up_MF = torch.empty_like(gate_up_MF)
+        pointers = grad_MF.data_ptr(), gate_up_MF.data_ptr(), grad_gate_up_MF.data_ptr()
+        self._library.swiglu_backward(*pointers, num_rows, width, torch.get_num_threads())
+        return grad_gate_up_MF
 
     def takes_heads_of(self, head_dim: int) -> bool:
         """Whether `rotate` and `append_and_attend` can work on heads of this size."""
@@ -156,3 +196,8 @@ class CpuKernels:
         pointers = [x.data_ptr() for x in (logits_BV, *arguments, tokens, logprobs)]
         self._library.draw(*pointers, num_rows, vocab_size, num_drawable, torch.get_num_threads())
         return tokens, logprobs
+
+
+def _with_whole_rows(x_MI: Tensor) -> Tensor:
+    """`x_MI`, copied unless the numbers of each row lie side by side."""
+    return x_MI if x_MI.stride(1) == 1 else x_MI.contiguous()

@@ -23,6 +23,29 @@ void rms_norm(const number *x, const number *weight, number *y, int rows, int wi
     }
 }
 
+/* The gradient of rms_norm in x: with unit = x / rms(x), (grad * weight - unit * mean(grad * weight * unit)) / rms(x). */
+void rms_norm_backward(const number *grad, const number *x, const number *weight, number *grad_x, int rows, int width,
+                       float eps, int threads) {
+#pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
+    for (int row = 0; row < rows; row++) {
+        const number *in = x + (size_t)row * width, *slope = grad + (size_t)row * width;
+        Floats squares = repeat(0), products = repeat(0);
+        for (int i = 0; i < width; i += LANES) {
+            Floats v = load(in + i, width - i);
+            squares = fused(v, v, squares);
+            products = fused(load(slope + i, width - i) * load(weight + i, width - i), v, products);
+        }
+        float inverse_rms = 1.0f / sqrtf(sum_of(squares) / (float)width + eps);
+        Floats scale = repeat(inverse_rms);
+        Floats along = repeat(sum_of(products) / (float)width * inverse_rms * inverse_rms);
+        for (int i = 0; i < width; i += LANES) {
+            Floats direct = load(slope + i, width - i) * load(weight + i, width - i);
+            Floats away = load(in + i, width - i) * along;
+            store(grad_x + (size_t)row * width + i, width - i, (direct - away) * scale);
+        }
+    }
+}
+
 /* y (rows, width) = silu(gate) * up of gate_up (rows, 2 * width). silu is rounded before the product, as in torch. */
 void swiglu(const number *gate_up, number *y, int rows, int width, int threads) {
 #pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
@@ -32,6 +55,22 @@ void swiglu(const number *gate_up, number *y, int rows, int width, int threads) 
             Floats gate = load(gates + i, width - i);
             Floats silu = rounded(gate / (repeat(1) + exp_of(repeat(0) - gate)));
             store(y + (size_t)row * width + i, width - i, silu * load(ups + i, width - i));
+        }
+    }
+}
+
+/* The gradient of swiglu in gate_up, from that of y. */
+void swiglu_backward(const number *grad, const number *gate_up, number *grad_gate_up, int rows, int width, int threads) {
+#pragma omp parallel for num_threads(threads) if ((int64_t)rows * width > SMALL_WORK)
+    for (int row = 0; row < rows; row++) {
+        const number *gates = gate_up + (size_t)row * 2 * width, *ups = gates + width;
+        number *to_gates = grad_gate_up + (size_t)row * 2 * width, *to_ups = to_gates + width;
+        for (int i = 0; i < width; i += LANES) {
+            Floats gate = load(gates + i, width - i), slope = load(grad + (size_t)row * width + i, width - i);
+            Floats sigmoid = repeat(1) / (repeat(1) + exp_of(repeat(0) - gate)), silu = gate * sigmoid;
+            Floats steepness = fused(silu, repeat(1) - sigmoid, sigmoid);
+            store(to_gates + i, width - i, slope * load(ups + i, width - i) * steepness);
+            store(to_ups + i, width - i, slope * silu);
         }
     }
 }
