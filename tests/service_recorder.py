@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from eztinker.api.app import API_PREFIX, create_app
+from eztinker.api.app import create_app
+from eztinker.api.auth import API_PREFIX
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
 from eztinker.protocol.sampling_codec import WireSampleRequest

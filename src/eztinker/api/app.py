@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
-from eztinker.api.auth import authenticated
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
 from eztinker.api.path_guard import PathGuard
@@ -35,25 +34,29 @@ from eztinker.config import ServerConfig
 from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.service.service import Catalog, Service
 
-API_PREFIX = "/api/v1"
 MIN_GZIP_BYTES = 1024
 GZIP_LEVEL = 1
 _NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plain")
 """Results and weights, which hardly shrink; what is left are listings."""
 
-_RESOURCES = (
-    futures,
-    training,
-    sampling,
-    sessions,
-    clients,
-    keys,
-    session_search,
-    training_runs,
-    checkpoints,
-    adapters,
-    audit,
-    billing,
+_ROUTERS = (
+    futures.router,
+    training.router,
+    sampling.router,
+    sessions.router,
+    clients.router,
+    keys.router,
+    session_search.router,
+    session_search.open_router,
+    training_runs.router,
+    checkpoints.router,
+    checkpoints.open_router,
+    adapters.router,
+    adapters.open_router,
+    audit.router,
+    billing.router,
+    health.router,
+    tokenizers.router,  # last: its paths begin with the name of a model, which may be anything
 )
 """Those that are asked most come first: routes are tried in their order."""
 
@@ -82,12 +85,6 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     app.add_middleware(BrowserGuard, host=config.host)
     app.add_middleware(PathGuard)
     app.add_middleware(PublishedPath, prefix=config.root_path)
-    app.include_router(health.router)
-    for behind_signature in (checkpoints, adapters, session_search):
-        app.include_router(behind_signature.open_router, prefix=API_PREFIX)
-    with_key = APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated)])
-    for resource in _RESOURCES:
-        with_key.include_router(resource.router)
-    app.include_router(with_key)
-    app.include_router(tokenizers.router)  # last: its paths begin with the name of a model, which may be anything
+    # Their routes, not routers, which are matched twice for each request, at every level of inclusion.
+    app.router.routes.extend(route for router in _ROUTERS for route in router.routes)
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 
 from eztinker.api.errors import Refused
 from eztinker.api.http_protocol import PEER
@@ -14,6 +14,7 @@ from eztinker.service.access import KeyHolder, Keys
 from eztinker.service.service import Service
 from eztinker.service.tokens import TOKEN_PREFIX, Tokens
 
+API_PREFIX = "/api/v1"
 KEY_HEADER = "x-api-key"
 _RENEW = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 """Tells the official SDK to exchange its key once more and to try again."""
@@ -26,8 +27,9 @@ async def service_of(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(service_of)]
 
 
-async def authenticated(request: Request, service: ServiceDep) -> KeyHolder:
+async def authenticated(request: Request) -> KeyHolder:
     """The holder of the key or token that the request carries; one answer for every way in which it may be wrong."""
+    service: Service = request.app.state.service
     credential = request.headers.get(KEY_HEADER, "")
     is_token = credential.startswith(TOKEN_PREFIX)
     holder = look_up(request, credential, service.tokens if is_token else service.keys)
@@ -64,3 +66,13 @@ async def owner_of(holder: Annotated[KeyHolder, Depends(authenticated)]) -> str:
 
 Holder = Annotated[KeyHolder, Depends(authenticated)]
 Owner = Annotated[str, Depends(owner_of)]
+
+
+def router_with_key() -> APIRouter:
+    """For routes of the API, each of which asks for a key."""
+    return APIRouter(prefix=API_PREFIX, dependencies=[Depends(authenticated)])
+
+
+def router_without_key() -> APIRouter:
+    """For routes of the API that something else guards."""
+    return APIRouter(prefix=API_PREFIX)

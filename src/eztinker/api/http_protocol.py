@@ -11,6 +11,8 @@ from http import HTTPStatus
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from eztinker.api.joined_writes import JoinedWrites
+
 MAX_TARGET_BYTES = 8 << 10
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 256
@@ -29,7 +31,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -16,7 +16,7 @@ from eztinker.oplog.sessions import project
 from eztinker.types import Page
 
 _BY_ID = select(models).where(models.c.model_id == bindparam("model_id"))
-_TOUCH = update(models).where(models.c.model_id == bindparam("touched"))
+_TOUCH = update(models).where(models.c.model_id == bindparam("touched"), models.c.status == ModelStatus.ACTIVE)
 
 
 def add(db: Connection, model: Model) -> None:
@@ -76,9 +76,9 @@ def active(db: Connection) -> list[Model]:
     return queries.many(db, select(models).where(models.c.status == ModelStatus.ACTIVE), Model)
 
 
-def touch(db: Connection, model_id: str, now: datetime) -> None:
-    """Remember when the run was last used."""
-    db.execute(_TOUCH, {"touched": model_id, "last_request_at": now})
+def touch(db: Connection, model_id: str, now: datetime) -> bool:
+    """Remember when an active run was last used; False if it has ended."""
+    return db.execute(_TOUCH, {"touched": model_id, "last_request_at": now}).rowcount > 0
 
 
 def _visible(owner: str) -> ColumnElement[bool]:

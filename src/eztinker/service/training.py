@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from sqlalchemy import Connection
+
 from eztinker.checkpoints.encryption import parse_recipients
 from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, UserError
 from eztinker.oplog import checkpoints, models
 from eztinker.oplog.rows import Checkpoint, Model, UsageKind
 from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
 from eztinker.protocol.training_codec import ForwardBackwardRequest
+from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.losses import check_batch
 from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.plans import LOAD, LoadPlan, PassPlan, Plan, SavePlan, StepPlan
+from eztinker.service.recovery import ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.training_runs import TrainingRuns
 from eztinker.service.usage import used_by_run
@@ -27,6 +31,16 @@ from eztinker.service.validation import check_adam, check_metadata, check_name, 
 from eztinker.types import AdamParams, CheckpointKind, Record
 
 FORWARD_BACKWARD = "forward_backward"
+SMALL_BATCH = 16
+"""Data; so many are checked in less time than it takes to hand them to a thread."""
+
+
+class _RunEnded(Exception):
+    """The run takes no more operations, and `error` says why."""
+
+    def __init__(self, error: EZTinkerError) -> None:
+        super().__init__()
+        self.error = error
 
 
 class SaveRequest(Record):
@@ -53,16 +67,19 @@ class Training:
 
     async def forward_backward(self, owner: str, request: ForwardBackwardRequest) -> str:
         """Accumulate the gradients of a batch, or only compute its loss; the promise ends in ForwardBackwardOutput."""
-        model = await self._runs.require_active(owner, request.model_id)
+        model = await self._runs.in_use(owner, request.model_id)
         op_id = new_op_id()
-        work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request)
+        if isinstance(request.batch, UserError) or len(request.batch.data) <= SMALL_BATCH:
+            work = self._forward_backward_command(op_id, model, request)
+        else:
+            work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request)
         num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
         plan = PassPlan(used=used_by_run(model, UsageKind.TRAINING, num_tokens, self._clock.now()))
         return await self._submit(model, op_id, request.seq_id, FORWARD_BACKWARD, work, plan, is_chunked=True)
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
         """Make one AdamW step with the accumulated gradients; the promise ends in metrics."""
-        model = await self._runs.require_active(owner, model_id)
+        model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         work: OptimStep | UserError
         try:
@@ -73,7 +90,7 @@ class Training:
 
     async def save(self, owner: str, model_id: str, seq_id: int, save_as: SaveRequest | UserError) -> str:
         """Write a checkpoint; the promise ends in its path or, for an unnamed one, in a sampling session."""
-        model = await self._runs.require_active(owner, model_id)
+        model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         kind = "save_weights"
         try:
@@ -106,7 +123,7 @@ class Training:
         self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool, lender: str | None
     ) -> str:
         """Put a checkpoint into an existing run; the promise ends in its path."""
-        model = await self._runs.require_active(owner, model_id)
+        model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         work: LoadModel | EZTinkerError
         try:
@@ -120,7 +137,7 @@ class Training:
 
     async def refuse(self, owner: str, model_id: str, seq_id: int, kind: str, error: UserError) -> str:
         """A promise that fails with `error`, for a request that could be told from others but not be understood."""
-        model = await self._runs.require_active(owner, model_id)
+        model = await self._runs.in_use(owner, model_id)
         return await self._submit(model, new_op_id(), seq_id, kind, error, None)
 
     def _forward_backward_command(
@@ -183,25 +200,23 @@ class Training:
     ) -> str:
         """Accept `work` with what becomes of it or, without a plan, as the error that it is."""
         now = self._clock.now()
-        lane, seq_id = model.model_id, check_seq_id(seq_id)
-        error = await self._runs.ended_error(model) or (work if isinstance(work, EZTinkerError) else None)
-        new: NewOperation | Refused
-        if error is not None:
-            new = Refused(op_id=op_id, owner=model.owner, lane=lane, seq_id=seq_id, kind=kind, error=error)
-        else:
+        owner, lane, seq_id = model.owner, model.model_id, check_seq_id(seq_id)
+
+        def touch(db: Connection) -> None:
+            if not models.touch(db, lane, now):
+                raise _RunEnded(ended_error(db, owned(models.get(db, lane), owner, "training run")))
+
+        if not isinstance(work, EZTinkerError):
             assert plan is not None
-            assert not isinstance(work, EZTinkerError)
             new = NewOperation(
-                op_id=op_id,
-                owner=model.owner,
-                lane=lane,
-                seq_id=seq_id,
-                kind=kind,
-                work=work,
-                plan=plan,
-                also=lambda db: models.touch(db, lane, now),
+                op_id=op_id, owner=owner, lane=lane, seq_id=seq_id, kind=kind, work=work, plan=plan, also=touch
             )
-        return await self._lanes.submit(new, is_chunked=is_chunked)
+            try:
+                return await self._lanes.submit(new, is_chunked=is_chunked)
+            except _RunEnded as ended:
+                work = ended.error
+        refused = Refused(op_id=op_id, owner=owner, lane=lane, seq_id=seq_id, kind=kind, error=work)
+        return await self._lanes.submit(refused, is_chunked=is_chunked)
 
 
 _SAVE_KINDS = {

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import BaseModel, Catalog
-from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, SessionEnded, UserError
+from eztinker.errors import CheckpointDamaged, InvalidInput, SessionEnded, UserError
 from eztinker.oplog import models
 from eztinker.oplog.rows import Model, ModelStatus
 from eztinker.oplog.store import Store
@@ -26,6 +26,9 @@ from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_lora, check_metadata, check_optimizer_family, check_seq_id
 from eztinker.types import LoraSpec, Record
+
+MAX_KNOWN = 1024
+"""Runs whose rows are remembered."""
 
 
 class LoraRequest(Record):
@@ -82,6 +85,8 @@ class TrainingRuns:
         self._lanes = lanes
         self._saved = saved
         self._clock = clock
+        self._known: dict[str, Model] = {}
+        """Runs that were used lately, as they were when they were read. All but status and last use stays as it is."""
 
     async def create(
         self, owner: str, new: NewRun, *, base_model: str, lora: LoraRequest, optimizer_family: str | None
@@ -127,14 +132,19 @@ class TrainingRuns:
         row = await self._store.read(lambda db: models.get(db, model_id))
         return owned(row, owner, f"training run {model_id!r}")
 
-    async def require_active(self, owner: str, model_id: str) -> Model:
-        """The run, whose session has just been heard of.
+    async def in_use(self, owner: str, model_id: str) -> Model:
+        """The run, whose session has just been heard of. It may have ended since it was read, which only the log knows.
 
         Raises:
             NotFound: the owner has no such run.
             SessionEnded: its session is over; the message names the checkpoint to go on from.
         """
-        model = await self.get(owner, model_id)
+        model = self._known.get(model_id)
+        if model is None or model.owner != owner:
+            model = await self.get(owner, model_id)
+            if len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[model_id] = model
         try:
             await self._sessions.hear_of(owner, model.session_id)
         except SessionEnded as error:
@@ -147,13 +157,8 @@ class TrainingRuns:
 
     async def unload(self, owner: str, model_id: str) -> str:
         """Take the run out of the engine; its checkpoints stay."""
-        return await self.take_out(await self.require_active(owner, model_id))
-
-    async def ended_error(self, model: Model) -> EZTinkerError | None:
-        """Why a run takes no more operations; None for one that does."""
-        if model.status is ModelStatus.ACTIVE:
-            return None
-        return await self._store.read(lambda db: ended_error(db, model))
+        await self.in_use(owner, model_id)
+        return await self.take_out(await self.get(owner, model_id))
 
     async def take_out(self, model: Model) -> str:
         """Unload a run, whatever its session does; the promise of it."""
@@ -161,7 +166,8 @@ class TrainingRuns:
         model_id = model.model_id
         kind = "unload_model"
         new: NewOperation | Refused
-        if (error := await self.ended_error(model)) is not None:
+        if model.status is not ModelStatus.ACTIVE:
+            error = await self._store.read(lambda db: ended_error(db, model))
             new = Refused(op_id=op_id, owner=model.owner, lane=model_id, seq_id=None, kind=kind, error=error)
         else:
             new = NewOperation(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from email.utils import format_datetime
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key, router_without_key
 from eztinker.api.listing import signed_url
 from eztinker.api.reading import read_body
 from eztinker.service.signed_links import LIFETIME, Signature
 from eztinker.service.validation import TINKER_SCHEME
 
-router = APIRouter()
-open_router = APIRouter()
+router = router_with_key()
+open_router = router_without_key()
 """Routes that a signature opens instead of a key."""
 
 MAX_ADAPTER_BYTES = 512 << 20

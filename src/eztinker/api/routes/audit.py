@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import date
 from typing import Any, Literal
 
-from fastapi import APIRouter
-
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.service.audit_log import AuditEntry
 
-router = APIRouter()
+router = router_with_key()
 
 _RESOURCE = {
     "all": None,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter
-
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.service.session_search import as_text
 from eztinker.service.usage import HOUR, Session, Stored, Usage, UsageKind
 
-router = APIRouter()
+router = router_with_key()
 
 GIGABYTE = 10**9
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import FileResponse
 
 from eztinker.api.access_tokens import TOKEN_HEADER, lender
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key, router_without_key
 from eztinker.api.bodies import CopyWeightsBody, TtlBody, WeightsInfoBody
 from eztinker.api.listing import Limit, Offset, checkpoint_as_json, cursor, signed_url
 from eztinker.api.reading import read_json
@@ -17,8 +17,8 @@ from eztinker.service.signed_links import LIFETIME, Signature
 from eztinker.service.validation import TINKER_SCHEME
 from eztinker.types import Page
 
-router = APIRouter()
-open_router = APIRouter()
+router = router_with_key()
+open_router = router_without_key()
 """Routes that a signature opens instead of a key."""
 
 _CHECKPOINT = "/training_runs/{model_id}/checkpoints/{kind}/{name}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.reading import MAX_JSON_BYTES, read_body
 
-router = APIRouter()
+router = router_with_key()
 
 MAX_TELEMETRY_BYTES = 8 << 20
 

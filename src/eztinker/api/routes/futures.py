@@ -6,10 +6,10 @@ import asyncio
 import random
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import CancelFutureBody, RetrieveFutureBody, RetrieveFuturesBody
 from eztinker.api.reading import read_json
 from eztinker.errors import InvalidInput
@@ -20,7 +20,7 @@ from eztinker.service.plans import PROTOBUF
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.service import Service
 
-router = APIRouter()
+router = router_with_key()
 
 MAX_UNANNOUNCED_BYTES = 1 << 20
 """A larger result is announced to clients that make room for it."""

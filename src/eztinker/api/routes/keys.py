@@ -6,14 +6,14 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
-from eztinker.api.auth import KEY_HEADER, Holder, ServiceDep
+from eztinker.api.auth import KEY_HEADER, Holder, ServiceDep, router_with_key
 from eztinker.api.errors import Refused
 from eztinker.service.access import SERVER_KEY_ID
 from eztinker.service.tokens import ORGANIZATION, TOKEN_PREFIX
 
-router = APIRouter()
+router = router_with_key()
 
 
 @router.post("/auth/token")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import CreateSamplingSessionBody, JoinSamplingSessionBody
 from eztinker.api.reading import MAX_SAMPLE_BYTES, decoded, read_json, read_json_bytes
 from eztinker.protocol.sampling_codec import decode_request
 
-router = APIRouter()
+router = router_with_key()
 
 
 @router.post("/create_sampling_session")

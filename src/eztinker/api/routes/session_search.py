@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key, router_without_key
 from eztinker.api.listing import signed_url
 from eztinker.api.reading import read_json
 from eztinker.api.search_bodies import ProjectBody, SearchSessionsBody
@@ -14,8 +14,8 @@ from eztinker.service.session_search import FoundSession, Session, as_text
 from eztinker.service.sessions import SessionStatus
 from eztinker.service.signed_links import LIFETIME, Signature
 
-router = APIRouter()
-open_router = APIRouter()
+router = router_with_key()
+open_router = router_without_key()
 """Routes that a signature opens instead of a key."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import CreateSessionBody, FinishSessionBody, HeartbeatBody
 from eztinker.api.listing import AccessScope, Limit, Offset
 from eztinker.api.reading import read_json
@@ -14,7 +14,7 @@ from eztinker.service.session_search import as_text
 from eztinker.service.sessions import SessionRequest
 from eztinker.types import Page
 
-router = APIRouter()
+router = router_with_key()
 
 
 @router.post("/create_session")

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from eztinker.addresses import is_loopback
 from eztinker.api.access_tokens import lender
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import (
     CreateModelBody,
     LoadWeightsBody,
@@ -29,7 +29,7 @@ from eztinker.protocol.training_codec import decode_json, decode_protobuf
 from eztinker.service.service import Service
 from eztinker.service.training_runs import BaseModel, LoraRequest, NewRun
 
-router = APIRouter()
+router = router_with_key()
 
 BodyT = TypeVar("BodyT", bound=Body)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-
-from eztinker.api.auth import Owner, ServiceDep
+from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.listing import AccessScope, Limit, Offset, cursor, run_as_json
 from eztinker.types import Page
 
-router = APIRouter()
+router = router_with_key()
 
 
 @router.get("/training_runs")
