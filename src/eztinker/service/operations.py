@@ -242,7 +242,6 @@ class Operations:
                 outcome = await self._store.write(change)
                 break
             except LogUnwritable:
-                log.exception("The operation log cannot be written; it is tried again", extra={"event": "log_refused"})
                 await asyncio.sleep(STORE_RETRY_SECONDS)
         self._unsettled.pop(new.op_id).outcome.set_result(outcome)
         if (event := self._next_outcomes.pop(new.lane, None)) is not None:
