@@ -140,12 +140,20 @@ class World:
         if late:
             raise Violation("clients wait for ever")
         self.note("clients are done")
+        await self._finish_what_vanished_clients_left()
         await asyncio.sleep(CLEANING_SECONDS)
         self._check_room()
         AtTheEnd(self.log, self.records, self.engines, self.data_dir).check()
         await self._stop_server()
         if self._violation is not None:
             raise self._violation
+
+    async def _finish_what_vanished_clients_left(self) -> None:
+        deadline = self.loop.time() + SETTLING_SECONDS
+        while self.log.count("operations WHERE status = 'pending'"):
+            if self.loop.time() > deadline:
+                raise Violation("operations wait for ever")
+            await asyncio.sleep(10)
 
     def _draw_faults(self) -> None:
         """Not every kind in every simulation: many at once hide each other."""
