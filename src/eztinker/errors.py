@@ -28,6 +28,7 @@
         │   └── LogFull           because it is full
         ├── StaleEpoch            the work of an engine that has been replaced
         ├── CheckpointDamaged     bytes on disk differ from the manifest
+        ├── ResultDamaged         bytes in the operation log differ from what was stored
         └── ServerUnreachable     no EZTinker server answers
 
 A message says what was wrong with its value, what was expected and what to do. It reads without a traceback,
@@ -168,6 +169,10 @@ class StaleEpoch(ServerError):
 
 class CheckpointDamaged(ServerError):
     code = "checkpoint_damaged"
+
+
+class ResultDamaged(ServerError):
+    code = "result_damaged"
 
 
 class ServerUnreachable(ServerError):

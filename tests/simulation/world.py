@@ -39,8 +39,8 @@ HOUSEKEEPING_SECONDS = 20.0
 SESSION_TIMEOUT_SECONDS = 20.0
 SETTLING_SECONDS = 1500.0
 """When faults are over, clients come to their end within this: five minutes of retries, gaps, engines that hang."""
-CLEANING_SECONDS = 90.0
-"""Then the silent sessions end, and what they held is given back."""
+CLEANING_SECONDS = 50.0
+"""Then the silent sessions end; and as long after the last work for them, what they held has been given back."""
 _BASE_MODEL = BaseModel(
     name="tiny", directory=Path("/none"), model_type="llama", vocab_size=264, context_length=64, eos_token_ids=(256,)
 )
@@ -49,6 +49,7 @@ _HOLE = (
     "operations early JOIN operations late ON early.lane = late.lane AND early.seq_id < late.seq_id "
     "WHERE early.status = 'pending' AND early.plan IS NOT NULL AND late.status = 'done' AND late.plan IS NOT NULL"
 )
+_LIVE_RUNS = "models WHERE status = 'active'"
 _BUGS = {"operation_broken", "recovery_broken", "outcome_not_stored"}
 """Events of the server's log that only a mistake of ours can bring about."""
 
@@ -140,12 +141,24 @@ class World:
         if late:
             raise Violation("clients wait for ever")
         self.note("clients are done")
-        await asyncio.sleep(CLEANING_SECONDS)
+        await self._clean_up()
         self._check_room()
         AtTheEnd(self.log, self.records, self.engines, self.data_dir).check()
         await self._stop_server()
         if self._violation is not None:
             raise self._violation
+
+    async def _clean_up(self) -> None:
+        """The silent sessions end, however many engines die over what vanished clients left, and give back all."""
+        deadline = self.loop.time() + SETTLING_SECONDS
+        await asyncio.sleep(CLEANING_SECONDS)
+        while self._is_at_work() and self.loop.time() < deadline:
+            await asyncio.sleep(10)
+        await asyncio.sleep(CLEANING_SECONDS)
+
+    def _is_at_work(self) -> bool:
+        work = ("operations WHERE status = 'pending'", "sessions WHERE status = 'active'", _LIVE_RUNS)
+        return any(self.log.count(query) for query in work)
 
     def _draw_faults(self) -> None:
         """Not every kind in every simulation: many at once hide each other."""

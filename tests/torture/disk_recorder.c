@@ -1,10 +1,12 @@
 /* Preloaded into a process: writes down, in order, all that it does to the files in one directory.
 
    RECORDED_DIRECTORY names it, RECORD the file for the record: per call one header of four 64-bit numbers (what was
-   done, length of the path, offset or size, length of the data), the path, the data. */
+   done, length of the path, offset or size, length of the data), the path, the data. Of the flushes there every
+   FAILED_SYNC-th fails, if that is given; they are counted from FIRST_SYNC. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,7 +16,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { WRITE = 1, TRUNCATE = 2, SYNC = 3, UNLINK = 4 };
+enum { WRITE = 1, TRUNCATE = 2, SYNC = 3, UNLINK = 4, FAILED_SYNC = 5 };
 
 static void record(int64_t what, const char *path, int64_t at, const void *data, int64_t size) {
     const char *directory = getenv("RECORDED_DIRECTORY");
@@ -54,17 +56,33 @@ int ftruncate64(int fd, off64_t size) {
 
 int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
 
-int fsync(int fd) {
-    int failed = syscall(SYS_fsync, fd);
+static int is_recorded(int fd) {
+    const char *directory = getenv("RECORDED_DIRECTORY");
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    return directory && length >= (ssize_t)strlen(directory) && !strncmp(path, directory, strlen(directory));
+}
+
+static int flush(int number, int fd) {
+    static int num_flushes = -1;
+    const char *every = getenv("FAILED_SYNC"), *first = getenv("FIRST_SYNC");
+    if (every && is_recorded(fd)) {
+        if (num_flushes < 0) num_flushes = first ? atoi(first) : 0;
+        if (++num_flushes % atoi(every) == 0) {
+            record_fd(FAILED_SYNC, fd, 0, "", 0);
+            errno = EIO;
+            return -1;
+        }
+    }
+    int failed = syscall(number, fd);
     if (!failed) record_fd(SYNC, fd, 0, "", 0);
     return failed;
 }
 
-int fdatasync(int fd) {
-    int failed = syscall(SYS_fdatasync, fd);
-    if (!failed) record_fd(SYNC, fd, 0, "", 0);
-    return failed;
-}
+int fsync(int fd) { return flush(SYS_fsync, fd); }
+
+int fdatasync(int fd) { return flush(SYS_fdatasync, fd); }
 
 int unlink(const char *path) {
     record(UNLINK, path, 0, "", 0);

@@ -1,7 +1,8 @@
 """A disk that loses its power: what it may hold afterwards, from the record of what was written and flushed.
 
 What was flushed is there. Of the rest each 512-byte sector of each write, each truncation, and each name that was made
-or removed in the directory is there or not, as a seeded generator has it.
+or removed in the directory is there or not, as a seeded generator has it. What a flush that failed was to bring there
+never comes: the system takes it for written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTOR = 512
-WRITE, TRUNCATE, SYNC, UNLINK = 1, 2, 3, 4
+WRITE, TRUNCATE, SYNC, UNLINK, FAILED_SYNC = 1, 2, 3, 4, 5
 _HEADER = struct.Struct("=4q")
 
 
@@ -55,7 +56,8 @@ class Disk:
 
     def apply(self, call: Call) -> None:
         if call.path == self._directory:
-            self._flushed_names = dict(self._files)
+            if call.what == SYNC:
+                self._flushed_names = dict(self._files)
         elif call.what == UNLINK:
             self._files.pop(call.path, None)
         else:
@@ -64,6 +66,8 @@ class Disk:
                 for each in file.since:
                     _apply(each, file.flushed)
                 file.since.clear()
+            elif call.what == FAILED_SYNC:
+                file.since = [each for each in file.since if each.what == TRUNCATE]
             else:
                 file.since.append(call)
 

@@ -1,7 +1,8 @@
 """Writes to an operation log as a busy server does, and notes what the log has acknowledged.
 
 `python -m tests.torture.log_writer DIRECTORY OPERATIONS` keeps the log and a file `acknowledged` in the directory, with
-a line `append ID` or `finish ID` for each change that has returned.
+a line `append ID` or `finish ID` for each change that has returned. What the disk refuses is asked for again, as
+clients do, and every third time by another process: this one ends with DIED, and who starts it again goes on with it.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ import random
 import sys
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
+from eztinker.errors import LogUnwritable
 from eztinker.oplog import epochs, operations, payloads
 from eztinker.oplog.rows import Operation
-from eztinker.oplog.store import Store
+from eztinker.oplog.store import Change, Store
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 LOG, ACKNOWLEDGED = "oplog.sqlite3", "acknowledged"
 CONCURRENT = 8
+DIED = 3
 DROP_EVERY = 60
 """Operations after which the oldest results go, so that pages are used again."""
 
@@ -38,14 +43,30 @@ def result_of(op_id: str) -> bytes:
 
 
 async def run(directory: Path, num_operations: int) -> None:
-    store = Store(directory / LOG)
-    noted = os.open(directory / ACKNOWLEDGED, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    epoch = await store.write(lambda db: epochs.begin(db, NOW))
+    try:
+        store = Store(directory / LOG)
+    except LogUnwritable:
+        os._exit(DIED)
+    noted = os.open(directory / ACKNOWLEDGED, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    is_done = {line.split()[1] for line in Path(directory / ACKNOWLEDGED).read_text().splitlines() if "finish" in line}
+    refusals = count(1)
+
+    async def write(change: Change) -> Any:
+        while True:
+            try:
+                return await store.write(change)
+            except LogUnwritable:
+                if next(refusals) % (3 * CONCURRENT) == 0:
+                    os._exit(DIED)
+
+    epoch = await write(lambda db: epochs.begin(db, NOW))
 
     async def live(number: int) -> None:
         op_id = f"op-{number}"
+        if op_id in is_done:
+            return
         row = Operation(op_id=op_id, owner="local", lane="run", seq_id=number, kind="optim_step", created_at=NOW)
-        await store.write(lambda db: operations.append(db, row, payload_of(op_id)))
+        await write(lambda db: operations.append(db, row, payload_of(op_id)))
         os.write(noted, f"append {op_id}\n".encode())
 
         def finish(db: Connection) -> None:
@@ -56,7 +77,7 @@ async def run(directory: Path, num_operations: int) -> None:
                 payloads.release_covered(db, "run", number - DROP_EVERY)
                 operations.expire_results(db, NOW + timedelta(seconds=number - DROP_EVERY))
 
-        await store.write(finish)
+        await write(finish)
         os.write(noted, f"finish {op_id}\n".encode())
 
     for first in range(1, num_operations, CONCURRENT):

@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,36 +17,44 @@ from sqlalchemy import Connection, select
 from eztinker.oplog.rows import OperationStatus
 from eztinker.oplog.schema import operations, payloads
 from eztinker.oplog.store import Store
-from tests.torture.disks import SYNC, Call, Disk, read_record
-from tests.torture.log_writer import ACKNOWLEDGED, LOG, payload_of, result_of
+from tests.torture.disks import FAILED_SYNC, SYNC, Call, Disk, read_record
+from tests.torture.log_writer import ACKNOWLEDGED, DIED, LOG, payload_of, result_of
 
 NUM_CASES = 5000 if os.environ.get("EZTINKER_TORTURE") == "full" else 500
 NUM_OPERATIONS = 640
+MOST_PROCESSES = 200
 SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
 COMPILER = shutil.which("cc")
 
 
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
+FLUSHES_PER_FAILURE = 7
+
+
+def record_of(place: Path, failures: Mapping[str, str]) -> tuple[Path, list[Call]]:
     """The directory of a busy log, and every call that it took."""
     if COMPILER is None or not sys.platform.startswith("linux"):
         pytest.skip("needs Linux and a C compiler")
-    place = tmp_path_factory.mktemp("recorded")
     shim, directory, record = place / "recorder.so", place / "disk", place / "record"
     directory.mkdir()
     source = Path(__file__).with_name("disk_recorder.c")
     subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True)
     environment = os.environ | {"LD_PRELOAD": str(shim), "RECORDED_DIRECTORY": str(directory), "RECORD": str(record)}
     command = [sys.executable, "-m", "tests.torture.log_writer", str(directory), str(NUM_OPERATIONS)]
-    subprocess.run(command, env=environment, check=True)
+    for number in range(MOST_PROCESSES):
+        code = subprocess.run(command, env=environment | {**failures, "FIRST_SYNC": str(3 * number)}).returncode
+        if code == 0:
+            break
+        assert failures
+        assert code == DIED
     return directory, list(read_record(record))
 
 
-def test_every_acknowledged_operation_survives_a_power_cut_at_any_moment(
-    tmp_path: Path, record: tuple[Path, list[Call]]
-):
-    directory, calls = record
+@pytest.mark.parametrize("failures", [{}, {"FAILED_SYNC": str(FLUSHES_PER_FAILURE)}], ids=["whole", "flushes fail"])
+def test_every_acknowledged_operation_survives_a_power_cut_at_any_moment(tmp_path: Path, failures: Mapping[str, str]):
+    """Also on a disk whose flushes fail now and then, and that never writes what those were to bring there."""
+    directory, calls = record_of(tmp_path, failures)
     assert sum(call.what == SYNC and call.path.endswith(LOG) for call in calls) >= 3, "the log was never checkpointed"
+    assert any(call.what == FAILED_SYNC and call.path.endswith(f"{LOG}-wal") for call in calls) == bool(failures)
     generator = random.Random(SEED)
     cuts = sorted(generator.randrange(len(calls) + 1) for _ in range(NUM_CASES))
     disk, acknowledged, place = Disk(str(directory)), set[str](), 0

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, case, func, select, update
 
 from eztinker.oplog import epochs, payloads, queries
-from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus
+from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus, checksum
 from eztinker.oplog.schema import operations
 
 OPTIM_STEP = "optim_step"
@@ -18,7 +18,7 @@ SAVE_WEIGHTS = "save_weights"
 LAST = 2**62
 """Behind every number that a client can give."""
 
-_WITHOUT_RESULT = {"status": OperationStatus.EXPIRED, "result": None}
+_WITHOUT_RESULT = {"status": OperationStatus.EXPIRED, "result": None, "result_checksum": None}
 _BY_ID = select(operations).where(operations.c.op_id == bindparam("op_id"))
 _BY_NUMBER = select(operations).where(
     operations.c.lane == bindparam("lane"), operations.c.seq_id == bindparam("seq_id")
@@ -32,6 +32,7 @@ _SETTLE = (
         .where(_others.c.lane == operations.c.lane)
         .scalar_subquery(),
         plan=case((operations.c.plan.is_not(None), b"")),
+        plan_checksum=None,
     )
 )
 """An outcome is written once, and takes the next place in its lane. The plan has served its purpose and goes."""
@@ -45,6 +46,8 @@ def append(db: Connection, operation: Operation, payload: bytes | None = None) -
             return existing
     if payload is not None:
         operation = msgspec.structs.replace(operation, payload=payloads.keep(db, payload))
+    if operation.plan is not None:
+        operation = msgspec.structs.replace(operation, plan_checksum=checksum(operation.plan))
     queries.add(db, operations, operation)
     return operation
 
@@ -61,7 +64,13 @@ def finish(
         StaleEpoch: the engine that gave the result has been replaced.
     """
     epochs.require_newest(db, epoch)
-    outcome = {"status": OperationStatus.DONE, "media_type": media_type, "result": result, "epoch": epoch}
+    outcome = {
+        "status": OperationStatus.DONE,
+        "media_type": media_type,
+        "result": result,
+        "result_checksum": checksum(result),
+        "epoch": epoch,
+    }
     _settle(db, op_id, now, **outcome, **_payload(keeps_payload))
 
 

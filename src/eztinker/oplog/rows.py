@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -158,6 +159,26 @@ class Operation(Record, kw_only=True):
     finished_at: datetime | None = None
     completion: int | None = None
     """Its place among the outcomes of its lane, counted from 1 in the order in which they were stored."""
+    plan_checksum: int | None = None
+    """Of the plan as it was stored; None where an older program stored it."""
+    result_checksum: int | None = None
+
+    @property
+    def is_plan_whole(self) -> bool:
+        return _is_whole(self.plan, self.plan_checksum)
+
+    @property
+    def is_result_whole(self) -> bool:
+        return _is_whole(self.result, self.result_checksum)
+
+
+def checksum(content: bytes) -> int:
+    """Tells whether the disk gives back what it was given."""
+    return zlib.crc32(content)
+
+
+def _is_whole(content: bytes | None, expected: int | None) -> bool:
+    return content is None or expected is None or checksum(content) == expected
 
 
 class Completion(Record):

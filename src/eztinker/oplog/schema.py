@@ -26,7 +26,7 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -157,6 +157,8 @@ operations = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("completion", BigInteger),
+    Column("plan_checksum", BigInteger),
+    Column("result_checksum", BigInteger),
     UniqueConstraint("lane", "seq_id"),
     Index("operations_by_completion", "lane", "completion"),
     Index("operations_by_status", "status", "finished_at"),

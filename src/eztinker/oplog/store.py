@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -19,8 +20,10 @@ from sqlalchemy.exc import OperationalError
 
 from eztinker.errors import LogFull, LogUnwritable
 from eztinker.failpoints import reach
-from eztinker.oplog.database import open_database
+from eztinker.oplog.database import flush_again, open_database
 from eztinker.oplog.upgrade import bring_up_to_date
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -89,8 +92,9 @@ class Store:
         """
         engine = open_database(path)
         try:
+            flush_again(path)
             bring_up_to_date(engine, path)
-        except OperationalError as error:
+        except (OperationalError, OSError) as error:
             engine.dispose()
             raise _refusal(error) from error
         except BaseException:
@@ -99,6 +103,8 @@ class Store:
         self._database = Database(engine)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._is_refused = False
+        """Whether the disk refused the last group."""
         self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
         self._writer.start()
 
@@ -131,10 +137,20 @@ class Store:
         while (first := self._waiting.get()) is not None:
             group, is_last = self._gather(first)
             outcomes = self._database.commit([waiting.change for waiting in group])
+            self._tell_operator(outcomes)
             for waiting, outcome in zip(group, outcomes, strict=True):
                 _settle(waiting.done, outcome)
             if is_last:
                 return
+
+    def _tell_operator(self, outcomes: list[Outcome]) -> None:
+        """One line when the disk begins to refuse, and one when that is over; clients ask again without a word."""
+        refusal = next((each.error for each in outcomes if isinstance(each.error, LogUnwritable)), None)
+        if refusal is not None and not self._is_refused:
+            log.error("%s. Requests are answered 503 until then", refusal, extra={"event": "log_refused"})
+        if refusal is None and self._is_refused:
+            log.warning("The operation log is written again", extra={"event": "log_written_again"})
+        self._is_refused = refusal is not None
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """Everything that waits by now, to share one commit; and whether the store is closing."""

@@ -19,7 +19,6 @@ from eztinker.protocol.frames import (
     AnyEvent,
     Cancel,
     Configure,
-    Failed,
     Outcome,
     Ready,
     Sample,
@@ -158,14 +157,14 @@ class EngineProcess:
         return pending.outcome
 
     def cancel(self, op_id: str) -> None:
-        """Give up a sample, waiting or running; it then ends in `Failed`. Anything else is left alone."""
+        """Give up a sample: in an engine it ends in `Failed`, before that in an error. Anything else is left alone."""
         pending = self._pending.get(op_id)
         if pending is None or not isinstance(pending.command, Sample):
             return
         if self._ready is not None and self._link is not None:
             self._link.send(Cancel(op_id=op_id))
         else:
-            self._take(Failed.of(op_id, Cancelled()))
+            self._end(op_id, Cancelled())  # of no epoch: no engine has said so, and the next one may begin meanwhile
 
     def _send(self, op_id: str, pending: _Pending) -> None:
         assert self._link is not None

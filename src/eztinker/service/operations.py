@@ -13,7 +13,15 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
-from eztinker.errors import EZTinkerError, LogUnwritable, NonFiniteUpdate, ResultGone, ServerError, StaleEpoch
+from eztinker.errors import (
+    EZTinkerError,
+    LogUnwritable,
+    NonFiniteUpdate,
+    ResultDamaged,
+    ResultGone,
+    ServerError,
+    StaleEpoch,
+)
 from eztinker.oplog import operations
 from eztinker.oplog.rows import Failure, Operation, OperationStatus
 from eztinker.oplog.store import Store
@@ -25,6 +33,7 @@ from eztinker.service.fair_share import Room
 from eztinker.service.fetched_results import FetchedResults
 from eztinker.service.new_operation import NewOperation, Refused
 from eztinker.service.plans import store_failure
+from eztinker.service.recovery import SAMPLE
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
@@ -242,7 +251,6 @@ class Operations:
                 outcome = await self._store.write(change)
                 break
             except LogUnwritable:
-                log.exception("The operation log cannot be written; it is tried again", extra={"event": "log_refused"})
                 await asyncio.sleep(STORE_RETRY_SECONDS)
         self._unsettled.pop(new.op_id).outcome.set_result(outcome)
         if (event := self._next_outcomes.pop(new.lane, None)) is not None:
@@ -275,6 +283,8 @@ def _outcome(row: Operation) -> Done | Failure | None:
         case OperationStatus.DONE:
             assert row.media_type is not None
             assert row.result is not None
+            if not row.is_result_whole:
+                return _damaged(row)
             return Done(kind=row.kind, media_type=row.media_type, body=row.result)
         case OperationStatus.FAILED:
             assert row.error_category is not None
@@ -285,3 +295,18 @@ def _outcome(row: Operation) -> Done | Failure | None:
             raise ResultGone("The server stopped before this sample was done; ask for it again")
         case OperationStatus.EXPIRED:
             raise ResultGone("The result of this request is gone: its client had fetched it, or it was too old to keep")
+
+
+def _damaged(row: Operation) -> Failure:
+    """What is told in place of a result that the disk gives back changed: nothing that was computed from it.
+
+    Raises:
+        ResultGone: it was a sample, which can be drawn again.
+    """
+    log.error("The result of %s is damaged in the operation log", row.op_id, extra={"event": "result_damaged"})
+    if row.kind == SAMPLE:
+        raise ResultGone("This sample was damaged on the server's disk; ask for it again")
+    message = (
+        "This operation was done, but its result was damaged on the server's disk and is lost; go on with the next one"
+    )
+    return Failure.of(ResultDamaged(message))

@@ -212,7 +212,7 @@ def _kept(db: Connection, model_id: str) -> tuple[list[Snapshot], _Replay]:
 
 def _unfinished(db: Connection, row: Operation) -> NewOperation | None:
     """The operation as it was accepted; None if the log has lost what it was to do, or it was damaged there."""
-    if row.payload is None or row.plan is None:
+    if row.payload is None or row.plan is None or not row.is_plan_whole:
         return None
     content = payloads.contents(db, [row.payload]).get(row.payload)
     if content is None:

@@ -7,8 +7,8 @@ from alembic import op
 
 from eztinker.failpoints import reach
 
-revision = "4"
-down_revision = "3"
+revision = "5"
+down_revision = "4"
 
 
 def upgrade() -> None:
