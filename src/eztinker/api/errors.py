@@ -26,6 +26,7 @@ from eztinker.errors import (
     MalformedBody,
     NotFound,
     QueueFull,
+    ResultDamaged,
     ResultGone,
     ServerError,
     SessionEnded,
@@ -47,6 +48,7 @@ _STATUS: dict[type[EZTinkerError], HTTPStatus] = {
     AlreadyExists: HTTPStatus.BAD_REQUEST,
     # not 5xx either: what is damaged stays damaged, and a disk stays full until somebody reads that it is
     CheckpointDamaged: HTTPStatus.BAD_REQUEST,
+    ResultDamaged: HTTPStatus.BAD_REQUEST,
     DiskFull: HTTPStatus.BAD_REQUEST,
     DiskBroken: HTTPStatus.BAD_REQUEST,
     SessionEnded: HTTPStatus.GONE,
