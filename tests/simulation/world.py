@@ -36,7 +36,8 @@ from tests.simulation.invariants import AfterCommit, AtTheEnd, Log, Records, Vio
 from tests.simulation.network import Network
 
 HOUSEKEEPING_SECONDS = 20.0
-SESSION_TIMEOUT_SECONDS = 20.0
+SESSION_TIMEOUT_SECONDS = 60.0
+"""Longer than a client may be silent: its longest pause between two tries is 30 s."""
 SETTLING_SECONDS = 1500.0
 """When faults are over, clients come to their end within this: five minutes of retries, gaps, engines that hang."""
 CLEANING_SECONDS = 50.0
