@@ -27,7 +27,8 @@ from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol import wire_pb2
 from eztinker.protocol.json_bodies import decode_json
 from eztinker.protocol.model_inputs import ModelInputBody, tokens_from_json
-from tests.field_cases import PROTOBUF, QUERIES, SENT_AS
+from tests.field_cases import QUERIES, SENT_AS
+from tests.protobuf_field_cases import PROTOBUF
 from tests.route_cases import CASES, PREFIX
 from tests.service_recorder import observe, observe_query, observing
 
