@@ -29,6 +29,7 @@ SEED_OF_A_LONG_STORY = 56
 FOUND = {
     "a sample is cancelled while the next engine begins": 15724,
     "a sample is cancelled while the next engine begins, later": 17396,
+    "the disk refuses the log while a run is given up": 10135,
 }
 """Seeds that once told of a mistake of ours."""
 

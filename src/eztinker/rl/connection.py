@@ -29,7 +29,8 @@ def rest_client() -> tinker.RestClient:
 
     import tinker  # after the check: it takes seconds, and whoever forgot the server need not wait
 
-    return tinker.RestClient(base_url=settings.base_url, api_key=settings.api_key)
+    with sdk_errors():
+        return tinker.RestClient(base_url=settings.base_url, api_key=settings.api_key)
 
 
 def served_models() -> list[str]:
@@ -44,7 +45,8 @@ def served_models() -> list[str]:
 def _service_client(settings: ClientSettings) -> tinker.ServiceClient:
     import tinker
 
-    return tinker.ServiceClient(base_url=settings.base_url, api_key=settings.api_key)
+    with sdk_errors():
+        return tinker.ServiceClient(base_url=settings.base_url, api_key=settings.api_key)
 
 
 @contextmanager

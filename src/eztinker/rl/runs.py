@@ -130,7 +130,7 @@ def _checkpoints_newest_first() -> Iterator[tinker.types.Checkpoint]:
 def _opened(run_id: str, client: tinker.TrainingClient) -> TrainingRun:
     with sdk_errors():
         run = TrainingRun(run_id, client, client.get_tokenizer())
-    _open_runs[client.get_info().model_id] = run
+        _open_runs[client.get_info().model_id] = run
     return run
 
 

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
-from eztinker.errors import EngineLost, EZTinkerError, ServerError
+from eztinker.errors import EngineLost, EZTinkerError, LogUnwritable, ServerError
 from eztinker.protocol.frames import (
     Failed,
     LoadModel,
@@ -19,7 +19,7 @@ from eztinker.protocol.frames import (
 )
 from eztinker.service.engine_process import MAX_DEATHS, Answer, EngineDied, EngineProcess
 from eztinker.service.new_operation import NewOperation
-from eztinker.service.operations import Operations
+from eztinker.service.operations import STORE_RETRY_SECONDS, Operations
 from eztinker.service.recovery import Recovery
 from eztinker.service.snapshots import Snapshots
 from eztinker.types import CheckpointKind
@@ -111,6 +111,9 @@ class RunFeed:
                     restored = self._recovery.restore(self._model_id) if needs_state else self._engine.available()
                     self._epoch = await restored
                 except EngineDied:
+                    continue
+                except LogUnwritable:  # what was accepted is done all the same, when the disk is there again
+                    await asyncio.sleep(STORE_RETRY_SECONDS)
                     continue
                 if self._epoch == self._engine.epoch:
                     self._send_all(self._epoch)
