@@ -116,7 +116,7 @@ def test_a_copy_is_made_once_per_idempotency_key(server: RunningServer, trainer:
         slot = {"source_path": body["source_path"], "session_id": session_id, "model_seq_id": 7}
         paths = {http.post("/copy_weights", json=slot).json()["tinker_path"] for _ in range(2)}
         assert paths == {f"tinker://{session_id}:train:7/weights/w"}
-        step = http.post("/optim_step", json={"model_id": f"{session_id}:train:7", "seq_id": 1})
+        step = http.post("/optim_step", json={"model_id": f"{session_id}:train:7", "seq_id": 1, "adam_params": {}})
         assert "holds a copy and is not trained" in outcome(http, step.json()["request_id"]).json()["error"]
         taken = http.post("/copy_weights", json=slot | {"model_seq_id": 0})
         assert (taken.status_code, taken.json()["error"]["code"]) == (400, "already_exists")
