@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from eztinker.errors import Unsupported
 from eztinker.model.cpu_kernels import CpuKernels
-from eztinker.model.device import own_attention_kernels, own_kernels
+from eztinker.model.device import own_attention_kernels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +49,11 @@ def cos_sin(rope: RopeConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Turn channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
-    if own_attention_kernels(x_THD, x_THD.shape[-1]) is not None:
-        return _Rotated.apply(x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return]
+    kernels = own_attention_kernels(x_THD, x_THD.shape[-1])
+    if kernels is not None and torch.is_grad_enabled() and x_THD.requires_grad:
+        return _Rotated.apply(kernels, x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return]
+    if kernels is not None:
+        return kernels.rotate(x_THD, cos_TD, sin_TD)
     partner_THD = x_THD.roll(x_THD.shape[-1] // 2, dims=-1)
     return torch.addcmul(x_THD * cos_TD[:, None, :], partner_THD, sin_TD[:, None, :])
 
@@ -59,21 +62,16 @@ class _Rotated(torch.autograd.Function):
     """`rotate` by our own kernel. The way back is the turn by the opposite angle."""
 
     @staticmethod
-    def forward(ctx: Any, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    def forward(ctx: Any, kernels: CpuKernels, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         ctx.save_for_backward(cos_TD, sin_TD)
-        return _kernels_of(x_THD).rotate(x_THD, cos_TD, sin_TD)
+        ctx.kernels = kernels
+        return kernels.rotate(x_THD, cos_TD, sin_TD)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_THD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         cos_TD, sin_TD = ctx.saved_tensors
-        return _kernels_of(grad_THD).rotate(grad_THD.contiguous(), cos_TD, -sin_TD), None, None
-
-
-def _kernels_of(x: Tensor) -> CpuKernels:
-    kernels = own_kernels(x)
-    assert kernels is not None
-    return kernels
+        return None, ctx.kernels.rotate(grad_THD.contiguous(), cos_TD, -sin_TD), None, None
 
 
 def _default(rope: RopeConfig) -> tuple[Tensor, float]:
