@@ -47,7 +47,8 @@ class Limits:
 
     body_params: float
     head_params: float
-    bytes_per_param: int
+    bytes_per_param: float
+    """As the model's files hold it, or as it is computed with: nobody need read more than the smaller of the two."""
     read_bytes_per_second: float
     flops: float
 
@@ -56,10 +57,12 @@ class Limits:
         config = read_config(directory)
         heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         per_layer = config.hidden_size * (heads + 3 * config.intermediate_size)
+        body_params, head_params = config.num_layers * per_layer, config.hidden_size * config.vocab_size
+        stored_bytes = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         return cls(
-            body_params=config.num_layers * per_layer,
-            head_params=config.hidden_size * config.vocab_size,
-            bytes_per_param=DTYPES[dtype].itemsize,
+            body_params=body_params,
+            head_params=head_params,
+            bytes_per_param=min(DTYPES[dtype].itemsize, stored_bytes / (body_params + head_params)),
             read_bytes_per_second=machine.read_bytes_per_second,
             flops=machine.flops[dtype],
         )
