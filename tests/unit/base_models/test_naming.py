@@ -20,7 +20,7 @@ DIRECTORIES = {
     "Qwen/Qwen3-8B": "/models/small",  # an official name that recipes know, for another model
     "again": "/models/base",
     "own": "/models/own",
-    "cached": "/root/hub/models--org--model/snapshots/0123",
+    "cached": "/hub/models--org--model/snapshots/0123",
 }
 CATALOG = Catalog(
     msgspec.structs.replace(SCRIPTED_BASE_MODEL, name=name, directory=Path(directory))
