@@ -48,7 +48,8 @@ def test_both_sides_see_the_same_loss_and_lower_it(model_dir: Path):
 
 
 def test_the_control_plane_is_measured_with_a_real_server(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(control_plane, "STEPS_PER_ROUND", 2)
+    monkeypatch.setattr(control_plane, "STEPS_PER_BLOCK", 2)
+    monkeypatch.setattr(control_plane, "BLOCKS_PER_ROUND", 1)
     monkeypatch.setenv("EZTINKER_API_KEY", "")  # the measurement sets it
     measured = control_plane.measure(1)
     assert (measured.goal, measured.peer) == ("<= 15 ms", None)
