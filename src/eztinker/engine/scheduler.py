@@ -1,6 +1,7 @@
 """One engine for both kinds of work: it takes turns between training and sampling, so that neither stalls the other.
 
-Training operations keep their order per model; models take turns, one operation each.
+Training operations keep their order per model; models take turns, one operation each. A step that waits behind it goes
+with it, for a step takes little time; both are reported together, so that the server stores them in one commit.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Operation:
     model_id: str
     work: Callable[[], object]
     """Gives the result, or a `Pass`, which is then carried out micro-batch by micro-batch."""
+    is_step: bool = False
+    """An optimizer step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +110,20 @@ class Scheduler:
         return outcomes
 
     def _run_heads(self) -> Iterator[list[Outcome]]:
-        """Run the first operation of every lane, one after another."""
-        heads = [lane.popleft() for lane in self._lanes.values()]
-        self._lanes = {model_id: lane for model_id, lane in self._lanes.items() if lane}
-        for head in heads:
-            self._on_start(head.op_id)
-            yield from self._run(head)
+        """Run the first operation of every lane, one after another, each with the step behind it."""
+        for model_id in list(self._lanes):
+            for outcomes in self._run_next(model_id):
+                if outcomes and model_id in self._lanes and self._lanes[model_id][0].is_step:
+                    (of_step,) = self._run_next(model_id)
+                    outcomes += of_step
+                yield outcomes
 
-    def _run(self, operation: Operation) -> Iterator[list[Outcome]]:
+    def _run_next(self, model_id: str) -> Iterator[list[Outcome]]:
+        lane = self._lanes[model_id]
+        operation = lane.popleft()
+        if not lane:
+            del self._lanes[model_id]
+        self._on_start(operation.op_id)
         try:
             value = operation.work()
             if isinstance(value, Pass):

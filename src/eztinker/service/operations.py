@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -112,6 +112,12 @@ class Operations:
         """
         return self._keep(partial(self._settle, new, answer), after)
 
+    def settle_together(
+        self, answered: Sequence[tuple[NewOperation, Answer]], *, after: asyncio.Task[None] | None = None
+    ) -> asyncio.Task[None]:
+        """Store several answers in one commit, or none of them; `settle`, called for each, then stores what is left."""
+        return self._keep(partial(self._settle_together, answered), after)
+
     def fail(
         self, new: NewOperation, error: EZTinkerError, *, after: asyncio.Task[None] | None = None
     ) -> asyncio.Task[None]:
@@ -195,13 +201,10 @@ class Operations:
         return owned(await self._store.read(lambda db: operations.get(db, op_id)), owner, "request")
 
     async def _settle(self, new: NewOperation, answer: Answer) -> None:
-        event = answer.event
+        if new.op_id not in self._unsettled:
+            return  # stored together with others
         try:
-            if isinstance(event, Failed):
-                failure = Failure(category=event.category, code=event.code, message=event.message)
-                await self._fail(new, failure, epoch=answer.epoch)
-            else:
-                await self._finish(new, answer)
+            await self._write(new, self._stored_answer(new, answer))
         except StaleEpoch:
             raise
         except EZTinkerError as error:
@@ -211,12 +214,24 @@ class Operations:
             error = ServerError("The server could not store the result; its log says why")
             await self._fail(new, Failure.of(error))
 
-    async def _finish(self, new: NewOperation, answer: Answer) -> None:
-        now = self._clock.now()
-        keeps_payload = not isinstance(new.work, Sample) and changes_state(new.work)
+    async def _settle_together(self, answered: Sequence[tuple[NewOperation, Answer]]) -> None:
+        changes = [self._stored_answer(new, answer) for new, answer in answered]
+        try:
+            outcomes = await self._store.write(lambda db: [change(db) for change in changes])
+        except Exception:  # `settle` meets it again, alone, and knows what to do about it
+            return
+        for (new, _), outcome in zip(answered, outcomes, strict=True):
+            self._hand_out(new, outcome)
+
+    def _stored_answer(self, new: NewOperation, answer: Answer) -> Callable[[Connection], Done | Failure]:
+        """The change that stores what the engine answered, and gives what is to be told of it."""
+        event, now = answer.event, self._clock.now()
+        if isinstance(event, Failed):
+            failure = Failure(category=event.category, code=event.code, message=event.message)
+            return self._stored_failure(new, failure, epoch=answer.epoch)
 
         def finish(db: Connection) -> Done:
-            finished = new.plan.finish(answer.event, now)  # here, where it keeps no request waiting
+            finished = new.plan.finish(event, now)  # here, where it keeps no request waiting
             if finished.also is not None:
                 finished.also(db)
             operations.finish(
@@ -225,14 +240,16 @@ class Operations:
                 epoch=answer.epoch,
                 media_type=finished.media_type,
                 result=finished.body,
-                keeps_payload=keeps_payload,
+                keeps_payload=not isinstance(new.work, Sample) and changes_state(new.work),
                 now=now,
             )
             return Done(kind=new.kind, media_type=finished.media_type, body=finished.body)
 
-        await self._write(new, finish)
+        return finish
 
-    async def _fail(self, new: NewOperation, failure: Failure, *, epoch: int | None = None) -> None:
+    def _stored_failure(
+        self, new: NewOperation, failure: Failure, *, epoch: int | None = None
+    ) -> Callable[[Connection], Failure]:
         now = self._clock.now()
         # A refused step has cleared the gradient, so replaying the run has to make it, and be refused, again.
         keeps_payload = isinstance(new.work, OptimStep) and failure.code == NonFiniteUpdate.code
@@ -242,7 +259,10 @@ class Operations:
             store_failure(db, new.plan)
             return failure
 
-        await self._write(new, fail)
+        return fail
+
+    async def _fail(self, new: NewOperation, failure: Failure) -> None:
+        await self._write(new, self._stored_failure(new, failure))
 
     async def _write(self, new: NewOperation, change: Callable[[Connection], Done | Failure]) -> None:
         """Store the outcome that `change` gives, however long the disk refuses it, and hand it out only then."""
@@ -252,6 +272,9 @@ class Operations:
                 break
             except LogUnwritable:
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+        self._hand_out(new, outcome)
+
+    def _hand_out(self, new: NewOperation, outcome: Done | Failure) -> None:
         self._unsettled.pop(new.op_id).outcome.set_result(outcome)
         if (event := self._next_outcomes.pop(new.lane, None)) is not None:
             event.set()

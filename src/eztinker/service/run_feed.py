@@ -68,6 +68,8 @@ class RunFeed:
         self._last_stored: asyncio.Task[None] | None = None
         """Stores the newest outcome. They are stored in order: a server that finds one in the log must be right to take
         all before it for done, or it would run an earlier operation after a later one."""
+        self._answers: list[tuple[_Entry, Answer]] = []
+        """Those that came just now, in order; they are stored in one commit."""
         self._last_sent = 0
         self._pace = snapshots.pace()
         self._restoring: asyncio.Task[None] | None = None
@@ -138,7 +140,9 @@ class RunFeed:
             return  # the server stops
         error = answer.exception()
         if error is None:
-            self._settle(entry, self._operations.settle(entry.new, answer.result(), after=self._last_stored))
+            self._answers.append((entry, answer.result()))
+            if len(self._answers) == 1:
+                asyncio.get_running_loop().call_soon(self._settle_answers)
             return
         assert isinstance(error, EngineDied)
         entry.is_sent = False
@@ -152,7 +156,16 @@ class RunFeed:
         for entry in self._unsent():
             self._fail(entry, error)
 
+    def _settle_answers(self) -> None:
+        answers, self._answers = self._answers, []
+        if len(answers) > 1:
+            together = [(entry.new, answer) for entry, answer in answers]
+            self._last_stored = self._operations.settle_together(together, after=self._last_stored)
+        for entry, answer in answers:
+            self._settle(entry, self._operations.settle(entry.new, answer, after=self._last_stored))
+
     def _fail(self, entry: _Entry, error: EZTinkerError) -> None:
+        self._settle_answers()  # which came before
         self._settle(entry, self._operations.fail(entry.new, error, after=self._last_stored))
 
     def _settle(self, entry: _Entry, stored: asyncio.Task[None]) -> None:
@@ -189,6 +202,7 @@ class RunFeed:
                 log.error("A snapshot failed: %s", answer.event.message, extra={"event": "snapshot_failed"})
                 return
             # The engine works in order: it has answered all of these, and their outcomes must be in the log first.
+            self._settle_answers()
             await asyncio.gather(*(entry.stored for entry in covered if entry.stored is not None))
             await self._snapshots.add(command, owner=self._owner, seq_id=seq_id, answer=answer)
         except EngineDied:

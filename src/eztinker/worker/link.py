@@ -26,9 +26,10 @@ class Link:
         self._is_closed = False
         threading.Thread(target=self._read_forever, name="commands", daemon=True).start()
 
-    def send(self, event: Event) -> None:
+    def send(self, *events: Event) -> None:
+        """Hand events over together, so that the other side wakes once for them."""
         try:
-            self._connection.sendall(encode_frame(event))
+            self._connection.sendall(b"".join(encode_frame(event) for event in events))
         except OSError as error:
             raise LinkClosed from error
 

@@ -59,8 +59,8 @@ class Loop:
 
     def once(self) -> None:
         self.take(self._link.receive(wait=self._scheduler.is_idle))
-        for outcome in self._scheduler.turn():
-            self._report(outcome)
+        if outcomes := self._scheduler.turn():
+            self._report(outcomes)
         self._send_status()
 
     def take(self, commands: list[AnyCommand]) -> None:
@@ -87,10 +87,10 @@ class Loop:
         if self._scheduler.cancel(command.op_id):
             self._link.send(failed(command.op_id, Cancelled()))
 
-    def _report(self, outcome: Outcome) -> None:
-        event = failed(outcome.op_id, outcome.error) if outcome.error else success(outcome)
+    def _report(self, outcomes: list[Outcome]) -> None:
+        events = [failed(each.op_id, each.error) if each.error else success(each) for each in outcomes]
         reach("engine.report")
-        self._link.send(event)
+        self._link.send(*events)
         reach("engine.reported")
 
     def _send_status(self) -> None:

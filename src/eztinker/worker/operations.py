@@ -59,7 +59,8 @@ class Operations:
             SaveCheckpoint: self._save,
             UnloadModel: self._unload,
         }[type(command)]
-        return Operation(command.op_id, command.model_id, lambda: work(command))
+        is_step = isinstance(command, OptimStep)
+        return Operation(command.op_id, command.model_id, lambda: work(command), is_step=is_step)
 
     def start_sampling(self, command: Sample) -> None:
         """Hand a request to its base model's sampler.

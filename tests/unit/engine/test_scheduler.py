@@ -25,7 +25,7 @@ def pass_of(name: str, run: TrainingRun, data: list[Datum], model: str) -> Opera
 
 
 def step_of(name: str, run: TrainingRun, model: str) -> Operation:
-    return Operation(name, model, lambda: run.optim_step(AdamParams(learning_rate=1e-2)))
+    return Operation(name, model, lambda: run.optim_step(AdamParams(learning_rate=1e-2)), is_step=True)
 
 
 def run_all(scheduler: Scheduler) -> list[Outcome]:
@@ -47,10 +47,23 @@ def test_operations_of_one_model_run_in_order_and_models_take_turns(decoder: Dec
         scheduler.submit(pass_of(f"{model}3", run, data, model))
     outcomes = run_all(scheduler)
     order = [outcome.op_id for outcome in outcomes]
-    assert order == started == ["a1", "b1", "a2", "b2", "a3", "b3"]
+    assert order == started == ["a1", "a2", "b1", "b2", "a3", "b3"]
     losses = {o.op_id: o.value.metrics["loss:sum"] for o in outcomes if isinstance(o.value, ForwardBackwardResult)}
     assert losses["a3"] < losses["a1"]
     assert losses["b3"] < losses["b1"]
+
+
+def test_a_step_that_waits_behind_a_pass_is_reported_with_it(decoder: Decoder):
+    scheduler, run = Scheduler(max_train_tokens=2048), new_run(decoder)
+    data = [cross_entropy_datum(20, seed=4)]
+    scheduler.submit(pass_of("early", run, data, "m"))
+    assert [outcome.op_id for outcome in run_all(scheduler)] == ["early"]
+    for operation in (step_of("late", run, "m"), pass_of("pass", run, data, "m"), step_of("step", run, "m")):
+        scheduler.submit(operation)
+    turns = []
+    while not scheduler.is_idle:
+        turns.append([outcome.op_id for outcome in scheduler.turn()])
+    assert [turn for turn in turns if turn] == [["late"], ["pass", "step"]]
 
 
 def test_a_request_is_sampled_between_the_micro_batches_of_a_long_pass(decoder: Decoder, tiny_model_dir: Path):

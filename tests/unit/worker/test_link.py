@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eztinker.protocol.frames import HEADER, MAX_FRAME_BYTES, Cancel, Failed, Shutdown, encode_frame
+from eztinker.protocol.frames import HEADER, MAX_FRAME_BYTES, Cancel, Failed, Shutdown, Started, encode_frame
 from eztinker.worker.link import Link, LinkClosed
 
 
@@ -46,6 +46,13 @@ def test_a_connection_that_breaks_is_closed_once_its_whole_commands_were_given_o
     assert link.receive(wait=True) == [Shutdown()]
     with pytest.raises(LinkClosed):
         link.receive(wait=True)
+
+
+def test_events_that_are_sent_together_arrive_in_order(sockets: tuple[socket.socket, socket.socket]):
+    ours, theirs = sockets
+    events = [Started(op_id=op_id) for op_id in "ab"]
+    Link(theirs).send(*events)
+    assert ours.recv(1 << 16) == b"".join(encode_frame(event) for event in events)
 
 
 def test_sending_to_nobody_is_a_closed_link(sockets: tuple[socket.socket, socket.socket]):
