@@ -147,13 +147,17 @@ def test_a_change_that_fails_undoes_itself_alone(store: Store):
     assert kept[1] == operation("whole")
 
 
-def test_a_disk_that_undoes_a_whole_group_lets_no_part_of_it_stand(store: Store):
+_FULL = sqlite3.OperationalError("database or disk is full")
+
+
+@pytest.mark.parametrize("error", [OperationalError("INSERT", {}, _FULL), _FULL], ids=["usual", "prepared"])
+def test_a_disk_that_undoes_a_whole_group_lets_no_part_of_it_stand(store: Store, error: Exception):
     """SQLite may do so; what came next in the group then used to be stored although its caller was refused."""
     is_gathered = threading.Event()
 
     def undone(db: Connection) -> None:
         db.exec_driver_sql("ROLLBACK")
-        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+        raise error
 
     async def write_group() -> list[Any]:
         holding = store.write(lambda db: is_gathered.wait(5))

@@ -11,9 +11,10 @@ from datetime import datetime
 from sqlalchemy import Connection, func, insert, select
 
 from eztinker.errors import StaleEpoch
+from eztinker.oplog import queries
 from eztinker.oplog.schema import epochs
 
-_NEWEST = select(func.coalesce(func.max(epochs.c.epoch), 0))
+_NEWEST = queries.Prepared(select(func.coalesce(func.max(epochs.c.epoch), 0)))
 
 
 def begin(db: Connection, now: datetime) -> int:
@@ -33,4 +34,4 @@ def require_newest(db: Connection, epoch: int) -> None:
 
 
 def _newest(db: Connection) -> int:
-    return db.execute(_NEWEST).scalar_one()
+    return _NEWEST.run(db, {}).fetchone()[0]

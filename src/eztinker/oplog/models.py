@@ -16,7 +16,9 @@ from eztinker.oplog.sessions import project
 from eztinker.types import Page
 
 _BY_ID = select(models).where(models.c.model_id == bindparam("model_id"))
-_TOUCH = update(models).where(models.c.model_id == bindparam("touched"), models.c.status == ModelStatus.ACTIVE)
+_TOUCH = queries.Prepared(
+    update(models).where(models.c.model_id == bindparam("touched"), models.c.status == ModelStatus.ACTIVE)
+)
 
 
 def add(db: Connection, model: Model) -> None:
@@ -78,7 +80,7 @@ def active(db: Connection) -> list[Model]:
 
 def touch(db: Connection, model_id: str, now: datetime) -> bool:
     """Remember when an active run was last used; False if it has ended."""
-    return db.execute(_TOUCH, {"touched": model_id, "last_request_at": now}).rowcount > 0
+    return _TOUCH.run(db, {"touched": model_id, "last_request_at": now}).rowcount > 0
 
 
 def _visible(owner: str) -> ColumnElement[bool]:

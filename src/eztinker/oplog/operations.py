@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, case, func, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from eztinker.oplog import epochs, payloads, queries
 from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus, checksum
@@ -20,11 +20,12 @@ LAST = 2**62
 
 _WITHOUT_RESULT = {"status": OperationStatus.EXPIRED, "result": None, "result_checksum": None}
 _BY_ID = select(operations).where(operations.c.op_id == bindparam("op_id"))
-_BY_NUMBER = select(operations).where(
-    operations.c.lane == bindparam("lane"), operations.c.seq_id == bindparam("seq_id")
+_BY_NUMBER = queries.Prepared(
+    select(operations.c.op_id).where(operations.c.lane == bindparam("lane"), operations.c.seq_id == bindparam("seq_id"))
 )
+_APPEND = queries.Prepared(insert(operations))
 _others = operations.alias()
-_SETTLE = (
+_SETTLE = queries.Prepared(
     update(operations)
     .where(operations.c.op_id == bindparam("settled"), operations.c.status == OperationStatus.PENDING)
     .values(
@@ -42,13 +43,15 @@ def append(db: Connection, operation: Operation, payload: bytes | None = None) -
     """Store `operation`, or return the one that has its lane and number already: a repeat is the same operation."""
     if operation.seq_id is not None:
         number = {"lane": operation.lane, "seq_id": operation.seq_id}
-        if (existing := queries.one(db, _BY_NUMBER, Operation, number)) is not None:
-            return existing
+        if (existing := _BY_NUMBER.run(db, number).fetchone()) is not None:
+            first = get(db, existing[0])
+            assert first is not None
+            return first
     if payload is not None:
         operation = msgspec.structs.replace(operation, payload=payloads.keep(db, payload))
     if operation.plan is not None:
         operation = msgspec.structs.replace(operation, plan_checksum=checksum(operation.plan))
-    queries.add(db, operations, operation)
+    _APPEND.run(db, msgspec.structs.asdict(operation))
     return operation
 
 
@@ -220,7 +223,7 @@ def expire_results(db: Connection, finished_before: datetime) -> None:
 
 
 def _settle(db: Connection, op_id: str, now: datetime, **outcome: Any) -> None:
-    db.execute(_SETTLE, {"settled": op_id, "finished_at": now, **outcome})
+    _SETTLE.run(db, {"settled": op_id, "finished_at": now, **outcome})
 
 
 def _payload(is_kept: bool) -> dict[str, None]:

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 
+from eztinker.oplog import queries
 from eztinker.oplog.schema import operations, payloads
 
-_IS_KEPT = select(exists().where(payloads.c.digest == bindparam("digest")))
-_KEEP = insert(payloads)
+_IS_KEPT = queries.Prepared(select(exists().where(payloads.c.digest == bindparam("digest"))))
+_KEEP = queries.Prepared(insert(payloads))
 
 
 def keep(db: Connection, content: bytes) -> str:
     """Store `content` if it is new; gives its digest."""
     digest = digest_of(content)
-    if not db.execute(_IS_KEPT, {"digest": digest}).scalar_one():
-        db.execute(_KEEP, {"digest": digest, "content": content})
+    (is_kept,) = _IS_KEPT.run(db, {"digest": digest}).fetchone()
+    if not is_kept:
+        _KEEP.run(db, {"digest": digest, "content": content})
     return digest
 
 

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ from eztinker.oplog.upgrade import bring_up_to_date
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+DriverError = OperationalError | sqlite3.OperationalError
+"""The second is what prepared statements raise."""
 
 MAX_GROUP = 256
 """Changes in one transaction; they share one fsync."""
@@ -70,7 +73,7 @@ class Database:
         try:
             with self._engine.connect() as connection:
                 return query(connection)
-        except OperationalError as error:
+        except (OperationalError, sqlite3.OperationalError) as error:
             raise _refusal(error) from error
 
     def close(self) -> None:
@@ -200,7 +203,7 @@ def _is_in_transaction(connection: Connection) -> bool:
 
 def _ours(error: Exception) -> Exception:
     """A refusal of the disk in our words; any other error as it is."""
-    return _refusal(error) if isinstance(error, (OperationalError, OSError)) else error
+    return _refusal(error) if isinstance(error, DriverError | OSError) else error
 
 
 def _settle(done: Future[Any], outcome: Outcome) -> None:
@@ -212,10 +215,13 @@ def _settle(done: Future[Any], outcome: Outcome) -> None:
         done.set_result(outcome.result)
 
 
-def _refusal(error: OperationalError | OSError) -> LogUnwritable:
+def _refusal(error: DriverError | OSError) -> LogUnwritable:
     """What the disk says, in words for clients, which are going to ask again."""
-    reason = error.orig if isinstance(error, OperationalError) else error.strerror
-    is_full = error.errno == errno.ENOSPC if isinstance(error, OSError) else "full" in str(reason)
+    if isinstance(error, OSError):
+        reason, is_full = error.strerror, error.errno == errno.ENOSPC
+    else:
+        reason = error.orig if isinstance(error, OperationalError) else error
+        is_full = "full" in str(reason)
     sentence = f"The server cannot use its operation log at present ({reason})"
     if is_full:
         return LogFull(f"{sentence}; free some space on its disk")

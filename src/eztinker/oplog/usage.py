@@ -11,7 +11,7 @@ from eztinker.oplog import queries
 from eztinker.oplog.rows import Usage
 from eztinker.oplog.schema import usage
 
-_ADD = (
+_ADD = queries.Prepared(
     update(usage)
     .where(
         usage.c.owner == bindparam("of_owner"),
@@ -43,6 +43,6 @@ def forget(db: Connection, before: datetime) -> None:
 
 def _add(db: Connection, used: Usage) -> None:
     same = {f"of_{name}": value for name, value in msgspec.structs.asdict(used).items() if name != "amount"}
-    added = db.execute(_ADD, {"more": used.amount, **same})
+    added = _ADD.run(db, {"more": used.amount, **same})
     if added.rowcount == 0:
         queries.add(db, usage, used)
