@@ -26,7 +26,7 @@ class Prepared:
     """
 
     def __init__(self, statement: Select | Insert | Update) -> None:
-        self._statement = statement
+        self.statement = statement
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
 
     def run(self, db: Connection, parameters: Mapping[str, Any]) -> Any:
@@ -34,7 +34,7 @@ class Prepared:
         names = tuple(parameters)
         compiled = self._compiled.get(names)
         if compiled is None:
-            compiled = self._compiled[names] = _compile(self._statement, db.dialect, names)
+            compiled = self._compiled[names] = _compile(self.statement, db.dialect, names)
         values = {**compiled.constants, **parameters}
         for name, process in compiled.processors:
             values[name] = process(values[name])

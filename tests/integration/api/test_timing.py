@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
+from eztinker.oplog.queries import Prepared
 from tests.integration.api.test_tenants import ROUTES_AND_KINDS, Tenants, answer
 from tests.route_cases import CASES, PREFIX, Ids, make_ids, tenant, unknown_ids
 from tests.servers import API_KEY, RunningServer, key_of
@@ -148,12 +149,19 @@ def _difference(first: Ask, second: Ask) -> float:
 def statements() -> Iterator[list[str]]:
     """Every SQL statement that is run within the block, without its values."""
     run: list[str] = []
+    run_prepared = Prepared.run
 
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         run.append(statement)
 
+    def note_prepared(prepared: Prepared, db: Connection, parameters: dict[str, Any]) -> Any:
+        run.append(str(prepared.statement))
+        return run_prepared(prepared, db, parameters)
+
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        yield run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Prepared, "run", note_prepared)
+            yield run
     finally:
         event.remove(Engine, "before_cursor_execute", note)
