@@ -179,6 +179,28 @@ def test_a_disk_that_undoes_a_whole_group_lets_no_part_of_it_stand(store: Store,
     asyncio.run(store.write(lambda db: operations.append(db, operation("later"))))
 
 
+@pytest.mark.parametrize("is_loop_closed", [False, True])
+def test_a_caller_that_has_gone_leaves_its_change_and_the_writer(store: Store, is_loop_closed: bool):
+    may_go_on = threading.Event()
+
+    def held(db: Connection) -> None:
+        may_go_on.wait(5)
+        operations.append(db, operation("left"))
+
+    async def give_up() -> None:
+        writing = asyncio.ensure_future(store.write(held))
+        await asyncio.sleep(0.05)
+        writing.cancel()
+        if not is_loop_closed:
+            may_go_on.set()
+            await store.write(lambda db: operations.append(db, operation("in the same loop")))
+
+    asyncio.run(give_up())
+    may_go_on.set()
+    asyncio.run(asyncio.wait_for(store.write(lambda db: operations.append(db, operation("later"))), 5))
+    assert asyncio.run(store.read(lambda db: operations.get(db, "left"))) == operation("left")
+
+
 def test_a_repeat_is_the_same_operation_whatever_its_body(store: Store):
     def append(op_id: str, lane: str = "run") -> str:
         new = operation(op_id, lane=lane, seq_id=1)

@@ -6,13 +6,14 @@ A change is durable when `write` returns: what is acknowledged to a client after
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,9 +118,9 @@ class Store:
         Raises:
             LogFull, LogUnwritable: the disk is full or broken; nothing was changed.
         """
-        done: Future[Any] = Future()
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.put(_Waiting(change, done))
-        return await asyncio.wrap_future(done)
+        return await done
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """What `query` returns; it sees every change written before.
@@ -142,7 +143,8 @@ class Store:
             outcomes = self._database.commit([waiting.change for waiting in group])
             self._tell_operator(outcomes)
             for waiting, outcome in zip(group, outcomes, strict=True):
-                _settle(waiting.done, outcome)
+                with contextlib.suppress(RuntimeError):  # its loop is closed: the caller has gone
+                    waiting.done.get_loop().call_soon_threadsafe(_settle, waiting.done, outcome)
             if is_last:
                 return
 
@@ -171,7 +173,7 @@ class Store:
 
 class _Waiting(NamedTuple):
     change: Change
-    done: Future[Any]
+    done: asyncio.Future[Any]
 
 
 def _attempt_alone(connection: Connection, change: Change) -> Outcome:
@@ -206,8 +208,8 @@ def _ours(error: Exception) -> Exception:
     return _refusal(error) if isinstance(error, DriverError | OSError) else error
 
 
-def _settle(done: Future[Any], outcome: Outcome) -> None:
-    if not done.set_running_or_notify_cancel():
+def _settle(done: asyncio.Future[Any], outcome: Outcome) -> None:
+    if done.done():
         return  # the caller has gone; the change stands
     if outcome.error is not None:
         done.set_exception(outcome.error)
