@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tests.simulation.habits import PLAIN
 from tests.simulation.world import Failed, World
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", type=int)
-    world = World(parser.parse_args().seed)
+    parser.add_argument("--plain", action="store_true", help="with clients that only train, save, load and sample")
+    args = parser.parse_args()
+    world = World(args.seed, PLAIN if args.plain else None)
     try:
         world.run()
         verdict = None

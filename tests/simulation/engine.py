@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from eztinker.checkpoints.store import read_manifest, verify_checkpoint, write_checkpoint
+from eztinker.checkpoints.store import verify_checkpoint, write_checkpoint
 from eztinker.errors import Cancelled, CheckpointDamaged, CheckpointNotFound, NonFiniteUpdate, NotFound
 from eztinker.protocol.frames import (
     AnyCommand,
@@ -42,7 +42,6 @@ from eztinker.protocol.frames import (
 from eztinker.service.engine_link import EngineLink
 from eztinker.types import (
     AdapterState,
-    CheckpointKind,
     CheckpointWritten,
     ForwardBackwardResult,
     LoraSpec,
@@ -51,6 +50,7 @@ from eztinker.types import (
     SampleResult,
 )
 from tests.simulation import states
+from tests.simulation.records import Violation
 from tests.simulation.states import POISON_TOKEN, REFUSED_TOKEN, Pass, State, Step
 
 STATE_FILE = "state"
@@ -82,6 +82,8 @@ class Engines:
         self.num_failed_starts = 0
         self.written: dict[str, str] = {}
         """Names of the directories of checkpoints, by operation."""
+        self.loaded: dict[str, State] = {}
+        """What was read from checkpoints, by operation."""
 
     async def spawn(self) -> EngineLink:
         self.num_started += 1
@@ -232,7 +234,10 @@ class SimulatedEngine(EngineLink):
             return self._put(command, states.created(states.Create(command.lora.seed)))
         if isinstance(command, LoadModel):
             try:
-                return self._put(command, _read(Path(command.directory), with_optimizer=command.with_optimizer))
+                state = _read(Path(command.directory))
+                if self._engines.loaded.setdefault(op_id, state) != state:
+                    raise Violation(f"{op_id} has loaded {self._engines.loaded[op_id]}, and then {state}")
+                return self._put(command, states.loaded(state, with_optimizer=command.with_optimizer))
             except (CheckpointDamaged, CheckpointNotFound) as error:
                 return Failed.of(op_id, error)
         if isinstance(command, UnloadModel):
@@ -282,7 +287,7 @@ class SimulatedEngine(EngineLink):
         if command is None:
             return
         try:
-            weights = 0 if command.directory is None else _read(Path(command.directory), with_optimizer=False).weights
+            weights = 0 if command.directory is None else _read(Path(command.directory)).weights
         except (CheckpointDamaged, CheckpointNotFound) as error:
             self._tell(Failed.of(op_id, error))
             return
@@ -293,12 +298,9 @@ class SimulatedEngine(EngineLink):
         self._tell(SampleDone(op_id=op_id, result=SampleResult(sequences=[sequence] * command.request.num_samples)))
 
 
-def _read(directory: Path, *, with_optimizer: bool) -> State:
+def _read(directory: Path) -> State:
     verify_checkpoint(directory)
-    state = State.decode((directory / STATE_FILE).read_bytes())
-    if read_manifest(directory).kind is not CheckpointKind.TRAINING:
-        with_optimizer = False
-    return states.loaded(state, with_optimizer=with_optimizer)
+    return State.decode((directory / STATE_FILE).read_bytes())
 
 
 def _words(command: TrainingCommand) -> str:

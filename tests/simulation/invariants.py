@@ -2,107 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from eztinker.protocol import wire_pb2
 from eztinker.service.engine_process import MAX_DEATHS, MAX_FAILED_STARTS
 from eztinker.service.operations import Done, Failure
 from tests.simulation import states
-from tests.simulation.engine import STATE_FILE, Engines
-from tests.simulation.states import Bad, Create, Deed, Load, Pass, Save, State, Step
-
-
-class Violation(Exception):
-    """Something that must hold does not."""
-
-
-class Place(NamedTuple):
-    """Where an operation stands: its run, and its number there."""
-
-    lane: str
-    seq_id: int
-
-
-class SampleAsked(NamedTuple):
-    source: Place | None
-    """The save that is sampled from; None for the base model."""
-    prompt: tuple[int, ...]
-
-
-class Row(NamedTuple):
-    op_id: str
-    seq_id: int
-    kind: str
-    status: str
-    payload: str | None
-    epoch: int | None
-    media_type: str | None
-    result: bytes | None
-    error_code: str | None
-
-
-@dataclass
-class Records:
-    """What the clients know."""
-
-    def __post_init__(self) -> None:
-        self.asked: dict[Place, Deed] = {}
-        self.samples: dict[str, SampleAsked] = {}
-        self.promises: dict[Place, str] = {}
-        self.outcomes: dict[str, Done | Failure] = {}
-        self.saved: dict[str, Place] = {}
-        """By tinker:// path."""
-        self.abandoned: set[str] = set()
-        """Promises whose client vanished before it knew their outcome."""
-
-    def promised(self, place: Place, op_id: str) -> None:
-        if (first := self.promises.setdefault(place, op_id)) != op_id:
-            raise Violation(f"{place} was promised as {first}, and then as {op_id}")
-
-    def told(self, op_id: str, outcome: Done | Failure) -> None:
-        if (first := self.outcomes.setdefault(op_id, outcome)) != outcome:
-            raise Violation(f"{op_id} ended in {first}, and then in {outcome}")
-
-
-def number_in(media_type: str, result: bytes) -> int | None:
-    """The number that the engine put into a result."""
-    if media_type == "application/x-protobuf":
-        return int(wire_pb2.ForwardBackwardOutput.FromString(result).metrics["loss:sum"])
-    metrics = json.loads(result).get("metrics")
-    return None if metrics is None else int(metrics["state"])
-
-
-def token_in(result: bytes) -> int:
-    return int(np.frombuffer(wire_pb2.SampleResponse.FromString(result).sequences[0].tokens, "<i4")[0])
-
-
-class Log:
-    """The rows as they are in the database."""
-
-    def __init__(self, raw: sqlite3.Connection) -> None:
-        self.raw = raw
-
-    def rows(self) -> dict[str, list[Row]]:
-        """Numbered operations by lane, in order."""
-        found: defaultdict[str, list[Row]] = defaultdict(list)
-        columns = ", ".join(Row._fields)
-        query = f"SELECT lane, {columns} FROM operations WHERE seq_id IS NOT NULL ORDER BY lane, seq_id"
-        for lane, *row in self.raw.execute(query):
-            found[lane].append(Row(*row))
-        return found
-
-    def count(self, query: str) -> int:
-        return self.raw.execute(f"SELECT count(*) FROM {query}").fetchone()[0]
-
-    def column(self, query: str) -> list[str]:
-        return [row[0] for row in self.raw.execute(query)]
+from tests.simulation.engine import Engines
+from tests.simulation.fold import DONE, Fold
+from tests.simulation.kept_files import KeptFiles
+from tests.simulation.log_rows import Log, Row, token_in
+from tests.simulation.records import Place, Records, Violation
+from tests.simulation.states import Bad, Create, Deed, Load, Pass, Step
 
 
 class AfterCommit:
@@ -140,7 +50,7 @@ class AfterCommit:
 
 def _has_effect(row: Row, deed: Deed | None) -> bool:
     """Whether a settled operation has changed its run."""
-    if row.status in ("done", "expired"):
+    if row.status in DONE:
         return isinstance(deed, (Create, Load, Step)) or (isinstance(deed, Pass) and not deed.is_forward_only)
     return row.status == "failed" and row.error_code == "nonfinite_update"
 
@@ -154,87 +64,29 @@ def _own_reasons(deed: Deed) -> set[str]:
             return {"nonfinite_update"}
         case Pass(tokens=(states.REFUSED_TOKEN, *_)):
             return {"out_of_memory"}
-        case Load():
-            return {"checkpoint_not_found"}  # its client deletes some
+        case Load(may_be_gone=True):
+            return {"checkpoint_not_found"}
     return set()
-
-
-class Fold:
-    """The state of each run after each of its operations, from what was asked and how it ended."""
-
-    def __init__(self, records: Records, rows: dict[str, list[Row]]) -> None:
-        self._records = records
-        self._rows = rows
-        self._after: dict[str, dict[int, State | None]] = {}
-
-    def check(self) -> None:
-        for lane in self._rows:
-            if not lane.count(":sample:"):
-                self._states(lane)
-
-    def after(self, place: Place) -> State | None:
-        return self._states(place.lane)[place.seq_id]
-
-    def last(self, lane: str) -> State | None:
-        return next(reversed(self._states(lane).values()))
-
-    def _states(self, lane: str) -> dict[int, State | None]:
-        if lane not in self._after:
-            self._after[lane] = states_after = {}
-            state: State | None = None
-            for row in self._rows[lane]:
-                state = states_after[row.seq_id] = self._next(lane, row, state)
-        return self._after[lane]
-
-    def _next(self, lane: str, row: Row, state: State | None) -> State | None:
-        place = Place(lane, row.seq_id)
-        deed = self._records.asked.get(place)
-        if deed is None:
-            raise Violation(f"{place} is in the log, and nobody asked for it")
-        if row.status == "pending":
-            raise Violation(f"{place} never ended")
-        if row.status == "failed":
-            if row.error_code != "nonfinite_update":
-                return state
-            assert state is not None
-            return states.stepped(state, Step(0))[0]
-        match deed:
-            case Create():
-                return states.created(deed)
-            case Load():
-                source = self.after(self._records.saved[deed.path])
-                assert source is not None
-                return states.loaded(states.saved(source, with_gradient=False), with_optimizer=deed.with_optimizer)
-            case Save():
-                return state
-            case Bad():
-                raise Violation(f"{place} should have been refused")
-        if state is None:
-            raise Violation(f"{place} was done in a run that never began")
-        state, number = states.passed(state, deed) if isinstance(deed, Pass) else states.stepped(state, deed)
-        if row.result is not None and number_in(row.media_type or "", row.result) != number:
-            raise Violation(f"{place} was done in another state than that after all operations before it")
-        return state
 
 
 class AtTheEnd:
     """Checks when all faults are over and everything has had its time."""
 
-    def __init__(self, log: Log, records: Records, engines: Engines, data_dir: Path) -> None:
+    def __init__(self, log: Log, records: Records, engines: Engines, kept: KeptFiles) -> None:
         self._log = log
         self._records = records
         self._engines = engines
-        self._data_dir = data_dir
+        self._kept = kept
         self._rows = log.rows()
 
     def check(self) -> None:
         self._check_outcomes()
         self._check_failures()
-        fold = Fold(self._records, self._rows)
+        fold = Fold(self._records, self._rows, self._engines.loaded)
         fold.check()
         self._check_samples(fold)
         self._check_order_of_outcomes()
-        self._check_files(fold)
+        self._kept.check(fold)
         self._check_that_ended_sessions_hold_nothing()
 
     def _check_outcomes(self) -> None:
@@ -250,7 +102,7 @@ class AtTheEnd:
             if isinstance(outcome, Failure):
                 if (row.status, row.error_code) != ("failed", outcome.code):
                     raise Violation(f"{op_id} failed with {outcome.code} for its client, and is {row} in the log")
-            elif row.status not in ("done", "expired") or row.result not in (None, outcome.body):
+            elif row.status not in DONE or row.result not in (None, outcome.body):
                 raise Violation(f"{op_id} was done for its client, and is {row} in the log")
 
     def _check_failures(self) -> None:
@@ -276,10 +128,11 @@ class AtTheEnd:
         for op_id, asked in self._records.samples.items():
             outcome = self._records.outcomes.get(op_id)
             if isinstance(outcome, Done):
-                state = None if asked.source is None else fold.after(asked.source)
-                weights = 0 if state is None else state.weights
-                if token_in(outcome.body) != states.drawn(weights, asked.prompt):
+                weights = [0] if asked.source is None else [state.weights for state in fold.at(asked.source)]
+                if token_in(outcome.body) not in [states.drawn(each, asked.prompt) for each in weights]:
                     raise Violation(f"sample {op_id} was not drawn from what was saved at {asked.source}")
+            elif outcome is not None and outcome.code not in ("cancelled", "engine_lost"):
+                raise Violation(f"sample {op_id} was accepted and failed with {outcome.code}")
 
     def _check_order_of_outcomes(self) -> None:
         """Outcomes of a lane are numbered without gaps, and those of engines are of epochs that have begun."""
@@ -289,35 +142,6 @@ class AtTheEnd:
         )
         if self._log.count(query):
             raise Violation("places among the outcomes of a lane were left out or given twice")
-
-    def _check_files(self, fold: Fold) -> None:
-        """Every checkpoint that is listed is whole and holds what was saved; no other directory is left for good."""
-        root = self._data_dir / "checkpoints"
-        live = set(self._log.column("SELECT checkpoint_id FROM checkpoints WHERE removed_at IS NULL"))
-        known = set(self._log.column("SELECT checkpoint_id FROM checkpoints"))
-        found = {path.name for path in root.iterdir()}
-        if missing := live - found:
-            raise Violation(f"checkpoints without files: {missing}")
-        if leftover := {name for name in found - known if "." not in name} - self._failed_saves():
-            raise Violation(f"directories of no checkpoint: {leftover}")
-        query = (
-            "SELECT checkpoint_id, model_id, kind, name FROM checkpoints WHERE removed_at IS NULL AND name IS NOT NULL"
-        )
-        for checkpoint_id, model_id, kind, name in self._log.raw.execute(query):
-            place = self._records.saved.get(f"tinker://{model_id}/{kind}/{name}")
-            state = fold.last(model_id) if place is None else fold.after(place)  # the server saves when a run is over
-            assert state is not None
-            content = (root / checkpoint_id / STATE_FILE).read_bytes()
-            if State.decode(content) != states.saved(state, with_gradient=False):
-                raise Violation(f"{name} of {model_id} does not hold the state that was saved")
-        snapshots = set(self._log.column("SELECT snapshot_id FROM snapshots"))
-        if {path.name for path in (self._data_dir / "snapshots").iterdir()} != snapshots:
-            raise Violation("the directories of snapshots are not those the log knows")
-
-    def _failed_saves(self) -> set[str]:
-        """Directories of saves that were written and then failed; they go at the next start."""
-        failed = self._log.column("SELECT op_id FROM operations WHERE status = 'failed' AND kind LIKE 'save%'")
-        return {self._engines.written[op_id] for op_id in failed if op_id in self._engines.written}
 
     def _check_that_ended_sessions_hold_nothing(self) -> None:
         of_ended = "JOIN sessions s ON s.session_id = m.session_id WHERE s.status != 'active'"

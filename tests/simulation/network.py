@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from eztinker.service.service import Service
 from tests.simulation.event_loop import Life, VirtualLoop
-from tests.simulation.invariants import Violation
+from tests.simulation.records import Violation
 
 T = TypeVar("T")
 
@@ -34,8 +34,9 @@ class Network:
         self.duplicates = 0.0
 
     @property
-    def num_open(self) -> int:
-        return len(self._open)
+    def is_connected(self) -> bool:
+        """Whether a server listens."""
+        return self._service is not None
 
     def connect(self, service: Service, life: Life) -> None:
         """The server listens."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from eztinker.oplog import checkpoints, payloads, snapshots
 from eztinker.oplog import operations as operation_queries
-from eztinker.oplog import payloads, snapshots
-from eztinker.oplog.rows import Operation
-from eztinker.service import operations, recovery, run_feed
+from eztinker.oplog import sessions as session_queries
+from eztinker.oplog.rows import Checkpoint, Model, Operation
+from eztinker.service import checkpoint_collector, checkpoint_copies, operations, recovery, run_feed
+from eztinker.service.checkpoint_collector import CheckpointCollector
+from eztinker.service.checkpoint_copies import CheckpointCopies
 from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
 from eztinker.service.lanes import Lane
@@ -20,6 +25,7 @@ from eztinker.service.operations import Operations
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.service import Service
 from eztinker.service.sessions import Sessions
+from eztinker.service.training import SaveRequest, Training
 
 Planted = Callable[[], AbstractContextManager[Any]]
 
@@ -38,10 +44,20 @@ def _acknowledge_before_commit() -> AbstractContextManager[Any]:
 
 
 def _tell_before_commit() -> AbstractContextManager[Any]:
-    async def write(self: Operations, new: Any, change: Any, outcome: Any) -> None:
-        self._unsettled.pop(new.op_id).outcome.set_result(outcome)
-        await self._store.write(change)
+    async def write(self: Operations, new: Any, change: Any) -> None:
+        def try_out(db: Any) -> Any:
+            with db.begin_nested() as attempt:
+                outcome = change(db)
+                attempt.rollback()
+            return outcome
 
+        unsettled = self._unsettled[new.op_id]
+        unsettled.outcome.set_result(await self._store.write(try_out))
+        self._unsettled[new.op_id] = type(unsettled)(unsettled.owner, asyncio.Future())
+        await asyncio.sleep(1)
+        await real(self, new, change)
+
+    real = Operations._write
     return patch.object(Operations, "_write", write)
 
 
@@ -155,6 +171,66 @@ def _no_housekeeping() -> AbstractContextManager[Any]:
     return patch.object(Service, "_keep_house", keep_house)
 
 
+def _make_room_before_the_save() -> AbstractContextManager[Any]:
+    async def planned(self: Training, model: Model, request: SaveRequest) -> Checkpoint:
+        if request.overwrite:
+            for old in await self._saved.of_run(model.owner, model.model_id):
+                if old.name == request.name:
+                    await self._saved._store.write(
+                        partial(checkpoints.remove, checkpoint_id=old.checkpoint_id, now=old.created_at)
+                    )
+        return await real(self, model, request)
+
+    real = Training._planned
+    return patch.object(Training, "_planned", planned)
+
+
+def _collect_what_is_used() -> AbstractContextManager[Any]:
+    return patch.object(checkpoint_collector, "in_use", lambda db: set())
+
+
+def _find_what_has_expired() -> AbstractContextManager[Any]:
+    return patch.object(Checkpoint, "has_expired", lambda self, now: False)
+
+
+def _let_nothing_expire() -> AbstractContextManager[Any]:
+    async def expire(self: CheckpointCollector) -> None:
+        pass
+
+    return patch.object(CheckpointCollector, "expire", expire)
+
+
+def _point_to_the_original() -> AbstractContextManager[Any]:
+    return patch.object(checkpoint_copies, "copy_checkpoint", lambda source, directory: directory.symlink_to(source))
+
+
+def _list_a_copy_before_its_files() -> AbstractContextManager[Any]:
+    def copy(source: Path, directory: Path) -> None:
+        asyncio.get_running_loop().call_later(1, real, source, directory)
+
+    real = checkpoint_copies.copy_checkpoint
+    return patch.object(checkpoint_copies, "copy_checkpoint", copy)
+
+
+def _copy_again() -> AbstractContextManager[Any]:
+    async def slot(self: CheckpointCopies, owner: str, target: Any, idempotency_key: str | None) -> tuple[str, int]:
+        return await real(self, owner, target, None)
+
+    real = CheckpointCopies._slot
+    return patch.object(CheckpointCopies, "_slot", slot)
+
+
+def _lose_without_announcing() -> AbstractContextManager[Any]:
+    def lose(db: Any, op_id: str, now: Any) -> None:
+        db.exec_driver_sql("UPDATE operations SET status = 'lost' WHERE op_id = ?", (op_id,))
+
+    return patch.object(operation_queries, "lose", lose)
+
+
+def _stay_with_the_own_save() -> AbstractContextManager[Any]:
+    return patch.object(session_queries, "current_checkpoint_id", lambda db, sampler: sampler.checkpoint_id)
+
+
 PLANTED: dict[str, Planted] = {
     "a promise is given before the log has the operation": _acknowledge_before_commit,
     "an outcome is told before the log has it": _tell_before_commit,
@@ -171,4 +247,13 @@ PLANTED: dict[str, Planted] = {
     "the outcomes of a run are stored as they come": _store_outcomes_as_they_come,
     "the first refusal ends the supervisor": _end_with_the_first_refusal,
     "nobody keeps house": _no_housekeeping,
+    "the old checkpoint is removed before the new one is saved": _make_room_before_the_save,
+    "checkpoints are collected that are still read": _collect_what_is_used,
+    "what has expired is found until it is collected": _find_what_has_expired,
+    "nothing expires": _let_nothing_expire,
+    "a copy is the original under another name": _point_to_the_original,
+    "a copy is listed before its files are there": _list_a_copy_before_its_files,
+    "a copy that is asked for again is made again": _copy_again,
+    "lost samples are not announced": _lose_without_announcing,
+    "an inflight sampler stays with its own save": _stay_with_the_own_save,
 }

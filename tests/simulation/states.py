@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 REFUSED_TOKEN, POISON_TOKEN = 1, 2
 """First token of a pass that the engine refuses; of one that kills it."""
@@ -32,6 +33,14 @@ class State:
         return cls(*map(int, raw.split()))
 
 
+class Source(NamedTuple):
+    """A name under which checkpoints are saved, at some moment."""
+
+    path: str
+    newest: int = 0
+    """The save under this name that was known to be done then, counted from 0: it is read, or a later one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Create:
     seed: int
@@ -51,8 +60,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    path: str
+    source: Source
     with_optimizer: bool
+    may_be_gone: bool = True
+    """Whether its client deletes what is loaded, or has given it a lifetime."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import secrets
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator
 from contextvars import copy_context
-from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
-from unittest.mock import patch
-
-from pydantic import SecretStr
 
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig, load_config
-from eztinker.keys import ensure_signing_secret
-from eztinker.service import checkpoint_collector
-from eztinker.service import service as service_module
-from eztinker.service.clock import Clock
-from eztinker.service.service import CHECKPOINTS_DIRECTORY, SNAPSHOTS_DIRECTORY, Service
+from eztinker.service.service import SNAPSHOTS_DIRECTORY, Service
 from tests.simulation.clients import Client
+from tests.simulation.clock import SimulatedClock
 from tests.simulation.disk import Disk, SimulatedStore
 from tests.simulation.engine import EngineFaults, Engines
 from tests.simulation.event_loop import Life, NothingLeft, VirtualLoop
-from tests.simulation.invariants import AfterCommit, AtTheEnd, Log, Records, Violation
+from tests.simulation.habits import Habits, drawn_habits
+from tests.simulation.invariants import AfterCommit, AtTheEnd
+from tests.simulation.kept_files import KeptFiles
+from tests.simulation.log_rows import Log
 from tests.simulation.network import Network
+from tests.simulation.records import Records, Violation
+from tests.simulation.surroundings import empty_data_dir, quiet, simulated_config, surroundings
 
-HOUSEKEEPING_SECONDS = 20.0
-SESSION_TIMEOUT_SECONDS = 60.0
-"""Longer than a client may be silent: its longest pause between two tries is 30 s."""
 SETTLING_SECONDS = 1500.0
 """When faults are over, clients come to their end within this: five minutes of retries, gaps, engines that hang."""
 CLEANING_SECONDS = 50.0
@@ -45,7 +33,6 @@ CLEANING_SECONDS = 50.0
 _BASE_MODEL = BaseModel(
     name="tiny", directory=Path("/none"), model_type="llama", vocab_size=264, context_length=64, eos_token_ids=(256,)
 )
-_START = datetime(2030, 3, 31, 0, 30, tzinfo=UTC)
 _HOLE = (
     "operations early JOIN operations late ON early.lane = late.lane AND early.seq_id < late.seq_id "
     "WHERE early.status = 'pending' AND early.plan IS NOT NULL AND late.status = 'done' AND late.plan IS NOT NULL"
@@ -59,32 +46,21 @@ class Failed(Exception):
     """A simulation in which something did not hold; the message says how to see it again."""
 
 
-class SimulatedClock(Clock):
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-        self.jump = timedelta(0)
-        """By how much somebody has set the wall clock wrong."""
-
-    def now(self) -> datetime:
-        return _START + timedelta(seconds=self._loop.time()) + self.jump
-
-    def monotonic(self) -> float:
-        return self._loop.time()
-
-
 class World:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, habits: Habits | None = None) -> None:
+        """Args: habits: what the clients do beyond the plain, if it is not to be drawn."""
         self.seed = seed
+        self.habits = drawn_habits(seed) if habits is None else habits
         self.random = Random(seed)
         self.trace: list[tuple[object, ...]] = []
         self.loop = VirtualLoop(lambda: self.random.choice((0.0, 0.0, 0.001, 0.02, 0.1)))
         self.clock = SimulatedClock(self.loop)
-        self.data_dir = _data_dir()
+        self.data_dir = empty_data_dir()
         self.disk = Disk(self.random)
         self.engines = Engines(self.random, self.note)
         self.network = Network(self.loop, self.random)
-        self.records = Records()
         self.log = Log(self.disk.raw)
+        self.records = Records(self.log)
         self._after_commit = AfterCommit(self.log, self.records)
         self.disk.on_commit = self._committed
         self._server: Life | None = None
@@ -105,18 +81,19 @@ class World:
         """
         self.loop.set_exception_handler(self._handle)
         try:
-            with _surroundings(self.random, self._heard):
+            with surroundings(self.random, self._heard):
                 self.loop.run_until_complete(self._live())
         except NothingLeft:
             raise Failed(f"{self}: everybody waits for somebody else") from None
         except Violation as error:
             raise Failed(f"{self}: {error}") from error
         finally:
-            with _quiet():
+            with quiet():
                 self.loop.end()
 
     def __str__(self) -> str:
-        return f"python -m tests.simulation {self.seed}"
+        plain = "" if self.habits == drawn_habits(self.seed) else " --plain"
+        return f"python -m tests.simulation {self.seed}{plain}"
 
     # --- the story ---
 
@@ -144,7 +121,12 @@ class World:
         self.note("clients are done")
         await self._clean_up()
         self._check_room()
-        AtTheEnd(self.log, self.records, self.engines, self.data_dir).check()
+        due = self.clock.now() - timedelta(seconds=CLEANING_SECONDS)
+        kept = KeptFiles(self.log, self.records, self.engines, self.data_dir, due)
+        AtTheEnd(self.log, self.records, self.engines, kept).check()
+        await self._stop_server()
+        await self._started()
+        kept.check_leftovers()
         await self._stop_server()
         if self._violation is not None:
             raise self._violation
@@ -183,7 +165,7 @@ class World:
         self._crashes_in_holes = draw.random() < 0.15
         self._may_vanish = draw.random() < 0.3
         self._may_poison = draw.random() < 0.2
-        self._config = _config(self.data_dir).model_copy(
+        self._config = simulated_config(self.data_dir).model_copy(
             update={
                 "snapshot_operations": draw.choice((2, 3, 8)),
                 "snapshot_seconds": draw.choice((5.0, 60.0)),
@@ -223,8 +205,8 @@ class World:
         await self._stop_server()
 
     async def _jump(self) -> None:
-        self.clock.jump += timedelta(hours=self.random.choice((-1, 1)))
-        self.note("clock jumps", self.clock.jump)
+        self.clock.jump(timedelta(hours=self.random.choice((-1, 1))))
+        self.note("clock jumps", self.clock.jumped)
 
     async def _refuse(self) -> None:
         self.disk.refusal_rate = self._refusals
@@ -263,6 +245,10 @@ class World:
             await stopping
             self.network.refuse()
             service.operations.release_polls()
+            await asyncio.sleep(1)
+
+    async def _started(self) -> None:
+        while not self.network.is_connected:
             await asyncio.sleep(1)
 
     def _server_ended(self, life: Life, task: asyncio.Task[None]) -> None:
@@ -313,7 +299,8 @@ class World:
         vanishes_at = client_random.uniform(0, 30) if self._may_vanish else None
 
         async def live() -> None:
-            client = Client(f"owner{number}", self.network, client_random, self.records, poison=self._may_poison)
+            owner, habits = f"owner{number}", self.habits
+            client = Client(owner, self.network, client_random, self.records, habits, poison=self._may_poison)
             await client.run(num_runs=client_random.choice((1, 1, 2)), says_goodbye=client_random.random() < 0.5)
 
         task = self.loop.create_task(live(), context=life.context)
@@ -373,73 +360,3 @@ class World:
         self.note("log", event, repr(reason))
         if event in _BUGS:
             self._report(Violation(f"{event}: {reason!r}"))
-
-
-class _Listener(logging.Handler):
-    def __init__(self, heard) -> None:
-        super().__init__(logging.WARNING)
-        self._heard = heard
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._heard(record)
-
-
-@contextlib.contextmanager
-def _surroundings(random_: Random, heard) -> Iterator[None]:
-    """All that is drawn comes from the seed, and the server's log comes to us."""
-    server_log = logging.getLogger("eztinker")
-    listener = _Listener(heard)
-    server_log.addHandler(listener)
-    level, propagates = server_log.level, server_log.propagate
-    server_log.setLevel(logging.WARNING)
-    server_log.propagate = False
-    try:
-        with (
-            patch.object(secrets, "token_hex", lambda size: f"{random_.getrandbits(8 * size):0{2 * size}x}"),
-            patch.object(uuid, "uuid4", lambda: uuid.UUID(int=random_.getrandbits(128))),
-            patch.object(service_module, "HOUSEKEEPING_SECONDS", HOUSEKEEPING_SECONDS),
-            patch.object(service_module, "HOUSEKEEPING_PER_TIMEOUT", 1),
-            patch.object(checkpoint_collector, "REMOVAL_DELAY", timedelta(seconds=5)),
-        ):
-            yield
-    finally:
-        server_log.removeHandler(listener)
-        server_log.setLevel(level)
-        server_log.propagate = propagates
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _data_dir() -> Path:
-    """An empty data directory in memory, the same for every simulation of this process."""
-    root = _directory_of_this_process(os.getpid())
-    for name in (CHECKPOINTS_DIRECTORY, SNAPSHOTS_DIRECTORY):
-        shutil.rmtree(root / name, ignore_errors=True)
-    return root
-
-
-@cache
-def _directory_of_this_process(pid: int) -> Path:
-    memory = Path("/dev/shm")
-    temporary = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, ignore_cleanup_errors=True)
-    _directories.append(temporary)
-    ensure_signing_secret(Path(temporary.name))  # not drawn from the seed, or the first simulation would be another
-    return Path(temporary.name)
-
-
-_directories: list[tempfile.TemporaryDirectory[str]] = []
-
-
-@cache
-def _config(data_dir: Path) -> ServerConfig:
-    return load_config(
-        data_dir=data_dir, api_key=SecretStr("tml-simulated"), session_timeout_seconds=SESSION_TIMEOUT_SECONDS
-    )
