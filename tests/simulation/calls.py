@@ -43,9 +43,11 @@ class Caller:
         self._loop = asyncio.get_running_loop()
         self._following: list[asyncio.Task[Any]] = []
 
-    def new_lane(self) -> str:
+    def new_lane(self) -> tuple[str, int]:
+        """The id of the next run, and its number."""
+        number = self.num_models
         self.num_models += 1
-        return f"{self.session_id}:train:{self.num_models - 1}"
+        return f"{self.session_id}:train:{number}", number
 
     def new_sampler_number(self) -> int:
         self._num_samplers += 1

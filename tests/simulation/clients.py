@@ -83,8 +83,7 @@ class Client:
             await self._program(lane).run()
 
     def _new_run(self) -> tuple[str, NewRun]:
-        lane = self._caller.new_lane()
-        number = int(lane.rpartition(":")[2])
+        lane, number = self._caller.new_lane()
         return lane, NewRun(session_id=self._caller.session_id, model_seq_id=number, user_metadata=None)
 
     def _program(self, lane: str) -> Program:

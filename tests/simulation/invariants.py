@@ -128,8 +128,8 @@ class AtTheEnd:
         for op_id, asked in self._records.samples.items():
             outcome = self._records.outcomes.get(op_id)
             if isinstance(outcome, Done):
-                weights = [0] if asked.source is None else [state.weights for state in fold.at(asked.source)]
-                if token_in(outcome.body) not in [states.drawn(each, asked.prompt) for each in weights]:
+                drawable = [states.drawn(state.weights, asked.prompt) for state in fold.at(asked.source)]
+                if token_in(outcome.body) not in drawable:
                     raise Violation(f"sample {op_id} was not drawn from what was saved at {asked.source}")
             elif outcome is not None and outcome.code not in ("cancelled", "engine_lost"):
                 raise Violation(f"sample {op_id} was accepted and failed with {outcome.code}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _tell_before_commit() -> AbstractContextManager[Any]:
 
         unsettled = self._unsettled[new.op_id]
         unsettled.outcome.set_result(await self._store.write(try_out))
-        self._unsettled[new.op_id] = type(unsettled)(unsettled.owner, asyncio.Future())
+        self._unsettled[new.op_id] = replace(unsettled, outcome=asyncio.Future())
         await asyncio.sleep(1)
         await real(self, new, change)
 

@@ -21,8 +21,8 @@ class Place(NamedTuple):
 
 
 class SampleAsked(NamedTuple):
-    source: Source | None
-    """What is sampled from; None for the base model."""
+    source: Source
+    """What is sampled from."""
     prompt: tuple[int, ...]
 
 

@@ -26,7 +26,7 @@ class Sampler:
         self._numbers: Iterator[int] = iter(range(1000))
         self._announcements = Announcements(caller, sampling_session_id) if Habit.ANNOUNCED in habits else None
 
-    async def draw(self, source: Callable[[], Source | None], *, may_be_gone: bool = False) -> None:
+    async def draw(self, source: Callable[[], Source], *, may_be_gone: bool = False) -> None:
         """Some samples at once.
 
         Args:
@@ -38,7 +38,7 @@ class Sampler:
         if self._announcements is not None:
             await self._announcements.check_again()
 
-    async def _draw(self, source: Callable[[], Source | None], may_be_gone: bool) -> None:
+    async def _draw(self, source: Callable[[], Source], may_be_gone: bool) -> None:
         caller, records = self._caller, self._caller.records
         prompt = (caller.random.randrange(3, 100),)
         outcome = None

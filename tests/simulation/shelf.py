@@ -158,8 +158,8 @@ class Shelf:
     async def _copy(self, source: Source) -> str:
         caller = self._caller
         if self._random.random() < 0.5:
-            slot, key = caller.new_lane(), None
-            number = int(slot.rpartition(":")[2])
+            key = None
+            slot, number = caller.new_lane()
             target = CopyTarget(session_id=caller.session_id, model_seq_id=number, project_id=None)
         else:
             slot = key = f"{self._lane} copy {next(self._names)}"

@@ -19,7 +19,7 @@ from tests.simulation.planted_bugs import PLANTED
 from tests.simulation.world import Failed, World
 
 FULL = os.environ.get("EZTINKER_TORTURE") == "full"
-NUM_SEEDS = int(os.environ.get("EZTINKER_SIMULATIONS", "1000000" if FULL else "300"))
+NUM_SEEDS = int(os.environ.get("EZTINKER_SIMULATIONS", "1000000" if FULL else "400"))
 FIRST_SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "0"))
 SEEDS_PER_TEST = 50 if NUM_SEEDS <= 20_000 else 500
 MOST_SEEDS = 400

@@ -38,8 +38,9 @@ class Prepared:
         values = {**compiled.constants, **parameters}
         for name, process in compiled.processors:
             values[name] = process(values[name])
-        driver: Any = db.connection.dbapi_connection
-        return driver.execute(compiled.sql, [values[name] for name in compiled.order])
+        cursor = db.connection.cursor()
+        cursor.execute(compiled.sql, [values[name] for name in compiled.order])
+        return cursor
 
 
 class _Compiled(NamedTuple):
@@ -53,11 +54,12 @@ class _Compiled(NamedTuple):
 
 def _compile(statement: Select | Insert | Update, dialect: Dialect, names: Sequence[str]) -> _Compiled:
     compiled = statement.compile(dialect=dialect, column_keys=list(names))
-    binds = compiled.binds
+    binds, order = compiled.binds, compiled.positiontup
+    assert order is not None, "the driver takes parameters by their place"
     processors = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in binds.items()}
     return _Compiled(
         sql=str(compiled),
-        order=compiled.positiontup or (),
+        order=order,
         constants={name: bind.value for name, bind in binds.items() if not bind.required},
         processors=[(name, process) for name, process in processors.items() if process is not None],
     )

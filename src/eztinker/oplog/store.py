@@ -28,7 +28,7 @@ from eztinker.oplog.upgrade import bring_up_to_date
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-DriverError = OperationalError | sqlite3.OperationalError
+_DRIVER_ERRORS = (OperationalError, sqlite3.OperationalError)
 """The second is what prepared statements raise."""
 
 MAX_GROUP = 256
@@ -74,7 +74,7 @@ class Database:
         try:
             with self._engine.connect() as connection:
                 return query(connection)
-        except (OperationalError, sqlite3.OperationalError) as error:
+        except _DRIVER_ERRORS as error:
             raise _refusal(error) from error
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ def _is_in_transaction(connection: Connection) -> bool:
 
 def _ours(error: Exception) -> Exception:
     """A refusal of the disk in our words; any other error as it is."""
-    return _refusal(error) if isinstance(error, DriverError | OSError) else error
+    return _refusal(error) if isinstance(error, (*_DRIVER_ERRORS, OSError)) else error
 
 
 def _settle(done: asyncio.Future[Any], outcome: Outcome) -> None:
@@ -217,7 +217,7 @@ def _settle(done: asyncio.Future[Any], outcome: Outcome) -> None:
         done.set_result(outcome.result)
 
 
-def _refusal(error: DriverError | OSError) -> LogUnwritable:
+def _refusal(error: OperationalError | sqlite3.OperationalError | OSError) -> LogUnwritable:
     """What the disk says, in words for clients, which are going to ask again."""
     if isinstance(error, OSError):
         reason, is_full = error.strerror, error.errno == errno.ENOSPC
