@@ -24,7 +24,7 @@ from eztinker.model.cpu_kernels.operators import CpuKernels
 log = logging.getLogger(__name__)
 
 SOURCES = [Path(__file__).with_name(name) for name in ("linear.c", "pointwise.c", "attention.c", "draw.c")]
-HEADERS = [Path(__file__).with_name(name) for name in ("numbers.h", "avx512.h", "avx2.h")]
+HEADERS = [Path(__file__).with_name(name) for name in ("numbers.h", "amx.h", "avx512.h", "avx2.h")]
 _COMPILE = ["-O3", "-fopenmp", "-shared", "-fPIC"]
 _COMPILE_FOR = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
 
@@ -33,33 +33,38 @@ _COMPILE_FOR = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
 class InstructionSet:
     """What a processor can do that the sources have a header for."""
 
+    name: str
     needed: frozenset[str]
     """As /proc/cpuinfo names them."""
     options: tuple[str, ...]
     """Of the compiler."""
 
 
-AVX2 = InstructionSet(frozenset({"avx2", "fma"}), ("-mavx2", "-mfma"))
+AVX2 = InstructionSet("AVX2", frozenset({"avx2", "fma"}), ("-mavx2", "-mfma"))
 AVX512 = InstructionSet(
+    "AVX512",
     frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"}),
     ("-mprefer-vector-width=512", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
 )
-AVX512_BF16 = InstructionSet(AVX512.needed | {"avx512_bf16"}, (*AVX512.options, "-mavx512bf16"))
-INSTRUCTION_SETS = {torch.float32: [AVX512, AVX2], torch.bfloat16: [AVX512_BF16, AVX2]}
+AVX512_BF16 = InstructionSet("AVX512-BF16", AVX512.needed | {"avx512_bf16"}, (*AVX512.options, "-mavx512bf16"))
+AMX = InstructionSet(
+    "AMX", AVX512_BF16.needed | {"amx_tile", "amx_bf16"}, (*AVX512_BF16.options, "-mamx-tile", "-mamx-bf16")
+)
+INSTRUCTION_SETS = {torch.float32: [AVX512, AVX2], torch.bfloat16: [AMX, AVX512_BF16, AVX2]}
 """Those with kernels for a dtype, the fastest first."""
 
 
 @functools.cache
 def cpu_kernels(dtype: torch.dtype) -> CpuKernels | None:
     """The kernels for numbers of `dtype`, or None where this machine cannot have them."""
-    usable = usable_sets(dtype)
-    if shutil.which(_compiler()) is None or not usable:
+    if shutil.which(_compiler()) is None:
         return None
-    try:
-        return kernels_in(usable[0], dtype)
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        log.warning("The CPU kernels could not be compiled (%s); torch's are used, which are slower", error)
-        return None
+    for instruction_set in usable_sets(dtype):
+        try:
+            return kernels_in(instruction_set, dtype)
+        except (OSError, subprocess.SubprocessError, AttributeError) as error:
+            log.warning("CPU kernels for %s could not be had (%s); slower ones are used", instruction_set.name, error)
+    return None
 
 
 def usable_sets(dtype: torch.dtype) -> list[InstructionSet]:
@@ -71,9 +76,12 @@ def kernels_in(instruction_set: InstructionSet, dtype: torch.dtype) -> CpuKernel
     """The kernels for numbers of `dtype` in the instructions named.
 
     Raises:
-        OSError, subprocess.SubprocessError: they could not be compiled, or not be loaded.
+        OSError, subprocess.SubprocessError: they could not be compiled, or not be loaded, or may not run.
     """
-    return CpuKernels(ctypes.CDLL(str(_compiled(compile_command(instruction_set, dtype)))), dtype)
+    library = ctypes.CDLL(str(_compiled(compile_command(instruction_set, dtype))))
+    if not library.may_run():
+        raise OSError("the system does not let this process use the processor's tiles")
+    return CpuKernels(library, dtype)
 
 
 def compile_command(instruction_set: InstructionSet, dtype: torch.dtype) -> list[str]:

@@ -1,6 +1,11 @@
 /* Products with frozen weights, which are laid out once in the order that they are read. */
 #include "numbers.h"
 
+#if defined BFLOAT16 && defined __AMX_BF16__
+#define TILED
+#include "amx.h"
+#endif
+
 #define OUTPUTS (2 * LANES)       /* outputs that are computed together, two registers */
 #define ROWS (REGISTERS * 3 / 8)  /* rows that are: their sums of a chunk take three registers of four */
 #define CHUNK (128 * PAIRED)      /* inputs that are summed apart: a sum of sums rounds less than one long sum */
@@ -79,6 +84,19 @@ typedef struct {
     int outputs, inputs;
 } Layer;
 
+/* What becomes of a row's sums in one block: y = scale * sums + addend. */
+static inline __attribute__((always_inline)) void finish(const Layer *layer, int block, const number *addend, Floats low,
+                                                         Floats high, number *y) {
+    int start = block * OUTPUTS, left = layer->outputs - start, in_high = left > LANES ? left - LANES : 0;
+    if (addend) {
+        Floats scale = repeat(layer->scale);
+        low = fused(low, scale, load(addend + start, left));
+        high = fused(high, scale, load(addend + start + LANES, in_high));
+    }
+    store(y + start, left, low);
+    store(y + start + LANES, in_high, high);
+}
+
 /* One block of outputs for `rows` rows, a constant in every use so that the sums of a chunk stay in registers.
  *
  * The weights of a block come from memory once, for the first of its tiles, and from a cache for the others. So where
@@ -90,7 +108,7 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
     Floats low[ROWS], high[ROWS];
     for (int r = 0; r < rows; r++) low[r] = high[r] = repeat(0);
     const size_t step = OUTPUTS * PAIRED * weight_size(narrow); /* bytes of weights that are multiplied at once */
-    int inputs = layer->inputs, start = block * OUTPUTS, left = layer->outputs - start;
+    int inputs = layer->inputs;
     const char *weight = layer->packed + step * (inputs / PAIRED) * block;
     const char *next = weight + step * (inputs / PAIRED) + step / parts * (inputs / PAIRED) * part;
     for (int chunk = 0; chunk < inputs; chunk += CHUNK) {
@@ -117,17 +135,9 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
             high[r] += chunk_high[r];
         }
     }
-    int in_high = left > LANES ? left - LANES : 0;
-    Floats scale = repeat(layer->scale);
-    for (int r = 0; r < rows; r++) {
-        if (addend) {
-            const number *more = addend + r * layer->addend_stride + start;
-            low[r] = fused(low[r], scale, load(more, left));
-            high[r] = fused(high[r], scale, load(more + LANES, in_high));
-        }
-        store(y + (size_t)r * layer->outputs + start, left, low[r]);
-        store(y + (size_t)r * layer->outputs + start + LANES, in_high, high[r]);
-    }
+    for (int r = 0; r < rows; r++)
+        finish(layer, block, addend ? addend + r * layer->addend_stride : NULL, low[r], high[r],
+               y + (size_t)r * layer->outputs);
 }
 
 static inline __attribute__((always_inline)) void linear_block(const int narrow, const Layer *layer, int block,
@@ -148,8 +158,51 @@ static inline __attribute__((always_inline)) void linear_block(const int narrow,
     }
 }
 
+#ifdef TILED
+static void linear_block_tiled(const Layer *layer, int block, number *y, int rows, int *configured) {
+    _Alignas(64) float sums[TILED_ROWS * TILED_OUTPUTS];
+    int parts = (rows + TILED_ROWS - 1) / TILED_ROWS;
+    const size_t step = TILE_INPUTS * OUTPUTS * sizeof(number); /* bytes of weights that are multiplied at once */
+    size_t block_size = step * (layer->inputs / TILE_INPUTS);
+    const char *weight = layer->packed + block_size * block;
+    for (int part = 0; part < parts; part++) {
+        int first = part * TILED_ROWS, count = rows - first < TILED_ROWS ? rows - first : TILED_ROWS;
+        if (count != *configured) configure_tiles(*configured = count);
+        const char *x = (const char *)(layer->x + first * layer->x_stride);
+        const char *next = parts == 1 ? weight + AHEAD : weight + block_size + block_size / parts * part;
+        if (count > TILE_ROWS)
+            multiply_tiles(1, x, layer->x_stride * sizeof(number), weight, layer->inputs, next, step / parts, sums);
+        else
+            multiply_tiles(0, x, layer->x_stride * sizeof(number), weight, layer->inputs, next, step / parts, sums);
+        for (int r = 0; r < count; r++) {
+            const number *addend = layer->addend ? layer->addend + (first + r) * layer->addend_stride : NULL;
+            const float *row = sums + r * TILED_OUTPUTS;
+            finish(layer, block, addend, load_floats(row, LANES), load_floats(row + LANES, LANES),
+                   y + (size_t)(first + r) * layer->outputs);
+        }
+    }
+}
+
+static void linear_layer_tiled(const Layer *layer, number *y, int rows, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        int configured = 0;
+#pragma omp for schedule(static)
+        for (int block = 0; block < num_blocks(layer->outputs); block++)
+            linear_block_tiled(layer, block, y, rows, &configured);
+        _tile_release();
+    }
+}
+#endif
+
 static void linear_layer(const Layer *layer, number *y, int rows, int threads) {
     if (!rows) return;
+#ifdef TILED
+    if (layer->inputs % TILE_INPUTS == 0) {
+        linear_layer_tiled(layer, y, rows, threads);
+        return;
+    }
+#endif
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int block = 0; block < num_blocks(layer->outputs); block++)
         if (layer->narrow)
@@ -170,4 +223,13 @@ void add_linear(const void *packed, int narrow, const number *x, int64_t x_strid
                 int inputs, float scale, int threads) {
     Layer layer = {packed, narrow, x, x_stride, y, outputs, scale, outputs, inputs};
     linear_layer(&layer, y, rows, threads);
+}
+
+/* Whether this process may run what was compiled here. */
+int may_run(void) {
+#ifdef TILED
+    return may_use_tiles();
+#else
+    return 1;
+#endif
 }
