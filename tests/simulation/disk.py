@@ -30,13 +30,17 @@ class Disk:
         self.raw.deserialize(empty)
         self.raw.execute("PRAGMA foreign_keys=ON")
         self.refusal_rate = 0.0
+        self.num_refused = 0
+        """Changes that were not made since the disk refused their commit."""
         self.on_commit: Callable[[], None] = lambda: None
         """Called when a group has become durable and nobody knows yet."""
 
     def commit(self, changes: list[Change]) -> list[Outcome]:
         _refusing[0] = self._random.random() < self.refusal_rate
         outcomes = Database(self.engine).commit(changes)
-        if not _refusing[0]:
+        if _refusing[0]:
+            self.num_refused += len(changes)
+        else:
             self.on_commit()
         return outcomes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from eztinker.checkpoints.store import verify_checkpoint
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
 from eztinker.service.parking import PARKED
+from tests.simulation.disk import Disk
 from tests.simulation.engine import STATE_FILE, Engines
 from tests.simulation.fold import Fold
 from tests.simulation.log_rows import Log
@@ -24,8 +25,9 @@ _OF_A_COPY = "copy_weights "
 
 
 class KeptFiles:
-    def __init__(self, log: Log, records: Records, engines: Engines, data_dir: Path, due: datetime) -> None:
+    def __init__(self, disk: Disk, log: Log, records: Records, engines: Engines, data_dir: Path, due: datetime) -> None:
         """Args: due: whatever was to go before this time is gone by now."""
+        self._disk = disk
         self._log = log
         self._records = records
         self._engines = engines
@@ -34,13 +36,18 @@ class KeptFiles:
         self._due = due.strftime("%Y-%m-%d %H:%M:%S.%f")
 
     def check(self, fold: Fold) -> None:
-        """Every checkpoint that is listed is whole and holds what was saved; no other directory is left for good."""
+        """Every checkpoint that is listed is whole and holds what was saved; no other directory is left for good.
+
+        A copy stays until the next start when the disk refuses its row: an error of the disk does not prove that there
+        is none.
+        """
         live = self._ids("removed_at IS NULL")
         known = self._ids("true")
         found = {path.name for path in self._root.iterdir()}
         if missing := live - found:
             raise Violation(f"checkpoints without files: {missing}")
-        if leftover := {name for name in found - known if "." not in name} - self._failed_saves():
+        leftover = {name for name in found - known if "." not in name} - self._failed_saves()
+        if leftover & set(self._engines.written.values()) or len(leftover) > self._disk.num_refused:
             raise Violation(f"directories of no checkpoint: {leftover}")
         if overdue := self._ids(f"removed_at < '{self._due}' OR (removed_at IS NULL AND expires_at < '{self._due}')"):
             raise Violation(f"checkpoints stay when their time is over: {overdue}")

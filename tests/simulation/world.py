@@ -122,7 +122,7 @@ class World:
         await self._clean_up()
         self._check_room()
         due = self.clock.now() - timedelta(seconds=CLEANING_SECONDS)
-        kept = KeptFiles(self.log, self.records, self.engines, self.data_dir, due)
+        kept = KeptFiles(self.disk, self.log, self.records, self.engines, self.data_dir, due)
         AtTheEnd(self.log, self.records, self.engines, kept).check()
         await self._stop_server()
         await self._started()
