@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,10 @@ class Side(AbstractContextManager["Side"]):
 
 
 def race(ours: Side, peer: Side, method: str, *args: object, num_rounds: int) -> tuple[Answer, Answer]:
-    """Call both sides in turn after a warm-up of each; the answers of median duration."""
+    """Call both sides in turn after a warm-up of each; the median durations, with what the last calls gave.
+
+    A training step goes on from the one before: only values of the same round can be compared.
+    """
     rounds = [(ours.call(method, *args), peer.call(method, *args)) for _ in range(1 + num_rounds)][1:]
     ours_median, peer_median = (_median(answers) for answers in zip(*rounds, strict=True))
     return ours_median, peer_median
@@ -55,7 +58,8 @@ def race(ours: Side, peer: Side, method: str, *args: object, num_rounds: int) ->
 
 def _median(answers: tuple[Answer, ...]) -> Answer:
     middle = statistics.median_low(answer.seconds for answer in answers)
-    return next(answer for answer in answers if answer.seconds == middle)
+    of_middle = next(answer for answer in answers if answer.seconds == middle)
+    return replace(of_middle, value=answers[-1].value)
 
 
 def _serve(connection: Connection, make: Callable[..., object], args: tuple[object, ...]) -> None:

@@ -91,6 +91,13 @@ def test_each_side_has_a_process_and_a_peak_of_its_own():
     assert rested.peak_bytes < 32e6
 
 
+def test_a_race_takes_the_median_duration_and_the_value_of_the_last_round():
+    with Side(ShortLivedMemory) as ours, Side(ShortLivedMemory) as peer:
+        answers = race(ours, peer, "count", num_rounds=3)
+    assert [answer.value for answer in answers] == [4, 4]
+    assert all(answer.seconds < 0.01 for answer in answers)
+
+
 def test_a_failure_in_a_side_comes_back_with_its_cause():
     with Side(ShortLivedMemory) as side, pytest.raises(RuntimeError, match="no attribute 'absent'"):
         side.call("absent")

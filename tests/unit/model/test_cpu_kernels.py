@@ -19,7 +19,7 @@ from eztinker.model.rope import rotate
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 """Relative to results around 1: a few float32 roundings, or one of bfloat16."""
-ROW_COUNTS = [*range(14), 32, 100]
+ROW_COUNTS = [*range(14), 16, 17, 32, 100]
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 64
 HEAD_SHAPES = [(9, 3, 64), (2, 2, 32), (4, 1, 96), (8, 4, 128), (7, 1, 64)]
 """Heads, key-value heads and their size: groups of 1 to 7 heads."""
@@ -59,7 +59,9 @@ def assert_rounds_to(ours: Tensor, exact: Tensor) -> None:
 
 
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
-@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(32, 64), (70, 300), (5, 2), (17, 258), (47, 130)])
+@pytest.mark.parametrize(
+    ("num_outputs", "num_inputs"), [(32, 64), (70, 300), (5, 2), (17, 258), (47, 130), (70, 576), (5, 32)]
+)
 def test_a_linear_layer_is_the_product_with_the_weight(
     kernels: CpuKernels, dtype: torch.dtype, num_rows: int, num_outputs: int, num_inputs: int
 ):
@@ -89,8 +91,9 @@ def test_narrow_weights_give_the_same_to_the_bit(
     assert narrow.packed.nbytes * 2 == wide.packed.nbytes
 
 
-def test_columns_of_a_wider_matrix_are_inputs_too(kernels: CpuKernels, dtype: torch.dtype):
-    x, weight = draw(20, 300, dtype=dtype)[:, 40:140], draw(70, 100, dtype=dtype, seed=1)
+@pytest.mark.parametrize("num_inputs", [96, 100])
+def test_columns_of_a_wider_matrix_are_inputs_too(kernels: CpuKernels, dtype: torch.dtype, num_inputs: int):
+    x, weight = draw(20, 300, dtype=dtype)[:, 40 : 40 + num_inputs], draw(70, num_inputs, dtype=dtype, seed=1)
     packed = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16)
     assert torch.equal(kernels.linear(x, packed), kernels.linear(x.contiguous(), packed))
 
@@ -186,7 +189,8 @@ def test_a_token_attends_the_same_whether_read_or_drawn(
         assert torch.equal(drawn[1], read[position])
 
 
-def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, dtype: torch.dtype):
+@pytest.mark.parametrize("num_inputs", [2, 32])
+def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, dtype: torch.dtype, num_inputs: int):
     """Halfway cases to the even neighbour, past the greatest number to infinity, and NaN stays NaN."""
     if dtype != torch.bfloat16:
         pytest.skip("float32 results are stored as they are")
@@ -194,14 +198,16 @@ def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, 
     pairs = [(1, 2**-8), (1 + 2**-7, 2**-8), (-1, -(2**-8)), (1, 2**-8 + 2**-15), (1, 2**-8 - 2**-12)]
     pairs += [(greatest, greatest * 2**-9), (greatest, greatest * 2**-10), (-math.inf, 1), (math.nan, 1), (0.0, 0.0)]
     weight = torch.tensor(pairs * 3).to(dtype)  # every case as the last of a block too
-    ours = kernels.linear(torch.ones(1, 2, dtype=dtype), kernels.pack_weight(weight, narrow=True))[0]
+    weight = functional.pad(weight, (0, num_inputs - 2))
+    ours = kernels.linear(torch.ones(1, num_inputs, dtype=dtype), kernels.pack_weight(weight, narrow=True))[0]
     torch.testing.assert_close(ours, weight.float().sum(dim=1).to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("width", [600, 608])
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
-def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtype, num_rows: int):
-    x, weight = draw(100, 600, dtype=dtype), draw(70, 600, dtype=dtype, seed=1)
-    packed, norm = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16), draw(600, dtype=dtype, seed=2)
+def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
+    x, weight = draw(100, width, dtype=dtype), draw(70, width, dtype=dtype, seed=1)
+    packed, norm = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16), draw(width, dtype=dtype, seed=2)
     rows = slice(100 - num_rows, 100)
     assert torch.equal(kernels.linear(x[rows], packed), kernels.linear(x, packed)[rows])
     assert torch.equal(kernels.rms_norm(x[rows], norm, 1e-5), kernels.rms_norm(x, norm, 1e-5)[rows])
@@ -274,6 +280,21 @@ def test_a_compiler_that_fails_is_reported_and_done_without(
         assert cpu_kernels.__wrapped__(dtype) is None
     assert "could not be had" in caplog.text
     assert not list(tmp_path.glob("*.so"))
+
+
+def test_instructions_that_cannot_be_had_leave_it_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    compiled: tuple[torch.dtype, building.InstructionSet],
+):
+    dtype, instruction_set = compiled
+    unknown = building.InstructionSet("unheard-of", frozenset(), ("-mno-such-instructions",))
+    monkeypatch.setattr(building, "usable_sets", lambda _: [unknown, instruction_set])
+    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert cpu_kernels.__wrapped__(dtype) is not None
+    assert "unheard-of" in caplog.text
 
 
 def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: torch.dtype):
