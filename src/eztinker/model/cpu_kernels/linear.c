@@ -159,6 +159,8 @@ static inline __attribute__((always_inline)) void linear_block(const int narrow,
 }
 
 #ifdef TILED
+/* `linear_block` in tiles. Memory is asked for the next weights as in `linear_tile`; `configured` is the number of rows
+ * that this thread's tiles are set up for. */
 static void linear_block_tiled(const Layer *layer, int block, number *y, int rows, int *configured) {
     _Alignas(64) float sums[TILED_ROWS * TILED_OUTPUTS];
     int parts = (rows + TILED_ROWS - 1) / TILED_ROWS;
