@@ -52,11 +52,12 @@ def race(ours: Side, peer: Side, method: str, *args: object, num_rounds: int) ->
     A training step goes on from the one before: only values of the same round can be compared.
     """
     rounds = [(ours.call(method, *args), peer.call(method, *args)) for _ in range(1 + num_rounds)][1:]
-    ours_median, peer_median = (_median(answers) for answers in zip(*rounds, strict=True))
+    ours_median, peer_median = (median_of(answers) for answers in zip(*rounds, strict=True))
     return ours_median, peer_median
 
 
-def _median(answers: tuple[Answer, ...]) -> Answer:
+def median_of(answers: tuple[Answer, ...]) -> Answer:
+    """The answer of median duration, with the value of the last."""
     middle = statistics.median_low(answer.seconds for answer in answers)
     of_middle = next(answer for answer in answers if answer.seconds == middle)
     return replace(of_middle, value=answers[-1].value)
