@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from eztinker.model.attention import PackedAttention
-from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.model.decoder import AdapterRows, Decoder
+from eztinker.model.device import kernels_for
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def draw_tokens(num_tokens: int, seed: int = 0, vocab_size: int = 264) -> list[i
 
 def assert_same(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> None:
     """To the bit where our own kernels compute, whose rows do not depend on their company; else to rounding."""
-    exact = cpu_kernels(torch.float32) is not None
+    exact = kernels_for(torch.float32, CPU) is not None
     torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=0, atol=0 if exact else 1e-5)
 
 

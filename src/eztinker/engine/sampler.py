@@ -16,7 +16,6 @@ from torch import Tensor
 from eztinker.engine.draw import draw, likeliest
 from eztinker.engine.prefill import PromptReader
 from eztinker.engine.sample_job import SampleJob, SampleRow
-from eztinker.model.attention import CachedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import adapter_rows
 from eztinker.types import StopReason, TopkLogprobs
@@ -178,9 +177,8 @@ class Sampler:
 
     def _decode(self) -> list[SampleJob]:
         tokens = torch.tensor([row.tokens[-1] for row in self._rows], device=self._decoder.device)
-        attention = CachedAttention(self._cache, len(self._rows))
         adapters = adapter_rows([row.job.prompt.adapter for row in self._rows], self._decoder.device)
-        hidden = self._decoder.hidden_states(tokens, attention, adapters)
+        hidden = self._decoder.next_hidden_states(tokens, self._cache, adapters)
         logits = self._decoder.logits(hidden, adapters)
         self._cache.advance(len(self._rows))
         reasons = self._draw(logits, self._rows)

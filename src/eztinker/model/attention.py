@@ -146,16 +146,12 @@ class CachedAttention:
     def __init__(self, cache: KVCache, num_rows: int) -> None:
         self._cache = cache
         self._rows = torch.arange(num_rows, device=cache.device)
-        self.positions_T = cache.lengths[:num_rows].clone()
+        self.positions_T = cache.make_room(num_rows)
         self._num_keys = int(self.positions_T.max()) + 1
-        cache.reserve(self._num_keys)
         self._biases: dict[int | None, Tensor] = {}
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
         num_rows, num_heads, head_dim = q_THD.shape
-        kernels = own_attention_kernels(q_THD, head_dim)
-        if kernels is not None:
-            return kernels.append_and_attend(q_THD, k_TKD, v_TKD, *self._cache.layer(layer), self.positions_T, window)
         self._cache.append(layer, self._rows, self.positions_T, k_TKD, v_TKD)
         keys_BKSD, values_BKSD = self._cache.view(layer, num_rows, self._num_keys)
         num_kv_heads = keys_BKSD.shape[1]

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eztinker.model.attention import Attention
+from eztinker.model.attention import Attention, CachedAttention
 from eztinker.model.config import DecoderConfig, read_config
+from eztinker.model.cpu_kernels import AdaptedRows, DecodeKernel, LayerWeights, PackedWeight
 from eztinker.model.device import fits_bfloat16, own_attention_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVCache
 from eztinker.model.linear import FrozenLinear, LowRankDelta
@@ -23,7 +24,7 @@ from eztinker.model.pointwise import rms_norm, swiglu
 from eztinker.model.rope import cos_sin, rotate
 from eztinker.model.weights import WeightFiles
 
-AdapterRows = Sequence[tuple[LowRankAdapter, slice | Tensor | None]]
+AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]
 """Which rows of a batch go through which adapter; rows that no adapter names see the base model."""
 
 
@@ -35,6 +36,7 @@ class Decoder:
         embedding = weights.get("model.embed_tokens.weight")
         self._embedding = embedding.bfloat16() if fits_bfloat16(embedding) else embedding
         self._layers = [_Layer(config, weights, layer) for layer in range(config.num_layers)]
+        self._decode_kernel = self._new_decode_kernel()
         self._final_norm = weights.get("model.norm.weight")
         tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
         self.head = FrozenLinear(embedding if tied else weights.get(f"{HEAD}.weight"))
@@ -52,11 +54,25 @@ class Decoder:
 
     def hidden_states(self, tokens_T: Tensor, attention: Attention, adapters: AdapterRows = ()) -> Tensor:
         """Final hidden states after the last norm, (T, H), in the decoder's dtype."""
-        cos, sin = (table.to(self.dtype) for table in cos_sin(self.config.rope, attention.positions_T))
+        cos, sin = self._cos_sin(attention.positions_T)
         x_TH = self._embed(tokens_T, adapters)
         for index, layer in enumerate(self._layers):
             x_TH = layer.forward(x_TH, cos, sin, attention, index, adapters)
         return rms_norm(x_TH, self._final_norm, self.config.rms_norm_eps)
+
+    def next_hidden_states(self, tokens_B: Tensor, cache: KVCache, adapters: AdapterRows = ()) -> Tensor:
+        """Final hidden states (B, H) of one new token for each of the cache's first rows; not differentiable.
+
+        The tokens' keys and values are appended to the rows. Adapters are those made for sampling.
+        """
+        if self._decode_kernel is None:
+            return self.hidden_states(tokens_B, CachedAttention(cache, tokens_B.shape[0]), adapters)
+        positions_B = cache.make_room(tokens_B.shape[0])
+        x_BH = self._embed(tokens_B, adapters)
+        adapted = [AdaptedRows(self._low_ranks(adapter), adapter.scale, rows) for adapter, rows in adapters]
+        cos_sin = self._cos_sin(positions_B)
+        self._decode_kernel.append(x_BH, *cos_sin, *cache.keys_and_values, positions_B, adapted)
+        return rms_norm(x_BH, self._final_norm, self.config.rms_norm_eps)
 
     def logits(self, hidden_MH: Tensor, adapters: AdapterRows = ()) -> Tensor:
         """Next-token logits, float32 (M, V)."""
@@ -72,7 +88,7 @@ class Decoder:
     @property
     def _key_dtype(self) -> torch.dtype:
         """float32 where torch's operators compute scores in it anyway: keys are then converted once, not every step."""
-        if own_attention_kernels(self._final_norm, self.config.head_dim) is not None:
+        if self._decode_kernel is not None:
             return self.dtype
         return torch.float32 if prefers_plain_attention(self.device, num_keys=1) else self.dtype
 
@@ -87,6 +103,27 @@ class Decoder:
             value_dtype=self.dtype,
             device=self.device,
         )
+
+    def _cos_sin(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = cos_sin(self.config.rope, positions_T)
+        return cos.to(self.dtype), sin.to(self.dtype)
+
+    def _new_decode_kernel(self) -> DecodeKernel | None:
+        """All layers as one kernel, where this machine has our own for every step of them."""
+        config = self.config
+        kernels = own_attention_kernels(self._embedding.new_empty(0, dtype=self.dtype), config.head_dim)
+        layers = [weights for layer in self._layers if (weights := layer.packed_weights()) is not None]
+        if kernels is None or len(layers) < len(self._layers):
+            return None
+        return DecodeKernel(
+            kernels, layers, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, eps=config.rms_norm_eps
+        )
+
+    def _low_ranks(self, adapter: LowRankAdapter) -> list[tuple[PackedWeight, PackedWeight] | None]:
+        """Its A and B for every linear layer in turn, as the decode kernel takes them."""
+        keys = [key for layer in self._layers for key in layer.keys]
+        packed = [adapter.packed[key] if key in adapter.factors else None for key in keys]
+        return [(each.a, each.b) if each else None for each in packed]
 
     def _embed(self, tokens_T: Tensor, adapters: AdapterRows) -> Tensor:
         """Token embeddings. On tied models an adapter of the head is an adapter of the embedding too.
@@ -112,7 +149,9 @@ class _Layer:
     def __init__(self, config: DecoderConfig, weights: WeightFiles, layer: int) -> None:
         prefix = f"model.layers.{layer}"
         attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        self._config, self._key, self._window = config, f"layers.{layer}", config.sliding_windows[layer]
+        self._config, self._window = config, config.sliding_windows[layer]
+        self.keys = [f"layers.{layer}.{name}" for name in ("qkv", "o", "gate_up", "down")]
+        """What adapters call the linear layers, in the order they are used."""
         self._attn_norm = weights.get(f"{prefix}.input_layernorm.weight")
         self._mlp_norm = weights.get(f"{prefix}.post_attention_layernorm.weight")
         self._qkv = _fused(weights, [f"{attn}.{name}_proj" for name in "qkv"], bias=config.qkv_bias)
@@ -125,13 +164,31 @@ class _Layer:
     def forward(
         self, x_TH: Tensor, cos: Tensor, sin: Tensor, attention: Attention, index: int, adapters: AdapterRows
     ) -> Tensor:
+        qkv_deltas, output_deltas, gate_up_deltas, down_deltas = (_deltas(adapters, key) for key in self.keys)
         normed = rms_norm(x_TH, self._attn_norm, self._config.rms_norm_eps)
-        q, k, v = self._heads(self._qkv(normed, _deltas(adapters, f"{self._key}.qkv")), cos, sin)
+        q, k, v = self._heads(self._qkv(normed, qkv_deltas), cos, sin)
         attended = attention.attend(index, q, k, v, self._window).reshape(x_TH.shape[0], -1)
-        x_TH = x_TH + self._output(attended, _deltas(adapters, f"{self._key}.o"))
+        x_TH = x_TH + self._output(attended, output_deltas)
         normed = rms_norm(x_TH, self._mlp_norm, self._config.rms_norm_eps)
-        gated = swiglu(self._gate_up(normed, _deltas(adapters, f"{self._key}.gate_up")))
-        return x_TH + self._down(gated, _deltas(adapters, f"{self._key}.down"))
+        gated = swiglu(self._gate_up(normed, gate_up_deltas))
+        return x_TH + self._down(gated, down_deltas)
+
+    def packed_weights(self) -> LayerWeights | None:
+        """All of it as our own kernels read it; None where they cannot."""
+        qkv, output, gate_up, down = (each.packed for each in (self._qkv, self._output, self._gate_up, self._down))
+        if qkv is None or output is None or gate_up is None or down is None:
+            return None
+        return LayerWeights(
+            qkv=qkv,
+            output=output,
+            gate_up=gate_up,
+            down=down,
+            attn_norm=self._attn_norm,
+            mlp_norm=self._mlp_norm,
+            q_norm=self._q_norm,
+            k_norm=self._k_norm,
+            window=self._window,
+        )
 
     def _heads(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split the fused projection into heads, (T, heads, head_dim), queries and keys rotated."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.errors import ConfigError
-from eztinker.model.cpu_kernels import CpuKernels, cpu_kernels, processor_flags
+from eztinker.model.cpu_kernels import CpuKernels, PackedWeight, cpu_kernels, processor_flags
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -73,6 +74,17 @@ class Matmul(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnMatmul:
+    """A `Matmul` by our own kernel."""
+
+    kernels: CpuKernels
+    packed: PackedWeight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.kernels.linear(x, self.packed)
+
+
 def kernels_for(dtype: torch.dtype, device: torch.device) -> CpuKernels | None:
     """EZTinker's own operators, where they work on tensors of this kind."""
     return cpu_kernels(dtype) if device.type == "cpu" else None
@@ -102,8 +114,7 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None = None) -> Matmul:
     """
     kernels = own_kernels(weight)
     if kernels is not None and weight.shape[1] % kernels.inputs_step == 0:
-        own_packed = kernels.pack_weight(weight, narrow=fits_bfloat16(weight))
-        return lambda x: kernels.linear(x, own_packed, bias)
+        return OwnMatmul(kernels, kernels.pack_weight(weight, bias, narrow=fits_bfloat16(weight)))
     if weight.device.type == "cpu":
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())

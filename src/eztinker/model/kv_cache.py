@@ -92,6 +92,12 @@ class KVCache:
             more_rows = max(self.num_rows, 2 * rows) if self.num_rows > rows else rows
             self._resize(more_rows, more_keys)
 
+    def make_room(self, num_rows: int) -> Tensor:
+        """Room for one more token in each of the first rows; gives the places where they go."""
+        positions = self.lengths[:num_rows].clone()
+        self.reserve(int(positions.max()) + 1)
+        return positions
+
     def append(self, layer: int, rows: Tensor, positions: Tensor, k_BKD: Tensor, v_BKD: Tensor) -> None:
         """Write one token's keys and values into each row, at its position."""
         self._keys_NBKSD[layer][rows, :, positions] = k_BKD.to(self._keys_NBKSD.dtype)
@@ -101,9 +107,10 @@ class KVCache:
         """Count the tokens appended to the first rows, once all layers have written theirs."""
         self.lengths[:num_rows] += 1
 
-    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of all rows and the whole capacity, (R, K, S, D), not copied."""
-        return self._keys_NBKSD[layer], self._values_NBKSD[layer]
+    @property
+    def keys_and_values(self) -> tuple[Tensor, Tensor]:
+        """Of all layers and rows and the whole capacity, (N, R, K, S, D), not copied."""
+        return self._keys_NBKSD, self._values_NBKSD
 
     def view(self, layer: int, num_rows: int, num_keys: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first rows and positions, (B, K, S, D), not copied."""

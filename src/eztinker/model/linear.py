@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from eztinker.model.cpu_kernels import CpuKernels
-from eztinker.model.device import fastest_matmul, own_kernels
+from eztinker.model.cpu_kernels import CpuKernels, PackedWeight
+from eztinker.model.device import OwnMatmul, fastest_matmul, own_kernels
 
 
 class FrozenLinear:
@@ -28,6 +28,11 @@ class FrozenLinear:
         self.multiply = fastest_matmul(weight_OI, bias_O)
         self.multiply_back = fastest_matmul(weight_OI.T)
         """Gradients of y to gradients of x: grad W."""
+
+    @property
+    def packed(self) -> PackedWeight | None:
+        """The weight as our own kernels read it, where they compute the product."""
+        return self.multiply.packed if isinstance(self.multiply, OwnMatmul) else None
 
     def __call__(self, x_MI: Tensor, deltas: Sequence[LowRankDelta] = ()) -> Tensor:
         if torch.is_grad_enabled() and (x_MI.requires_grad or any(delta.a.requires_grad for delta in deltas)):
@@ -45,14 +50,13 @@ class PackedFactors:
     def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
         odd = a_RI.shape[0] % kernels.inputs_step  # a row of zeros changes nothing
         self._kernels = kernels
-        narrow = dtype == torch.bfloat16
-        self._a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).to(dtype), narrow=narrow)
-        self._b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).to(dtype), narrow=narrow)
+        self.a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).to(dtype))
+        self.b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).to(dtype))
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor, scale: float) -> Tensor:
         """Add scale * x A^T B^T into `y_MO`, in place; gives x A^T."""
-        hidden_MR = self._kernels.linear(x_MI, self._a)
-        self._kernels.add_linear(y_MO, hidden_MR, self._b, scale)
+        hidden_MR = self._kernels.linear(x_MI, self.a)
+        self._kernels.add_linear(y_MO, hidden_MR, self.b, scale)
         return hidden_MR
 
 
@@ -65,7 +69,7 @@ class LowRankDelta:
     bs: tuple[Tensor, ...]
     """One (outputs, r) per projection, in the order of the fused weight's outputs."""
     scale: float
-    rows: slice | Tensor | None
+    rows: Tensor | None
     """Rows of the batch that belong to the adapter; None means all."""
     in_float32: bool = False
     """Compute in float32, not in the input's dtype: cheaper for few rows, as bfloat16 kernels take long to start."""
@@ -80,21 +84,20 @@ class LowRankDelta:
             packed = self.packed or PackedFactors(kernels, self.a, torch.block_diag(*self.bs), y_MO.dtype)
             y = y_MO if self.rows is None else y_MO[self.rows]
             hidden = packed.add_to(y, x, self.scale)
-            if isinstance(self.rows, Tensor):
+            if self.rows is not None:
                 y_MO[self.rows] = y
             return hidden
         dtype = torch.float32 if self.in_float32 else x.dtype
         hidden = x.to(dtype) @ self.a.to(dtype).T
-        if isinstance(self.rows, Tensor):
+        if self.rows is not None:
             update = torch.cat([part @ b.to(dtype).T for b, part, _ in self._projections(hidden)], dim=1)
             y_MO.index_add_(0, self.rows, update.to(y_MO.dtype), alpha=self.scale)
             return hidden
-        y = y_MO if self.rows is None else y_MO[self.rows]
         for b, part, columns in self._projections(hidden):
-            if dtype == y.dtype:
-                y[:, columns].addmm_(part, b.to(dtype).T, alpha=self.scale)
+            if dtype == y_MO.dtype:
+                y_MO[:, columns].addmm_(part, b.to(dtype).T, alpha=self.scale)
             else:
-                y[:, columns].add_(part @ b.to(dtype).T, alpha=self.scale)
+                y_MO[:, columns].add_(part @ b.to(dtype).T, alpha=self.scale)
         return hidden
 
     def backward(self, grad_MO: Tensor, x_MI: Tensor, hidden: Tensor, grad_x_MI: Tensor) -> list[Tensor]:
@@ -104,7 +107,7 @@ class LowRankDelta:
         grad_hidden, grad_bs = [], []
         for b, part, columns in self._projections(hidden):
             if kernels is not None and b.shape[0] % kernels.inputs_step == 0:
-                b_RO = kernels.pack_weight(b.to(x.dtype).T, narrow=x.dtype == torch.bfloat16)
+                b_RO = kernels.pack_weight(b.to(x.dtype).T)
                 grad_hidden.append(kernels.linear(grad[:, columns], b_RO))
             else:
                 grad_hidden.append(grad[:, columns] @ b.to(x.dtype))
@@ -112,11 +115,10 @@ class LowRankDelta:
             grad_bs.append((part.T @ grad[:, columns]).T.float() * self.scale)
         grad_h = torch.cat(grad_hidden, dim=1) if len(grad_hidden) > 1 else grad_hidden[0]
         grad_a = (grad_h.T @ x).float() * self.scale
-        if isinstance(self.rows, Tensor):
+        if self.rows is not None:
             grad_x_MI.index_add_(0, self.rows, grad_h @ self.a.to(x.dtype), alpha=self.scale)
         else:
-            grad_x = grad_x_MI if self.rows is None else grad_x_MI[self.rows]
-            grad_x.addmm_(grad_h, self.a.to(x.dtype), alpha=self.scale)
+            grad_x_MI.addmm_(grad_h, self.a.to(x.dtype), alpha=self.scale)
         return [grad_a, *grad_bs]
 
     def _projections(self, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:

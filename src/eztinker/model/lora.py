@@ -78,14 +78,15 @@ class LowRankAdapter:
         self.factors = factors
         self.scale = scale
         self._in_float32 = in_float32
-        self._packed = packed or {}
+        self.packed = packed or {}
+        """The factors of every fused weight as our own kernels read them, if these are to be used."""
 
-    def delta(self, key: str, rows: slice | Tensor | None) -> LowRankDelta | None:
+    def delta(self, key: str, rows: Tensor | None) -> LowRankDelta | None:
         """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
         factors = self.factors.get(key)
         if factors is None:
             return None
-        return LowRankDelta(factors.a, factors.bs, self.scale, rows, self._in_float32, self._packed.get(key))
+        return LowRankDelta(factors.a, factors.bs, self.scale, rows, self._in_float32, self.packed.get(key))
 
 
 class Adapter(LowRankAdapter):

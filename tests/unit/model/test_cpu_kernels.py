@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,24 +14,17 @@ from torch.nn import functional
 
 from eztinker.model.cpu_kernels import CpuKernels, building, cpu_kernels
 from eztinker.model.rope import rotate
+from tests.unit.model.instruction_sets import ALL_SETS, NAMES, USABLE, has_compiler, name_of
 
-DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 """Relative to results around 1: a few float32 roundings, or one of bfloat16."""
 ROW_COUNTS = [*range(14), 16, 17, 32, 100]
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 64
 HEAD_SHAPES = [(9, 3, 64), (2, 2, 32), (4, 1, 96), (8, 4, 128), (7, 1, 64)]
 """Heads, key-value heads and their size: groups of 1 to 7 heads."""
-ALL_SETS = [(dtype, each) for dtype in DTYPES for each in building.INSTRUCTION_SETS[dtype]]
-has_compiler = shutil.which("cc") is not None
-USABLE = [(dtype, each) for dtype, each in ALL_SETS if has_compiler and each in building.usable_sets(dtype)]
 
 
-def name_of(dtype: torch.dtype, instruction_set: building.InstructionSet) -> str:
-    return f"{str(dtype).removeprefix('torch.')}-{instruction_set.name}"
-
-
-@pytest.fixture(params=USABLE, ids=[name_of(*each) for each in USABLE])
+@pytest.fixture(params=USABLE, ids=NAMES)
 def compiled(request: pytest.FixtureRequest) -> tuple[torch.dtype, building.InstructionSet]:
     """Every dtype in every set of instructions that this processor has, not the fastest alone."""
     return request.param
@@ -67,10 +59,10 @@ def test_a_linear_layer_is_the_product_with_the_weight(
 ):
     x, bias = draw(num_rows, num_inputs, dtype=dtype), draw(num_outputs, dtype=dtype, seed=1)
     weight = draw(num_outputs, num_inputs, dtype=dtype, seed=2) / num_inputs**0.5
-    packed = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16)
+    packed = kernels.pack_weight(weight)
     product = functional.linear(x.double(), weight.double())
     assert_rounds_to(kernels.linear(x, packed), product)
-    y = kernels.linear(x, packed, bias)
+    y = kernels.linear(x, kernels.pack_weight(weight, bias))
     assert_rounds_to(y, product + bias.double())
     expected = y.double() + 0.5 * product
     kernels.add_linear(y, x, packed, 0.5)
@@ -94,14 +86,14 @@ def test_narrow_weights_give_the_same_to_the_bit(
 @pytest.mark.parametrize("num_inputs", [96, 100])
 def test_columns_of_a_wider_matrix_are_inputs_too(kernels: CpuKernels, dtype: torch.dtype, num_inputs: int):
     x, weight = draw(20, 300, dtype=dtype)[:, 40 : 40 + num_inputs], draw(70, num_inputs, dtype=dtype, seed=1)
-    packed = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16)
+    packed = kernels.pack_weight(weight)
     assert torch.equal(kernels.linear(x, packed), kernels.linear(x.contiguous(), packed))
 
 
 def test_a_long_sum_rounds_no_worse_than_torchs(kernels: CpuKernels, dtype: torch.dtype):
     x, weight = draw(64, 4096, dtype=dtype), draw(96, 4096, dtype=dtype, seed=1)
     exact = functional.linear(x.double(), weight.double())
-    ours = kernels.linear(x, kernels.pack_weight(weight, narrow=dtype == torch.bfloat16))
+    ours = kernels.linear(x, kernels.pack_weight(weight))
     theirs = functional.linear(x, weight)
     assert (ours - exact).square().mean() <= 1.2 * (theirs - exact).square().mean()
 
@@ -172,23 +164,6 @@ def test_attention_over_packed_sequences(
         assert_rounds_to(ours[token], attended(q[token], *seen, window))
 
 
-@pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("shape", HEAD_SHAPES)
-def test_a_token_attends_the_same_whether_read_or_drawn(
-    kernels: CpuKernels, dtype: torch.dtype, shape: tuple[int, int, int], window: int | None
-):
-    length = 33
-    q, k, v = qkv(length, dtype, seed=3, shape=shape)
-    read = kernels.attend_packed(q, k, v, None, torch.zeros(length, dtype=torch.long), window)
-    keys = torch.zeros(2, shape[1], 50, shape[2], dtype=dtype)
-    values = torch.zeros_like(keys)
-    for position in range(length):
-        row = torch.stack([q[position]] * 2), torch.stack([k[position]] * 2), torch.stack([v[position]] * 2)
-        drawn = kernels.append_and_attend(*row, keys, values, torch.tensor([position] * 2), window)
-        assert torch.equal(drawn[0], read[position])
-        assert torch.equal(drawn[1], read[position])
-
-
 @pytest.mark.parametrize("num_inputs", [2, 32])
 def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, dtype: torch.dtype, num_inputs: int):
     """Halfway cases to the even neighbour, past the greatest number to infinity, and NaN stays NaN."""
@@ -199,7 +174,7 @@ def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, 
     pairs += [(greatest, greatest * 2**-9), (greatest, greatest * 2**-10), (-math.inf, 1), (math.nan, 1), (0.0, 0.0)]
     weight = torch.tensor(pairs * 3).to(dtype)  # every case as the last of a block too
     weight = functional.pad(weight, (0, num_inputs - 2))
-    ours = kernels.linear(torch.ones(1, num_inputs, dtype=dtype), kernels.pack_weight(weight, narrow=True))[0]
+    ours = kernels.linear(torch.ones(1, num_inputs, dtype=dtype), kernels.pack_weight(weight))[0]
     torch.testing.assert_close(ours, weight.float().sum(dim=1).to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
@@ -207,7 +182,7 @@ def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, 
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
 def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
     x, weight = draw(100, width, dtype=dtype), draw(70, width, dtype=dtype, seed=1)
-    packed, norm = kernels.pack_weight(weight, narrow=dtype == torch.bfloat16), draw(width, dtype=dtype, seed=2)
+    packed, norm = kernels.pack_weight(weight), draw(width, dtype=dtype, seed=2)
     rows = slice(100 - num_rows, 100)
     assert torch.equal(kernels.linear(x[rows], packed), kernels.linear(x, packed)[rows])
     assert torch.equal(kernels.rms_norm(x[rows], norm, 1e-5), kernels.rms_norm(x, norm, 1e-5)[rows])

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eztinker.model.attention import CachedAttention, PackedAttention
+from eztinker.model import device
+from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.kv_cache import KVBlock, KVCache
 from tests.oracles import CPU, assert_same, draw_tokens, load_decoder, packed_logits
@@ -27,8 +28,15 @@ MODELS = {
 }
 
 
+@pytest.fixture(params=["own kernels", "torch alone"])
+def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the decoder computes with."""
+    if request.param == "torch alone":
+        monkeypatch.setattr(device, "cpu_kernels", lambda _: None)
+
+
 @pytest.fixture(params=MODELS)
-def decoder(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Decoder:
+def decoder(request: pytest.FixtureRequest, tiny_model: Callable[..., Path], operators: None) -> Decoder:
     family, options = MODELS[request.param]
     return load_decoder(tiny_model(family, **options))
 
@@ -46,8 +54,7 @@ def prefilled(decoder: Decoder, sequences: list[list[int]], prefix: KVBlock | No
 
 @torch.inference_mode()
 def decode_step(decoder: Decoder, cache: KVCache, tokens: list[int]) -> Tensor:
-    attention = CachedAttention(cache, len(tokens))
-    logits = decoder.logits(decoder.hidden_states(torch.tensor(tokens), attention))
+    logits = decoder.logits(decoder.next_hidden_states(torch.tensor(tokens), cache))
     cache.advance(len(tokens))
     return logits
 

@@ -1,6 +1,15 @@
 """Kernels of our own for CPUs: C sources, how they are compiled, and the operators they become."""
 
 from eztinker.model.cpu_kernels.building import cpu_kernels, processor_flags
-from eztinker.model.cpu_kernels.operators import CpuKernels
+from eztinker.model.cpu_kernels.decoding import AdaptedRows, DecodeKernel, LayerWeights
+from eztinker.model.cpu_kernels.operators import CpuKernels, PackedWeight
 
-__all__ = ["CpuKernels", "cpu_kernels", "processor_flags"]
+__all__ = [
+    "AdaptedRows",
+    "CpuKernels",
+    "DecodeKernel",
+    "LayerWeights",
+    "PackedWeight",
+    "cpu_kernels",
+    "processor_flags",
+]

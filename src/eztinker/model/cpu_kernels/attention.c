@@ -2,7 +2,7 @@
 #include <math.h>
 #include <omp.h>
 
-#include "numbers.h"
+#include "kernels.h"
 
 #define QUERIES 3             /* that are computed together, so that keys and values are read once for all of them */
 #define PARTS (REGISTERS / 8) /* sums of a channel: those of QUERIES and 2 * LANES channels fill the registers */

@@ -23,8 +23,8 @@ from eztinker.model.cpu_kernels.operators import CpuKernels
 
 log = logging.getLogger(__name__)
 
-SOURCES = [Path(__file__).with_name(name) for name in ("linear.c", "pointwise.c", "attention.c", "draw.c")]
-HEADERS = [Path(__file__).with_name(name) for name in ("numbers.h", "amx.h", "avx512.h", "avx2.h")]
+SOURCES = [Path(__file__).with_name(name) for name in ("linear.c", "pointwise.c", "attention.c", "decode.c", "draw.c")]
+HEADERS = [Path(__file__).with_name(name) for name in ("kernels.h", "numbers.h", "amx.h", "avx512.h", "avx2.h")]
 _COMPILE = ["-O3", "-fopenmp", "-shared", "-fPIC"]
 _COMPILE_FOR = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
 

@@ -1,5 +1,5 @@
 /* Products with frozen weights, which are laid out once in the order that they are read. */
-#include "numbers.h"
+#include "kernels.h"
 
 #if defined BFLOAT16 && defined __AMX_BF16__
 #define TILED
@@ -72,24 +72,22 @@ static inline __attribute__((always_inline)) void load_weights(const char *weigh
 #endif
 }
 
-/* One linear layer: where its weights and inputs are, and what becomes of its sums. */
+/* One product: its weight and inputs, and what becomes of its sums. */
 typedef struct {
-    const char *packed;
-    int narrow;
+    Weight weight;
     const number *x;
     int64_t x_stride; /* numbers from row to row */
     const number *addend; /* added to the sums, if not null */
     int64_t addend_stride; /* numbers from row to row; 0 for a bias */
     float scale;
-    int outputs, inputs;
-} Layer;
+} Product;
 
 /* What becomes of a row's sums in one block: y = scale * sums + addend. */
-static inline __attribute__((always_inline)) void finish(const Layer *layer, int block, const number *addend, Floats low,
-                                                         Floats high, number *y) {
-    int start = block * OUTPUTS, left = layer->outputs - start, in_high = left > LANES ? left - LANES : 0;
+static inline __attribute__((always_inline)) void finish(const Product *product, int block, const number *addend,
+                                                         Floats low, Floats high, number *y) {
+    int start = block * OUTPUTS, left = product->weight.outputs - start, in_high = left > LANES ? left - LANES : 0;
     if (addend) {
-        Floats scale = repeat(layer->scale);
+        Floats scale = repeat(product->scale);
         low = fused(low, scale, load(addend + start, left));
         high = fused(high, scale, load(addend + start + LANES, in_high));
     }
@@ -102,14 +100,14 @@ static inline __attribute__((always_inline)) void finish(const Layer *layer, int
  * The weights of a block come from memory once, for the first of its tiles, and from a cache for the others. So where
  * there are several, each asks for its part of the next block: memory then works throughout, not in turns with the
  * arithmetic. This is tile `part` of `parts`. */
-static inline __attribute__((always_inline)) void linear_tile(const int rows, const int narrow, const Layer *layer,
+static inline __attribute__((always_inline)) void linear_tile(const int rows, const int narrow, const Product *product,
                                                               int block, int part, int parts, const number *x,
                                                               const number *addend, number *y) {
     Floats low[ROWS], high[ROWS];
     for (int r = 0; r < rows; r++) low[r] = high[r] = repeat(0);
     const size_t step = OUTPUTS * PAIRED * weight_size(narrow); /* bytes of weights that are multiplied at once */
-    int inputs = layer->inputs;
-    const char *weight = layer->packed + step * (inputs / PAIRED) * block;
+    int inputs = product->weight.inputs;
+    const char *weight = (const char *)product->weight.packed + step * (inputs / PAIRED) * block;
     const char *next = weight + step * (inputs / PAIRED) + step / parts * (inputs / PAIRED) * part;
     for (int chunk = 0; chunk < inputs; chunk += CHUNK) {
         Floats chunk_low[ROWS], chunk_high[ROWS];
@@ -125,7 +123,7 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
             load_weights(weight, narrow, &weights_low, &weights_high);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
-                Factors input = repeated(x + r * layer->x_stride + i);
+                Factors input = repeated(x + r * product->x_stride + i);
                 chunk_low[r] = multiply_add(weights_low, input, chunk_low[r]);
                 chunk_high[r] = multiply_add(weights_high, input, chunk_high[r]);
             }
@@ -136,20 +134,20 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
         }
     }
     for (int r = 0; r < rows; r++)
-        finish(layer, block, addend ? addend + r * layer->addend_stride : NULL, low[r], high[r],
-               y + (size_t)r * layer->outputs);
+        finish(product, block, addend ? addend + r * product->addend_stride : NULL, low[r], high[r],
+               y + (size_t)r * product->weight.outputs);
 }
 
-static inline __attribute__((always_inline)) void linear_block(const int narrow, const Layer *layer, int block,
+static inline __attribute__((always_inline)) void linear_block(const int narrow, const Product *product, int block,
                                                                number *y, int rows) {
     int num_tiles = (rows + ROWS - 1) / ROWS, tile = (rows + num_tiles - 1) / num_tiles;
     for (int row = 0; row < rows; row += tile) {
-        const number *in = layer->x + row * layer->x_stride;
-        const number *addend = layer->addend ? layer->addend + row * layer->addend_stride : NULL;
-        number *out = y + (size_t)row * layer->outputs;
+        const number *in = product->x + row * product->x_stride;
+        const number *addend = product->addend ? product->addend + row * product->addend_stride : NULL;
+        number *out = y + (size_t)row * product->weight.outputs;
         switch (rows - row < tile ? rows - row : tile) {
 #define TILE(count) \
-    case count: linear_tile(count, narrow, layer, block, row / tile, num_tiles, in, addend, out); break;
+    case count: linear_tile(count, narrow, product, block, row / tile, num_tiles, in, addend, out); break;
             TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #if ROWS > 6
             TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
@@ -161,70 +159,67 @@ static inline __attribute__((always_inline)) void linear_block(const int narrow,
 #ifdef TILED
 /* `linear_block` in tiles. Memory is asked for the next weights as in `linear_tile`; `configured` is the number of rows
  * that this thread's tiles are set up for. */
-static void linear_block_tiled(const Layer *layer, int block, number *y, int rows, int *configured) {
+static void linear_block_tiled(const Product *product, int block, number *y, int rows, int *configured) {
     _Alignas(64) float sums[TILED_ROWS * TILED_OUTPUTS];
     int parts = (rows + TILED_ROWS - 1) / TILED_ROWS;
     const size_t step = TILE_INPUTS * OUTPUTS * sizeof(number); /* bytes of weights that are multiplied at once */
-    size_t block_size = step * (layer->inputs / TILE_INPUTS);
-    const char *weight = layer->packed + block_size * block;
+    size_t block_size = step * (product->weight.inputs / TILE_INPUTS);
+    const char *weight = (const char *)product->weight.packed + block_size * block;
     for (int part = 0; part < parts; part++) {
         int first = part * TILED_ROWS, count = rows - first < TILED_ROWS ? rows - first : TILED_ROWS;
         if (count != *configured) configure_tiles(*configured = count);
-        const char *x = (const char *)(layer->x + first * layer->x_stride);
+        const char *x = (const char *)(product->x + first * product->x_stride);
         const char *next = parts == 1 ? weight + AHEAD : weight + block_size + block_size / parts * part;
+        int64_t x_bytes = product->x_stride * sizeof(number);
         if (count > TILE_ROWS)
-            multiply_tiles(1, x, layer->x_stride * sizeof(number), weight, layer->inputs, next, step / parts, sums);
+            multiply_tiles(1, x, x_bytes, weight, product->weight.inputs, next, step / parts, sums);
         else
-            multiply_tiles(0, x, layer->x_stride * sizeof(number), weight, layer->inputs, next, step / parts, sums);
+            multiply_tiles(0, x, x_bytes, weight, product->weight.inputs, next, step / parts, sums);
         for (int r = 0; r < count; r++) {
-            const number *addend = layer->addend ? layer->addend + (first + r) * layer->addend_stride : NULL;
+            const number *addend = product->addend ? product->addend + (first + r) * product->addend_stride : NULL;
             const float *row = sums + r * TILED_OUTPUTS;
-            finish(layer, block, addend, load_floats(row, LANES), load_floats(row + LANES, LANES),
-                   y + (size_t)(first + r) * layer->outputs);
+            finish(product, block, addend, load_floats(row, LANES), load_floats(row + LANES, LANES),
+                   y + (size_t)(first + r) * product->weight.outputs);
         }
     }
 }
 
-static void linear_layer_tiled(const Layer *layer, number *y, int rows, int threads) {
+static void multiply_tiled(const Product *product, number *y, int rows, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         int configured = 0;
 #pragma omp for schedule(static)
-        for (int block = 0; block < num_blocks(layer->outputs); block++)
-            linear_block_tiled(layer, block, y, rows, &configured);
+        for (int block = 0; block < num_blocks(product->weight.outputs); block++)
+            linear_block_tiled(product, block, y, rows, &configured);
         _tile_release();
     }
 }
 #endif
 
-static void linear_layer(const Layer *layer, number *y, int rows, int threads) {
+static void multiply(const Product *product, number *y, int rows, int threads) {
     if (!rows) return;
 #ifdef TILED
-    if (layer->inputs % TILE_INPUTS == 0) {
-        linear_layer_tiled(layer, y, rows, threads);
+    if (product->weight.inputs % TILE_INPUTS == 0) {
+        multiply_tiled(product, y, rows, threads);
         return;
     }
 #endif
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int block = 0; block < num_blocks(layer->outputs); block++)
-        if (layer->narrow)
-            linear_block(1, layer, block, y, rows);
+    for (int block = 0; block < num_blocks(product->weight.outputs); block++)
+        if (product->weight.narrow)
+            linear_block(1, product, block, y, rows);
         else
-            linear_block(0, layer, block, y, rows);
+            linear_block(0, product, block, y, rows);
 }
 
-/* y (rows, outputs) = x (rows, inputs) times the weight transposed, plus the bias (outputs,) unless it is null. */
-void linear(const void *packed, int narrow, const number *bias, const number *x, int64_t x_stride, number *y, int rows,
-            int outputs, int inputs, int threads) {
-    Layer layer = {packed, narrow, x, x_stride, bias, 0, 1.0f, outputs, inputs};
-    linear_layer(&layer, y, rows, threads);
+/* y (rows, outputs) = x (rows, inputs) times the weight transposed, plus the bias if there is one. */
+void linear(const Weight *weight, const number *x, int64_t x_stride, number *y, int rows, int threads) {
+    multiply(&(Product){*weight, x, x_stride, weight->bias, 0, 1.0f}, y, rows, threads);
 }
 
 /* y += scale * x times the weight transposed. */
-void add_linear(const void *packed, int narrow, const number *x, int64_t x_stride, number *y, int rows, int outputs,
-                int inputs, float scale, int threads) {
-    Layer layer = {packed, narrow, x, x_stride, y, outputs, scale, outputs, inputs};
-    linear_layer(&layer, y, rows, threads);
+void add_linear(const Weight *weight, const number *x, int64_t x_stride, number *y, int rows, float scale, int threads) {
+    multiply(&(Product){*weight, x, x_stride, y, weight->outputs, scale}, y, rows, threads);
 }
 
 /* Whether this process may run what was compiled here. */

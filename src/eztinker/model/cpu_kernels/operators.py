@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ Pointer, Int, Long, Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctype
 _ARGUMENTS: dict[str, list[type]] = {
     "packed_size": [Int, Int, Int],
     "pack_weight": [Pointer, Pointer, Int, Int, Int, Int],
-    "linear": [Pointer, Int, Pointer, Pointer, Long, Pointer, Int, Int, Int, Int],
-    "add_linear": [Pointer, Int, Pointer, Long, Pointer, Int, Int, Int, Float, Int],
+    "linear": [Pointer, Pointer, Long, Pointer, Int, Int],
+    "add_linear": [Pointer, Pointer, Long, Pointer, Int, Float, Int],
     "rms_norm": [Pointer, Pointer, Pointer, Int, Int, Float, Int],
     "rms_norm_backward": [Pointer, Pointer, Pointer, Pointer, Int, Int, Float, Int],
     "swiglu": [Pointer, Pointer, Int, Int, Int],
@@ -25,18 +26,25 @@ _ARGUMENTS: dict[str, list[type]] = {
     "rotate": [Pointer, Long, Pointer, Pointer, Pointer, Int, Int, Int, Int],
     "attend_packed": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 8,
     "draw": [Pointer] * 5 + [Int] * 4,
-    "append_and_attend": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 7,
+    "decode": [Pointer, Pointer],
 }
+
+
+class Weight(ctypes.Structure):
+    """`Weight` of kernels.h. Without `packed` it stands for none."""
+
+    _fields_ = [("packed", Pointer), ("bias", Pointer), ("narrow", Int), ("outputs", Int), ("inputs", Int)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedWeight:
-    """A weight of `num_outputs` rows as `CpuKernels.linear` reads it."""
+    """A weight as `CpuKernels.linear` reads it, and the bias that goes with it."""
 
     packed: Tensor
     """Bytes."""
-    narrow: bool
-    num_outputs: int
+    bias_O: Tensor | None
+    weight: Weight
+    """Where both are, and the sizes."""
 
 
 class CpuKernels:
@@ -48,41 +56,39 @@ class CpuKernels:
             function.argtypes = arguments
             function.restype = Long if name.endswith("_size") else None
         self._library = library
-        self.inputs_step = 2 if dtype == torch.bfloat16 else 1
+        self._is_bfloat16 = dtype == torch.bfloat16
+        self.inputs_step = 2 if self._is_bfloat16 else 1
         """`linear` takes numbers of inputs that this divides."""
 
-    def pack_weight(self, weight_OI: Tensor, *, narrow: bool) -> PackedWeight:
+    def pack_weight(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, narrow: bool = False) -> PackedWeight:
         """The weight in the order that `linear` reads it.
 
         Args:
-            narrow: in 16 bits for each number; every one of them must be representable in bfloat16.
+            narrow: in 16 bits for each number, as all of bfloat16 are; every one must be representable in it.
         """
+        narrow = narrow or self._is_bfloat16
         num_outputs, num_inputs = weight_OI.shape
         packed = torch.empty(self._library.packed_size(num_outputs, num_inputs, narrow), dtype=torch.uint8)
         weight_OI = weight_OI.contiguous()
         pointers = weight_OI.data_ptr(), packed.data_ptr()
         self._library.pack_weight(*pointers, num_outputs, num_inputs, narrow, torch.get_num_threads())
-        return PackedWeight(packed, narrow, num_outputs)
-
-    def linear(self, x_MI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:
-        """x times the packed weight transposed, plus the bias. A row's result is the same whatever the others are."""
-        x_MI = _with_whole_rows(x_MI)
-        num_rows, num_inputs = x_MI.shape
-        y_MO = x_MI.new_empty(num_rows, weight.num_outputs)
         bias = None if bias_O is None else bias_O.data_ptr()
-        pointers = bias, x_MI.data_ptr(), x_MI.stride(0), y_MO.data_ptr()
-        sizes = num_rows, weight.num_outputs, num_inputs
-        self._library.linear(weight.packed.data_ptr(), weight.narrow, *pointers, *sizes, torch.get_num_threads())
+        return PackedWeight(packed, bias_O, Weight(packed.data_ptr(), bias, narrow, num_outputs, num_inputs))
+
+    def linear(self, x_MI: Tensor, packed: PackedWeight) -> Tensor:
+        """x times the packed weight transposed, plus its bias. A row's result is the same whatever the others are."""
+        x_MI = _with_whole_rows(x_MI)
+        num_rows = x_MI.shape[0]
+        y_MO = x_MI.new_empty(num_rows, packed.weight.outputs)
+        pointers = x_MI.data_ptr(), x_MI.stride(0), y_MO.data_ptr()
+        self._library.linear(ctypes.byref(packed.weight), *pointers, num_rows, torch.get_num_threads())
         return y_MO
 
-    def add_linear(self, y_MO: Tensor, x_MI: Tensor, weight: PackedWeight, scale: float) -> None:
+    def add_linear(self, y_MO: Tensor, x_MI: Tensor, packed: PackedWeight, scale: float) -> None:
         """Add scale times the product into `y_MO`, in place."""
         x_MI = _with_whole_rows(x_MI)
         pointers = x_MI.data_ptr(), x_MI.stride(0), y_MO.data_ptr()
-        sizes = *y_MO.shape, x_MI.shape[1]
-        self._library.add_linear(
-            weight.packed.data_ptr(), weight.narrow, *pointers, *sizes, scale, torch.get_num_threads()
-        )
+        self._library.add_linear(ctypes.byref(packed.weight), *pointers, x_MI.shape[0], scale, torch.get_num_threads())
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension."""
@@ -118,7 +124,7 @@ class CpuKernels:
         return grad_gate_up_MF
 
     def takes_heads_of(self, head_dim: int) -> bool:
-        """Whether `rotate` and `append_and_attend` can work on heads of this size."""
+        """Whether `rotate` and the kernels of attention can work on heads of this size."""
         return head_dim % _HEAD_DIM_STEP == 0
 
     def rotate(self, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -129,30 +135,9 @@ class CpuKernels:
         self._library.rotate(*pointers, num_tokens, num_heads, head_dim, torch.get_num_threads())
         return y_THD
 
-    def append_and_attend(
-        self,
-        q_BHD: Tensor,
-        k_BKD: Tensor,
-        v_BKD: Tensor,
-        keys_RKSD: Tensor,
-        values_RKSD: Tensor,
-        positions_B: Tensor,
-        window: int | None,
-    ) -> Tensor:
-        """Write one new key and value per sequence at its position, then attend to what its row of the cache holds.
-
-        The first B rows of the cache are used; S is its capacity. Gives (B, H, D).
-        """
-        num_rows, num_heads, head_dim = q_BHD.shape
-        num_threads = torch.get_num_threads()
-        capacity = keys_RKSD.shape[2]
-        out_BHD = q_BHD.new_empty(q_BHD.shape)
-        scratch = torch.empty(num_threads * self._library.scratch_size(capacity))
-        new = [argument for x in (q_BHD, k_BKD, v_BKD) for argument in (x.data_ptr(), x.stride(0))]
-        pointers = [x.data_ptr() for x in (keys_RKSD, values_RKSD, positions_B, out_BHD, scratch)]
-        sizes = num_rows, num_heads, k_BKD.shape[1], head_dim, capacity, window or capacity, num_threads
-        self._library.append_and_attend(*new, *pointers, *sizes)
-        return out_BHD
+    def new_scratch(self, most_seen: int) -> Tensor:
+        """What the kernels of attention write down about the tokens that a query sees."""
+        return torch.empty(torch.get_num_threads() * self._library.scratch_size(most_seen))
 
     def attend_packed(
         self,
@@ -175,12 +160,16 @@ class CpuKernels:
         num_before = keys_before.shape[0]
         most_seen = num_before + num_tokens
         out_THD = q_THD.new_empty(q_THD.shape)
-        scratch = torch.empty(num_threads * self._library.scratch_size(most_seen))
+        scratch = self.new_scratch(most_seen)
         new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]
         pointers = [x.data_ptr() for x in (keys_before, values_before, starts_T, out_THD, scratch)]
         sizes = num_tokens, num_heads, k_TKD.shape[1], head_dim, num_before, most_seen
         self._library.attend_packed(*new, *pointers, *sizes, window or most_seen, num_threads)
         return out_THD
+
+    def decode(self, model: Any, step: Any) -> None:
+        """One step of a `DecodeKernel`, which lays out both."""
+        self._library.decode(model, step)
 
     def draw(
         self, logits_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], num_drawable: int

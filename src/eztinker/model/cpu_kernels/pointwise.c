@@ -1,7 +1,7 @@
 /* RMS norm, the gated activation and rotary embedding. */
 #include <math.h>
 
-#include "numbers.h"
+#include "kernels.h"
 
 #define SMALL_WORK 8192 /* numbers below which a second thread costs more than it saves */
 

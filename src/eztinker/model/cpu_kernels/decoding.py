@@ -1,0 +1,163 @@
+"""One new token per cached sequence through all layers of a model, in one call of the kernels.
+
+B = sequences, H = hidden size, D = head_dim, N = layers, R = rows of the cache, K = key-value heads, S = its capacity.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eztinker.model.cpu_kernels.operators import CpuKernels, Float, Int, PackedWeight, Pointer, Weight
+
+WEIGHTS = ("qkv", "output", "gate_up", "down")
+"""The linear layers of a decoder layer, in the order of decode.c."""
+NORMS = ("attn_norm", "mlp_norm", "q_norm", "k_norm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LayerWeights:
+    """One decoder layer."""
+
+    attn_norm: Tensor
+    mlp_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    qkv: PackedWeight
+    output: PackedWeight
+    gate_up: PackedWeight
+    down: PackedWeight
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptedRows:
+    """An adapter and the rows that it changes."""
+
+    low_ranks: Sequence[tuple[PackedWeight, PackedWeight] | None]
+    """A and B for the weights of one layer after the other, in the order of `WEIGHTS`; None leaves one alone."""
+    scale: float
+    rows: Tensor | None
+    """In ascending order; None means all."""
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, Weight) for name in WEIGHTS),
+        *((name, Pointer) for name in NORMS),
+        ("window", Int),
+    ]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        ("layers", ctypes.POINTER(_Layer)),
+        *((name, Int) for name in ("num_layers", "heads", "kv_heads", "dim")),
+        ("eps", Float),
+    ]
+
+
+class _LowRank(ctypes.Structure):
+    _fields_ = [("a", Weight), ("b", Weight)]
+
+
+class _AdaptedRows(ctypes.Structure):
+    _fields_ = [("low_ranks", ctypes.POINTER(_LowRank)), ("rows", Pointer), ("num_rows", Int), ("scale", Float)]
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *((name, Pointer) for name in ("normed", "qkv", "turned", "attended", "gate_up", "gated", "update")),
+        *((name, Pointer) for name in ("some_inputs", "some_outputs", "low", "scores")),
+        *((name, Pointer) for name in ("x", "cos", "sin", "keys", "values", "positions")),
+        ("adapted", ctypes.POINTER(_AdaptedRows)),
+        *((name, Int) for name in ("num_adapted", "rows", "cache_rows", "capacity", "threads")),
+    ]
+
+
+_EVERYTHING = 2**31 - 1
+"""The window of layers without one."""
+
+
+class DecodeKernel:
+    """The decoder layers of one model, as the compiled `decode` takes them."""
+
+    def __init__(
+        self, kernels: CpuKernels, layers: Sequence[LayerWeights], *, num_heads: int, num_kv_heads: int, eps: float
+    ) -> None:
+        """All heads are of the same size, one that `kernels.takes_heads_of`."""
+        self._kernels = kernels
+        self._tensors = layers  # which the pointers lead to
+        self._layers = (_Layer * len(layers))(*map(_layer, layers))
+        first = layers[0]
+        head_dim = first.output.weight.inputs // num_heads
+        self._model = _Model(self._layers, len(layers), num_heads, num_kv_heads, head_dim, eps)
+        weights = [getattr(first, name).weight for name in WEIGHTS]
+        self._widths = {
+            "normed": first.qkv.weight.inputs,
+            "qkv": first.qkv.weight.outputs,
+            "turned": first.qkv.weight.outputs,
+            "attended": first.output.weight.inputs,
+            "gate_up": first.gate_up.weight.outputs,
+            "gated": first.down.weight.inputs,
+            "update": first.qkv.weight.inputs,
+            "some_inputs": max(weight.inputs for weight in weights),
+            "some_outputs": max(weight.outputs for weight in weights),
+        }
+        """Numbers of a row in each of the buffers."""
+
+    def append(
+        self,
+        x_BH: Tensor,
+        cos_BD: Tensor,
+        sin_BD: Tensor,
+        keys_NRKSD: Tensor,
+        values_NRKSD: Tensor,
+        positions_B: Tensor,
+        adapted: Sequence[AdaptedRows],
+    ) -> None:
+        """Turn embeddings into hidden states, in place, and append keys and values to the cache's first rows.
+
+        Args:
+            cos_BD, sin_BD: of the positions, as `CpuKernels.rotate` takes them.
+            positions_B: where each row's token goes.
+        """
+        num_rows, num_threads, capacity = x_BH.shape[0], torch.get_num_threads(), keys_NRKSD.shape[3]
+        ranks = [low_rank[0].weight.outputs for each in adapted for low_rank in each.low_ranks if low_rank]
+        widths = {**self._widths, "low": max(ranks, default=0)}
+        buffers = {name: x_BH.new_empty(num_rows, width) for name, width in widths.items()}
+        buffers["scores"] = self._kernels.new_scratch(capacity)
+        step = _Step(
+            **{name: buffer.data_ptr() for name, buffer in buffers.items()},
+            x=x_BH.data_ptr(),
+            cos=cos_BD.data_ptr(),
+            sin=sin_BD.data_ptr(),
+            keys=keys_NRKSD.data_ptr(),
+            values=values_NRKSD.data_ptr(),
+            positions=positions_B.data_ptr(),
+            adapted=(_AdaptedRows * len(adapted))(*map(_adapted_rows, adapted)),
+            num_adapted=len(adapted),
+            rows=num_rows,
+            cache_rows=keys_NRKSD.shape[1],
+            capacity=capacity,
+            threads=num_threads,
+        )
+        self._kernels.decode(ctypes.byref(self._model), ctypes.byref(step))
+
+
+def _layer(layer: LayerWeights) -> _Layer:
+    weights = {name: getattr(layer, name).weight for name in WEIGHTS}
+    norms = {name: getattr(layer, name) for name in NORMS}
+    pointers = {name: None if norm is None else norm.data_ptr() for name, norm in norms.items()}
+    return _Layer(**weights, **pointers, window=layer.window or _EVERYTHING)
+
+
+def _adapted_rows(adapted: AdaptedRows) -> _AdaptedRows:
+    low_ranks = [_LowRank(pair[0].weight, pair[1].weight) if pair else _LowRank() for pair in adapted.low_ranks]
+    rows = adapted.rows
+    pointer, num_rows = (None, 0) if rows is None else (rows.data_ptr(), rows.shape[0])
+    return _AdaptedRows((_LowRank * len(low_ranks))(*low_ranks), pointer, num_rows, adapted.scale)

@@ -1,0 +1,111 @@
+"""One call for all layers gives what the layers give one by one, to the bit, in every set of instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from eztinker.model import device
+from eztinker.model.attention import PackedAttention
+from eztinker.model.cpu_kernels import building
+from eztinker.model.decoder import Decoder
+from eztinker.model.lora import Adapter, LowRankAdapter, adapter_rows
+from eztinker.types import LoraSpec
+from tests.oracles import CPU, draw_tokens, load_decoder
+from tests.unit.model.instruction_sets import NAMES, USABLE
+
+LENGTHS = [9, 1, 30, 17, 4]
+NUM_STEPS = 3
+MODELS = {
+    "llama": ("llama", {}),
+    "eight heads for one key": ("llama", {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 96}),
+    "a window": ("mistral", {"sliding_window": 5}),
+    "biases, and a window in one layer": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "norms of the heads": ("qwen3", {}),
+}
+
+
+@pytest.fixture(params=USABLE, ids=NAMES)
+def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Of the decoder, whose kernels are the ones named."""
+    dtype, instruction_set = request.param
+    kernels = building.kernels_in(instruction_set, dtype)
+    monkeypatch.setattr(device, "cpu_kernels", lambda _: kernels)
+    return dtype
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def adapters_of(decoder: Decoder) -> list[LowRankAdapter | None]:
+    """One for each sequence: two share one, one has an odd rank and some layers alone, and one has none."""
+
+    def adapter(spec: LoraSpec) -> LowRankAdapter:
+        made = Adapter.new(decoder.config, spec, CPU)
+        made.flat.add_(0.05 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(spec.seed)))
+        return made.for_sampling(decoder.dtype)
+
+    whole = adapter(LoraSpec(rank=4, seed=1, alpha=8.0))
+    attention_alone = adapter(LoraSpec(rank=3, seed=2, alpha=8.0, train_mlp=False, train_unembed=False))
+    return [whole, attention_alone, whole, None, whole]
+
+
+@torch.inference_mode()
+def all_layers_one_by_one(
+    decoder: Decoder, sequences: list[list[int]], adapters: list[LowRankAdapter | None]
+) -> list[Tensor]:
+    """Hidden states of every token of each sequence."""
+    lengths = [len(tokens) for tokens in sequences]
+    packed = torch.tensor([*chain(*sequences)])
+    per_token = [adapter for adapter, tokens in zip(adapters, sequences, strict=True) for _ in tokens]
+    hidden = decoder.hidden_states(packed, PackedAttention(lengths, CPU), adapter_rows(per_token, CPU))
+    return list(hidden.split(lengths))
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("model", MODELS)
+def test_each_row_is_what_the_layers_give_one_by_one(model: str, dtype: torch.dtype, tiny_model: Callable[..., Path]):
+    family, options = MODELS[model]
+    decoder = load_decoder(tiny_model(family, **options), dtype)
+    adapters = adapters_of(decoder)
+    sequences = [draw_tokens(length + NUM_STEPS, seed) for seed, length in enumerate(LENGTHS)]
+    expected = all_layers_one_by_one(decoder, sequences, adapters)
+    prompts = [tokens[:length] for tokens, length in zip(sequences, LENGTHS, strict=True)]
+    attention, cache = PackedAttention(LENGTHS, CPU, keep_keys=True), decoder.new_cache()
+    per_token = [adapter for adapter, tokens in zip(adapters, prompts, strict=True) for _ in tokens]
+    decoder.hidden_states(torch.tensor([*chain(*prompts)]), attention, adapter_rows(per_token, CPU))
+    for sequence in range(len(prompts)):
+        cache.add_row(attention.block(sequence))
+    for step in range(NUM_STEPS):
+        positions = [length + step for length in LENGTHS]
+        tokens = torch.tensor([tokens[position] for tokens, position in zip(sequences, positions, strict=True)])
+        hidden = decoder.next_hidden_states(tokens, cache, adapter_rows(adapters, CPU))
+        cache.advance(len(prompts))
+        wanted = torch.stack([states[position] for states, position in zip(expected, positions, strict=True)])
+        assert torch.equal(hidden, wanted)
+
+
+@torch.inference_mode()
+def test_an_adapter_that_was_not_made_for_sampling_is_not_overlooked(dtype: torch.dtype, tiny_model_dir: Path):
+    decoder = load_decoder(tiny_model_dir, dtype)
+    cache = decoder.new_cache()
+    attention = PackedAttention([3], CPU, keep_keys=True)
+    decoder.hidden_states(torch.tensor([1, 2, 3]), attention)
+    cache.add_row(attention.block(0))
+    adapter = Adapter.new(decoder.config, LoraSpec(rank=4, seed=1), CPU)
+    with pytest.raises(KeyError):
+        decoder.next_hidden_states(torch.tensor([4]), cache, [(adapter, None)])
