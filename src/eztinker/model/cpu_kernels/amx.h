@@ -12,7 +12,6 @@
 #define TILE_BYTES 64
 #define TILE_INPUTS 32 /* inputs that one instruction multiplies; takes layers whose inputs these divide */
 #define TILED_ROWS (2 * TILE_ROWS)
-#define TILED_OUTPUTS (2 * LANES)
 
 /* Ask Linux for the tiles, whose state it saves for processes that have asked; true if this one may use them. */
 static inline int may_use_tiles(void) {
@@ -37,12 +36,12 @@ static inline void configure_tiles(int rows) {
     _tile_loadconfig(&config);
 }
 
-/* The sums (rows, TILED_OUTPUTS) of TILED_ROWS rows at most, for which the tiles are configured, with one block of
+/* The sums (rows, OUTPUTS of linear.c) of TILED_ROWS rows at most, for which the tiles are configured, with one block of
  * weights. `next` is what to ask memory for meanwhile, `next_step` bytes of it for each TILE_INPUTS. */
 static inline __attribute__((always_inline)) void multiply_tiles(const int both, const char *x, int64_t x_bytes,
                                                                  const char *weight, int inputs, const char *next,
                                                                  size_t next_step, float *sums) {
-    const int64_t weight_bytes = 2 * TILE_BYTES, sum_bytes = TILED_OUTPUTS * sizeof(float);
+    const int64_t weight_bytes = 2 * TILE_BYTES, sum_bytes = OUTPUTS * sizeof(float);
     _tile_zero(0);
     _tile_zero(1);
     if (both) {
@@ -68,7 +67,7 @@ static inline __attribute__((always_inline)) void multiply_tiles(const int both,
     _tile_stored(0, sums, sum_bytes);
     _tile_stored(1, sums + LANES, sum_bytes);
     if (both) {
-        _tile_stored(2, sums + TILE_ROWS * TILED_OUTPUTS, sum_bytes);
-        _tile_stored(3, sums + TILE_ROWS * TILED_OUTPUTS + LANES, sum_bytes);
+        _tile_stored(2, sums + TILE_ROWS * OUTPUTS, sum_bytes);
+        _tile_stored(3, sums + TILE_ROWS * OUTPUTS + LANES, sum_bytes);
     }
 }

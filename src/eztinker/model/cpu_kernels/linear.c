@@ -1,16 +1,17 @@
 /* Products with frozen weights, which are laid out once in the order that they are read. */
 #include "kernels.h"
 
-#if defined BFLOAT16 && defined __AMX_BF16__
-#define TILED
-#include "amx.h"
-#endif
-
 #define OUTPUTS (2 * LANES)       /* outputs that are computed together, two registers */
 #define ROWS (REGISTERS * 3 / 8)  /* rows that are: their sums of a chunk take three registers of four */
 #define CHUNK (128 * PAIRED)      /* inputs that are summed apart: a sum of sums rounds less than one long sum */
 #define AHEAD 2048                /* bytes of weights that are asked for ahead of the current ones */
 #define IN_WORDS (PAIRED == 1)    /* how weights of 16 bits are packed: two outputs to a word, or as `Factors` */
+
+#if defined BFLOAT16 && defined __AMX_BF16__
+#define TILED
+#define PANEL_BYTES (256 << 10) /* of inputs: an eighth of the second cache of such processors */
+#include "amx.h"
+#endif
 
 static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUTPUTS; }
 static inline size_t weight_size(int narrow) { return narrow ? sizeof(uint16_t) : sizeof(float); }
@@ -160,7 +161,7 @@ static inline __attribute__((always_inline)) void linear_block(const int narrow,
 /* `linear_block` in tiles. Memory is asked for the next weights as in `linear_tile`; `configured` is the number of rows
  * that this thread's tiles are set up for. */
 static void linear_block_tiled(const Product *product, int block, number *y, int rows, int *configured) {
-    _Alignas(64) float sums[TILED_ROWS * TILED_OUTPUTS];
+    _Alignas(64) float sums[TILED_ROWS * OUTPUTS];
     int parts = (rows + TILED_ROWS - 1) / TILED_ROWS;
     const size_t step = TILE_INPUTS * OUTPUTS * sizeof(number); /* bytes of weights that are multiplied at once */
     size_t block_size = step * (product->weight.inputs / TILE_INPUTS);
@@ -177,20 +178,33 @@ static void linear_block_tiled(const Product *product, int block, number *y, int
             multiply_tiles(0, x, x_bytes, weight, product->weight.inputs, next, step / parts, sums);
         for (int r = 0; r < count; r++) {
             const number *addend = product->addend ? product->addend + (first + r) * product->addend_stride : NULL;
-            const float *row = sums + r * TILED_OUTPUTS;
+            const float *row = sums + r * OUTPUTS;
             finish(product, block, addend, load_floats(row, LANES), load_floats(row + LANES, LANES),
                    y + (size_t)(first + r) * product->weight.outputs);
         }
     }
 }
 
+/* Rows that are multiplied with one block of weights after the other: their inputs stay in a cache meanwhile. */
+static int rows_of_panel(int inputs) {
+    int rows = PANEL_BYTES / (inputs * (int)sizeof(number)) / TILED_ROWS * TILED_ROWS;
+    return rows < TILED_ROWS ? TILED_ROWS : rows;
+}
+
 static void multiply_tiled(const Product *product, number *y, int rows, int threads) {
+    int step = rows_of_panel(product->weight.inputs), outputs = product->weight.outputs;
 #pragma omp parallel num_threads(threads)
     {
         int configured = 0;
-#pragma omp for schedule(static)
-        for (int block = 0; block < num_blocks(product->weight.outputs); block++)
-            linear_block_tiled(product, block, y, rows, &configured);
+        for (int first = 0; first < rows; first += step) {
+            Product panel = *product;
+            panel.x += first * panel.x_stride;
+            if (panel.addend) panel.addend += first * panel.addend_stride;
+            int count = rows - first < step ? rows - first : step;
+#pragma omp for schedule(static) nowait
+            for (int block = 0; block < num_blocks(outputs); block++)
+                linear_block_tiled(&panel, block, y + (size_t)first * outputs, count, &configured);
+        }
         _tile_release();
     }
 }
