@@ -48,10 +48,10 @@ class PackedFactors:
     """One A and one B of a fused weight as our own kernels read them, in the base model's dtype."""
 
     def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
-        odd = a_RI.shape[0] % kernels.inputs_step  # a row of zeros changes nothing
+        num_added = -a_RI.shape[0] % kernels.fastest_step  # rows of zeros change nothing
         self._kernels = kernels
-        self.a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, odd)).to(dtype))
-        self.b = kernels.pack_weight(functional.pad(b_OR, (0, odd)).to(dtype))
+        self.a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, num_added)).to(dtype))
+        self.b = kernels.pack_weight(functional.pad(b_OR, (0, num_added)).to(dtype))
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor, scale: float) -> Tensor:
         """Add scale * x A^T B^T into `y_MO`, in place; gives x A^T."""

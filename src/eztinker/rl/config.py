@@ -57,7 +57,7 @@ class RejectionSFTConfig:
     keep_per_problem: int = 2
     """Distinct right completions of one problem that are trained on."""
     filter: bool = True
-    """False trains on a random fifth of the completions, right or wrong: the control."""
+    """False trains on as many completions drawn at random, right or wrong: the control."""
     lora_rank: int = 8
     learning_rate: float | None = None
     batch_size: int = 32

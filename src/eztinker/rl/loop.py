@@ -121,9 +121,12 @@ class RejectionSFT:
         return rollouts
 
     def _marked(self, rollouts: list[Rollout], number: int) -> list[Rollout]:
+        """What is trained on. The control takes as many as the filter would, and at least one batch."""
+        filtered = keep_right(rollouts, self._config.keep_per_problem)
         if self._config.filter:
-            return keep_right(rollouts, self._config.keep_per_problem)
-        return keep_random(rollouts, random.Random(f"control/{self._config.seed}/{number}"))
+            return filtered
+        num_kept = max(sum(rollout.is_kept for rollout in filtered), self._config.batch_size)
+        return keep_random(rollouts, num_kept, random.Random(f"control/{self._config.seed}/{number}"))
 
     def _train(self, rollouts: list[Rollout], number: int) -> list[float]:
         """One pass over the kept rollouts; the loss of each optimizer step."""

@@ -11,9 +11,6 @@ from eztinker.dataset import MathDataset
 from eztinker.rl.problems import Problem
 from eztinker.rl.sampling import Completion
 
-CONTROL_SHARE = 0.2
-"""Of all completions, how many the control keeps, right or wrong."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
@@ -88,9 +85,7 @@ def keep_right(rollouts: Sequence[Rollout], per_problem: int) -> list[Rollout]:
     return marked
 
 
-def keep_random(rollouts: Sequence[Rollout], rng: random.Random) -> list[Rollout]:
-    """Mark a random fifth, right or wrong: the control that shows what the filter is worth."""
-    finished = [index for index, rollout in enumerate(rollouts) if rollout.is_finished]
-    num_kept = min(len(finished), round(CONTROL_SHARE * len(rollouts)))
-    kept = set(rng.sample(finished, num_kept))
+def keep_random(rollouts: Sequence[Rollout], num_kept: int, rng: random.Random) -> list[Rollout]:
+    """Mark `num_kept` of them, or all if there are fewer, right or wrong, finished or not: the control."""
+    kept = set(rng.sample(range(len(rollouts)), min(num_kept, len(rollouts))))
     return [replace(rollout, is_kept=index in kept) for index, rollout in enumerate(rollouts)]

@@ -189,6 +189,24 @@ def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtyp
     assert torch.equal(kernels.swiglu(x[rows]), kernels.swiglu(x)[rows])
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("num_rows", [257, 300, 700])
+@pytest.mark.parametrize("num_inputs", [100, 96])
+def test_many_rows_are_multiplied_like_few(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, num_inputs: int):
+    """More than a panel of them, for one block of outputs and for several."""
+    for num_outputs in (20, 150):
+        x, y = draw(num_rows, num_inputs, dtype=dtype), draw(num_rows, num_outputs, dtype=dtype, seed=1)
+        weight, bias = draw(num_outputs, num_inputs, dtype=dtype, seed=2), draw(num_outputs, dtype=dtype, seed=3)
+        packed = kernels.pack_weight(weight, bias)
+        few = [slice(start, start + 10) for start in range(0, num_rows, 10)]
+        assert torch.equal(kernels.linear(x, packed), torch.cat([kernels.linear(x[rows], packed) for rows in few]))
+        together, apart = y.clone(), y.clone()
+        kernels.add_linear(together, x, packed, 0.5)
+        for rows in few:
+            kernels.add_linear(apart[rows], x[rows], packed, 0.5)
+        assert torch.equal(together, apart)
+
+
 @pytest.mark.parametrize(("vocab_size", "num_drawable"), [(5, 5), (49_152, 49_152), (1000, 990)])
 def test_drawing_passes_the_point_that_the_uniform_names(
     kernels: CpuKernels, dtype: torch.dtype, vocab_size: int, num_drawable: int

@@ -45,12 +45,14 @@ def test_an_answer_that_was_cut_off_is_not_kept():
     assert kept_texts(keep_right(drawn, per_problem=2)) == []
 
 
-def test_the_control_keeps_a_fifth_whatever_is_right():
-    drawn = [rollout(number, " 13", is_right=False) for number in range(50)]
-    kept = keep_random(drawn, random.Random(0))
+def test_the_control_keeps_so_many_whatever_is_right_or_finished():
+    drawn = [rollout(number, " 13", is_right=False, is_finished=number % 2 == 0) for number in range(50)]
+    kept = keep_random(drawn, 10, random.Random(0))
     assert sum(each.is_kept for each in kept) == 10
-    assert kept == keep_random(drawn, random.Random(0))
-    assert kept != keep_random(drawn, random.Random(1))
+    assert {each.is_finished for each in kept if each.is_kept} == {True, False}
+    assert kept == keep_random(drawn, 10, random.Random(0))
+    assert kept != keep_random(drawn, 10, random.Random(1))
+    assert all(each.is_kept for each in keep_random(drawn, 60, random.Random(0)))
 
 
 def test_grading_rewards_the_right_completions_of_each_problem():

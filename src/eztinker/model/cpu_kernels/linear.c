@@ -3,14 +3,19 @@
 
 #define OUTPUTS (2 * LANES)       /* outputs that are computed together, two registers */
 #define ROWS (REGISTERS * 3 / 8)  /* rows that are: their sums of a chunk take three registers of four */
+#define PANEL_ROWS 256            /* rows whose inputs and outputs stay in a cache while all weights pass by */
 #define CHUNK (128 * PAIRED)      /* inputs that are summed apart: a sum of sums rounds less than one long sum */
 #define AHEAD 2048                /* bytes of weights that are asked for ahead of the current ones */
 #define IN_WORDS (PAIRED == 1)    /* how weights of 16 bits are packed: two outputs to a word, or as `Factors` */
 
 #if defined BFLOAT16 && defined __AMX_BF16__
 #define TILED
-#define PANEL_BYTES (256 << 10) /* of inputs: an eighth of the second cache of such processors */
 #include "amx.h"
+#define WHOLE_TILES TILED_ROWS
+#define FASTEST_INPUTS TILE_INPUTS
+#else
+#define WHOLE_TILES ROWS
+#define FASTEST_INPUTS PAIRED
 #endif
 
 static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUTPUTS; }
@@ -185,45 +190,51 @@ static void linear_block_tiled(const Product *product, int block, number *y, int
     }
 }
 
-/* Rows that are multiplied with one block of weights after the other: their inputs stay in a cache meanwhile. */
-static int rows_of_panel(int inputs) {
-    int rows = PANEL_BYTES / (inputs * (int)sizeof(number)) / TILED_ROWS * TILED_ROWS;
-    return rows < TILED_ROWS ? TILED_ROWS : rows;
-}
-
-static void multiply_tiled(const Product *product, number *y, int rows, int threads) {
-    int step = rows_of_panel(product->weight.inputs), outputs = product->weight.outputs;
-#pragma omp parallel num_threads(threads)
-    {
-        int configured = 0;
-        for (int first = 0; first < rows; first += step) {
-            Product panel = *product;
-            panel.x += first * panel.x_stride;
-            if (panel.addend) panel.addend += first * panel.addend_stride;
-            int count = rows - first < step ? rows - first : step;
-#pragma omp for schedule(static) nowait
-            for (int block = 0; block < num_blocks(outputs); block++)
-                linear_block_tiled(&panel, block, y + (size_t)first * outputs, count, &configured);
-        }
-        _tile_release();
-    }
-}
 #endif
 
-static void multiply(const Product *product, number *y, int rows, int threads) {
-    if (!rows) return;
+/* One block of outputs of a panel. */
+static inline void multiply_block(const Product *panel, int block, number *y, int rows, int *configured) {
 #ifdef TILED
-    if (product->weight.inputs % TILE_INPUTS == 0) {
-        multiply_tiled(product, y, rows, threads);
+    if (panel->weight.inputs % TILE_INPUTS == 0) {
+        linear_block_tiled(panel, block, y, rows, configured);
         return;
     }
 #endif
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int block = 0; block < num_blocks(product->weight.outputs); block++)
-        if (product->weight.narrow)
-            linear_block(1, product, block, y, rows);
-        else
-            linear_block(0, product, block, y, rows);
+    (void)configured;
+    if (panel->weight.narrow)
+        linear_block(1, panel, block, y, rows);
+    else
+        linear_block(0, panel, block, y, rows);
+}
+
+/* Rows of each panel: about as many in each, and as many panels for every thread, so that all end together. */
+static int rows_of_panels(int rows, int threads) {
+    if (rows <= PANEL_ROWS) return rows;
+    int panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    panels = (panels + threads - 1) / threads * threads;
+    return ((rows + panels - 1) / panels + WHOLE_TILES - 1) / WHOLE_TILES * WHOLE_TILES;
+}
+
+static void multiply(const Product *product, number *y, int rows, int threads) {
+    if (!rows) return;
+    int outputs = product->weight.outputs, blocks = num_blocks(outputs), step = rows_of_panels(rows, threads);
+    int panels = (rows + step - 1) / step;
+#pragma omp parallel num_threads(threads)
+    {
+        int configured = 0;
+#pragma omp for schedule(static)
+        for (int task = 0; task < panels * blocks; task++) {
+            int first = task / blocks * step;
+            Product panel = *product;
+            panel.x += first * panel.x_stride;
+            if (panel.addend) panel.addend += first * panel.addend_stride;
+            multiply_block(&panel, task % blocks, y + (size_t)first * outputs, rows - first < step ? rows - first : step,
+                           &configured);
+        }
+#ifdef TILED
+        if (configured) _tile_release();
+#endif
+    }
 }
 
 /* y (rows, outputs) = x (rows, inputs) times the weight transposed, plus the bias if there is one. */
@@ -235,6 +246,9 @@ void linear(const Weight *weight, const number *x, int64_t x_stride, number *y, 
 void add_linear(const Weight *weight, const number *x, int64_t x_stride, number *y, int rows, float scale, int threads) {
     multiply(&(Product){*weight, x, x_stride, y, weight->outputs, scale}, y, rows, threads);
 }
+
+/* Products are fastest where this divides the number of inputs. */
+int fastest_inputs(void) { return FASTEST_INPUTS; }
 
 /* Whether this process may run what was compiled here. */
 int may_run(void) {

@@ -59,6 +59,8 @@ class CpuKernels:
         self._is_bfloat16 = dtype == torch.bfloat16
         self.inputs_step = 2 if self._is_bfloat16 else 1
         """`linear` takes numbers of inputs that this divides."""
+        self.fastest_step: int = library.fastest_inputs()
+        """It is fastest where this divides them."""
 
     def pack_weight(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, narrow: bool = False) -> PackedWeight:
         """The weight in the order that `linear` reads it.
