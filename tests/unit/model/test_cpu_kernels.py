@@ -148,15 +148,15 @@ def test_rotating_is_the_formula_to_the_bit_and_so_is_its_gradient(kernels: CpuK
     torch.testing.assert_close(of_ours.double(), exact.grad, rtol=2 * TOLERANCE[dtype], atol=2 * TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("window", [None, 5, 37])
 @pytest.mark.parametrize("shape", HEAD_SHAPES)
 def test_attention_over_packed_sequences(
     kernels: CpuKernels, dtype: torch.dtype, shape: tuple[int, int, int], window: int | None
 ):
-    lengths, num_before = [1, 40, 7], 9
+    lengths, num_before = [1, 40, 7, 90], 9
     q, k, v = qkv(sum(lengths), dtype, seed=1, shape=shape)
     _, keys_before, values_before = qkv(num_before, dtype, seed=2, shape=shape)
-    starts = torch.tensor([0] + [1] * 40 + [41] * 7)
+    starts = torch.tensor([0] + [1] * 40 + [41] * 7 + [48] * 90)
     ours = kernels.attend_packed(q, k, v, (keys_before, values_before), starts, window)
     for token in range(sum(lengths)):
         own = slice(int(starts[token]), token + 1)

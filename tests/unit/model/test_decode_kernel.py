@@ -19,7 +19,7 @@ from eztinker.types import LoraSpec
 from tests.oracles import CPU, draw_tokens, load_decoder
 from tests.unit.model.instruction_sets import NAMES, USABLE
 
-LENGTHS = [9, 1, 30, 17, 4]
+LENGTHS = [9, 1, 30, 17, 64]
 NUM_STEPS = 3
 MODELS = {
     "llama": ("llama", {}),

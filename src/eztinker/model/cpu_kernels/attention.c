@@ -4,8 +4,7 @@
 
 #include "kernels.h"
 
-#define QUERIES 3             /* that are computed together, so that keys and values are read once for all of them */
-#define PARTS (REGISTERS / 8) /* sums of a channel: those of QUERIES and 2 * LANES channels fill the registers */
+#define TASK_QUERIES 48 /* about so many go to a thread at once, while their keys and values are in its cache */
 
 /* Keys and values of successive tokens, with the numbers from one to the next. */
 typedef struct {
@@ -30,160 +29,103 @@ static inline const number *value_of(const Seen *seen, int token) {
                    : seen->own.values + own * seen->own.value_stride;
 }
 
-/* Forget all but the newest `window` tokens. */
-static Seen newest(Seen seen, int window) {
-    int too_many = seen.before.count + seen.own.count - window;
-    Run *runs[] = {&seen.before, &seen.own};
-    for (int i = 0; i < 2 && too_many > 0; i++) {
-        int dropped = too_many < runs[i]->count ? too_many : runs[i]->count;
-        runs[i]->keys += dropped * runs[i]->key_stride;
-        runs[i]->values += dropped * runs[i]->value_stride;
-        runs[i]->count -= dropped;
-        too_many -= dropped;
-    }
-    return seen;
+/* The queries of successive tokens of one sequence, of the heads that share keys and values. A query is that of token
+ * `index / group` and head `index % group`. */
+typedef struct {
+    const number *q;
+    number *out;
+    int64_t q_stride, out_stride; /* numbers from token to token */
+    int tokens, group, dim;
+    Seen seen;  /* by the last token; each token before it sees one less */
+    int window; /* how many of these, the newest ones, take part */
+} Queries;
+
+/* How many tokens the queries of `token` see. */
+static inline int num_seen(const Queries *queries, int token) {
+    return queries->seen.before.count + queries->seen.own.count - (queries->tokens - 1 - token);
 }
 
-/* q k^T / sqrt(dim) of each query for every token seen; gives each one's greatest. A query's scores are `room` floats
- * after the one's before. */
-static inline __attribute__((always_inline)) void score(const int queries, const number *q, const Seen *seen, int count,
-                                                        int dim, float *scores, int room, float *greatest) {
-    Floats scale = repeat(1.0f / sqrtf((float)dim)), most[QUERIES], products[QUERIES][LANES];
-    for (int query = 0; query < queries; query++) most[query] = repeat(-INFINITY);
-    for (int token = 0; token < count; token += LANES) {
-        for (int lane = 0; lane < LANES; lane++) {
-            int each = token + lane < count ? token + lane : count - 1;
-            const number *key = key_of(seen, each), *value = value_of(seen, each);
-            for (size_t i = 0; i < dim * sizeof(number); i += 64) PREFETCH((const char *)value + i);
-            Floats sums[QUERIES];
-            for (int query = 0; query < queries; query++) sums[query] = repeat(0);
-            for (int i = 0; i < dim; i += WIDE) {
-                Factors part = factors(key + i);
-                for (int query = 0; query < queries; query++)
-                    sums[query] = multiply_add(part, factors(q + query * dim + i), sums[query]);
-            }
-            for (int query = 0; query < queries; query++) products[query][lane] = sums[query];
-        }
-        for (int query = 0; query < queries; query++) {
-            Floats row = sums_of(products[query]) * scale;
-            store_floats(scores + (size_t)query * room + token, count - token, row);
-            most[query] = larger(most[query], row);
-        }
-    }
-    for (int query = 0; query < queries; query++) greatest[query] = greatest_of(most[query]);
-}
-
-/* e^(score - most) in place of each score; gives their sum. */
-static float exponentiate(float *scores, int count, float most) {
-    Floats total = repeat(0);
-    for (int token = 0; token < count; token += LANES) {
-        Floats weight = exp_of(load_floats(scores + token, count - token) - repeat(most));
-        total += kept(weight, count - token);
-        store_floats(scores + token, count - token, weight);
-    }
-    return sum_of(total);
-}
-
-static inline Floats sum_of_parts(const Floats *x) {
-    Floats sum = x[0] + x[1];
-#if PARTS == 4
-    sum += x[2] + x[3];
+/* Each of the two headers defines
+ *   attend(queries, scratch, most)  all outputs, if no query sees more than `most` tokens
+ *   scratch_floats(most, dim)       the memory that takes
+ *   leave_attention()               what a thread calls when it is done */
+#if defined BFLOAT16 && defined __AMX_BF16__
+#include "tiled_attention.h"
+#else
+#include "register_attention.h"
 #endif
-    return sum;
-}
-
-/* The values seen, weighted and added for each query: 2 * LANES channels. Every PARTS-th is summed apart, since a sum
- * waits for its last term. */
-static inline __attribute__((always_inline)) void add_values(const int queries, const float *weights, int room,
-                                                             const Seen *seen, int count, int channel,
-                                                             const float *shares, number *out, int dim) {
-    Floats one[QUERIES][PARTS], other[QUERIES][PARTS];
-    for (int query = 0; query < queries; query++)
-        for (int part = 0; part < PARTS; part++) one[query][part] = other[query][part] = repeat(0);
-    for (int token = 0; token < count; token += PARTS)
-#pragma GCC unroll 4
-        for (int part = 0; part < PARTS; part++) {
-            int each = token + part < count ? token + part : count - 1;
-            Floats values[2];
-            load_halves(value_of(seen, each) + channel, &values[0], &values[1]);
-#pragma GCC unroll 4
-            for (int query = 0; query < queries; query++) {
-                Floats weight = repeat(token + part < count ? weights[(size_t)query * room + each] : 0.0f);
-                one[query][part] = fused(weight, values[0], one[query][part]);
-                other[query][part] = fused(weight, values[1], other[query][part]);
-            }
-        }
-    for (int query = 0; query < queries; query++) {
-        Floats share = repeat(shares[query]);
-        store_halves(out + query * dim + channel, sum_of_parts(one[query]) * share, sum_of_parts(other[query]) * share);
-    }
-}
-/* softmax(q k^T / sqrt(dim)) v of heads that share keys and values. */
-static inline __attribute__((always_inline)) void attend_heads(const int queries, const number *q, const Seen *seen,
-                                                               number *out, int dim, float *scores, int room) {
-    int count = seen->before.count + seen->own.count;
-    float most[QUERIES], shares[QUERIES];
-    score(queries, q, seen, count, dim, scores, room, most);
-    for (int query = 0; query < queries; query++)
-        shares[query] = 1.0f / exponentiate(scores + (size_t)query * room, count, most[query]);
-    for (int channel = 0; channel < dim; channel += 2 * LANES)
-        add_values(queries, scores, room, seen, count, channel, shares, out, dim);
-}
-
-/* All heads of a group, (group, dim). `scores` is room for QUERIES rows of `room` floats, one per token seen. */
-static void attend_group(int group, const number *q, const Seen *seen, number *out, int dim, float *scores, int room) {
-    int num_parts = (group + QUERIES - 1) / QUERIES, part = (group + num_parts - 1) / num_parts;
-    for (int head = 0; head < group; head += part)
-        switch (group - head < part ? group - head : part) {
-#define HEADS(count) \
-    case count: attend_heads(count, q + head * dim, seen, out + head * dim, dim, scores, room); break;
-            HEADS(1) HEADS(2) HEADS(3)
-        }
-}
 
 /* Floats of `scratch` that attention over up to `most_seen` tokens takes for each thread. */
-int64_t scratch_size(int most_seen) { return (int64_t)QUERIES * most_seen; }
+int64_t scratch_size(int most_seen, int dim) { return scratch_floats(most_seen, dim); }
 
 /* One new token per sequence: append its key and value, (rows, kv_heads, dim), to the row's cache at its position, and
  * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
  * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is
- * `scratch_size(capacity)` floats for each thread. */
+ * `scratch_size(capacity, dim)` floats for each thread. */
 void append_and_attend(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v,
                        int64_t v_stride, number *keys, number *values, const int64_t *positions, number *out, float *scratch,
                        int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
     int group = heads / kv_heads;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int task = 0; task < rows * kv_heads; task++) {
-        int row = task / kv_heads, kv_head = task % kv_heads, position = (int)positions[row];
-        number *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
-        memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(number));
-        memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(number));
-        Run cached = {own_keys, own_values, dim, dim, position + 1};
-        Seen seen = newest((Seen){.own = cached}, window);
-        attend_group(group, q + row * q_stride + kv_head * group * dim, &seen,
-                     out + ((size_t)row * heads + kv_head * group) * dim, dim,
-                     scratch + omp_get_thread_num() * scratch_size(capacity), capacity);
+#pragma omp parallel num_threads(threads)
+    {
+        float *own_scratch = scratch + omp_get_thread_num() * scratch_size(capacity, dim);
+#pragma omp for schedule(static)
+        for (int task = 0; task < rows * kv_heads; task++) {
+            int row = task / kv_heads, kv_head = task % kv_heads, position = (int)positions[row];
+            number *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
+            memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(number));
+            memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(number));
+            Queries queries = {
+                .q = q + row * q_stride + kv_head * group * dim,
+                .out = out + ((size_t)row * heads + kv_head * group) * dim,
+                .tokens = 1,
+                .group = group,
+                .dim = dim,
+                .seen.own = {own_keys, own_values, dim, dim, position + 1},
+                .window = window,
+            };
+            attend(&queries, own_scratch, capacity);
+        }
+        leave_attention();
     }
 }
 
 /* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_before` shared ones whose
  * keys and values are (num_before, kv_heads, dim). q, k and v have their strides from token to token; out is
- * (tokens, heads, dim). `scratch` is `scratch_size(most_seen)` floats for each thread. */
+ * (tokens, heads, dim). `scratch` is `scratch_size(most_seen, dim)` floats for each thread. */
 void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v, int64_t v_stride,
                    const number *keys_before, const number *values_before, const int64_t *starts, number *out,
                    float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
                    int window, int threads) {
-    int group = heads / kv_heads;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
-    for (int task = 0; task < tokens * kv_heads; task++) {
-        int token = task / kv_heads, kv_head = task % kv_heads, start = (int)starts[token];
-        int64_t stride = (int64_t)kv_heads * dim;
-        Run before = {keys_before + kv_head * dim, values_before + kv_head * dim, stride, stride, num_before};
-        Run own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride, v_stride,
-                   token - start + 1};
-        Seen seen = newest((Seen){before, own}, window);
-        attend_group(group, q + token * q_stride + kv_head * group * dim, &seen,
-                     out + ((size_t)token * heads + kv_head * group) * dim, dim,
-                     scratch + omp_get_thread_num() * scratch_size(most_seen), most_seen);
+    int group = heads / kv_heads, step = group < TASK_QUERIES ? TASK_QUERIES / group : 1;
+    int64_t stride = (int64_t)kv_heads * dim, out_stride = (int64_t)heads * dim;
+#pragma omp parallel num_threads(threads)
+    {
+        float *own_scratch = scratch + omp_get_thread_num() * scratch_size(most_seen, dim);
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < (tokens + step - 1) / step * kv_heads; task++) {
+            int kv_head = task % kv_heads, end = (task / kv_heads + 1) * step;
+            if (end > tokens) end = tokens;
+            for (int token = task / kv_heads * step, next; token < end; token = next) {
+                int start = (int)starts[token];
+                for (next = token + 1; next < end && starts[next] == start;) next++;
+                Run before = {keys_before + kv_head * dim, values_before + kv_head * dim, stride, stride, num_before};
+                Run own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride, v_stride,
+                           next - start};
+                Queries queries = {
+                    .q = q + token * q_stride + kv_head * group * dim,
+                    .out = out + token * out_stride + kv_head * group * dim,
+                    .q_stride = q_stride,
+                    .out_stride = out_stride,
+                    .tokens = next - token,
+                    .group = group,
+                    .dim = dim,
+                    .seen = {before, own},
+                    .window = window,
+                };
+                attend(&queries, own_scratch, most_seen);
+            }
+        }
+        leave_attention();
     }
 }

@@ -23,8 +23,7 @@ from eztinker.model.cpu_kernels.operators import CpuKernels
 
 log = logging.getLogger(__name__)
 
-SOURCES = [Path(__file__).with_name(name) for name in ("linear.c", "pointwise.c", "attention.c", "decode.c", "draw.c")]
-HEADERS = [Path(__file__).with_name(name) for name in ("kernels.h", "numbers.h", "amx.h", "avx512.h", "avx2.h")]
+SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(pattern)) for pattern in ("*.c", "*.h"))
 _COMPILE = ["-O3", "-fopenmp", "-shared", "-fPIC"]
 _COMPILE_FOR = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
 

@@ -130,7 +130,7 @@ class DecodeKernel:
         ranks = [low_rank[0].weight.outputs for each in adapted for low_rank in each.low_ranks if low_rank]
         widths = {**self._widths, "low": max(ranks, default=0)}
         buffers = {name: x_BH.new_empty(num_rows, width) for name, width in widths.items()}
-        buffers["scores"] = self._kernels.new_scratch(capacity)
+        buffers["scores"] = self._kernels.new_scratch(capacity, self._model.dim)
         step = _Step(
             **{name: buffer.data_ptr() for name, buffer in buffers.items()},
             x=x_BH.data_ptr(),

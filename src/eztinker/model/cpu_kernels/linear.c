@@ -10,7 +10,7 @@
 
 #if defined BFLOAT16 && defined __AMX_BF16__
 #define TILED
-#include "amx.h"
+#include "tiled_linear.h"
 #define WHOLE_TILES TILED_ROWS
 #define FASTEST_INPUTS TILE_INPUTS
 #else

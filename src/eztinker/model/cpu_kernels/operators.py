@@ -22,7 +22,7 @@ _ARGUMENTS: dict[str, list[type]] = {
     "rms_norm_backward": [Pointer, Pointer, Pointer, Pointer, Int, Int, Float, Int],
     "swiglu": [Pointer, Pointer, Int, Int, Int],
     "swiglu_backward": [Pointer, Pointer, Pointer, Int, Int, Int],
-    "scratch_size": [Int],
+    "scratch_size": [Int, Int],
     "rotate": [Pointer, Long, Pointer, Pointer, Pointer, Int, Int, Int, Int],
     "attend_packed": [Pointer, Long] * 3 + [Pointer] * 5 + [Int] * 8,
     "draw": [Pointer] * 5 + [Int] * 4,
@@ -137,9 +137,9 @@ class CpuKernels:
         self._library.rotate(*pointers, num_tokens, num_heads, head_dim, torch.get_num_threads())
         return y_THD
 
-    def new_scratch(self, most_seen: int) -> Tensor:
+    def new_scratch(self, most_seen: int, head_dim: int) -> Tensor:
         """What the kernels of attention write down about the tokens that a query sees."""
-        return torch.empty(torch.get_num_threads() * self._library.scratch_size(most_seen))
+        return torch.empty(torch.get_num_threads() * self._library.scratch_size(most_seen, head_dim))
 
     def attend_packed(
         self,
@@ -162,7 +162,7 @@ class CpuKernels:
         num_before = keys_before.shape[0]
         most_seen = num_before + num_tokens
         out_THD = q_THD.new_empty(q_THD.shape)
-        scratch = self.new_scratch(most_seen)
+        scratch = self.new_scratch(most_seen, head_dim)
         new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]
         pointers = [x.data_ptr() for x in (keys_before, values_before, starts_T, out_THD, scratch)]
         sizes = num_tokens, num_heads, k_TKD.shape[1], head_dim, num_before, most_seen
