@@ -59,6 +59,7 @@ class PackedAttention:
         first = prefix.num_tokens if prefix else 0
         spans = [torch.arange(first, first + length, device=device) for length in lengths]
         self.positions_T = torch.cat(spans)
+        self._longest = max(lengths)
         self._starts_T = torch.repeat_interleave(torch.tensor(starts), torch.tensor(lengths)).to(device)
         self._spans = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
@@ -71,7 +72,7 @@ class PackedAttention:
             return self._attend_by_groups(q_THD, k_TKD, v_TKD, prefix, window)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return kernels.attend_packed(q, k, v, prefix, self._starts_T, window)
+            return kernels.attend_packed(q, k, v, prefix, self._starts_T, self._longest, window)
 
         def attend_differentiably(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return self._attend_by_groups(q, k, v, prefix, window)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from eztinker.model.attention import Attention, CachedAttention
 from eztinker.model.config import DecoderConfig, read_config
-from eztinker.model.cpu_kernels import AdaptedRows, DecodeKernel, LayerWeights, PackedWeight
+from eztinker.model.cpu_kernels import AdaptedRows, DecodeKernel, LayerWeights, LowRanks
 from eztinker.model.device import fits_bfloat16, own_attention_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVCache
 from eztinker.model.linear import FrozenLinear, LowRankDelta
@@ -29,7 +30,7 @@ AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]
 
 
 class Decoder:
-    """A frozen base model. Holds no state of any sequence or adapter."""
+    """A frozen base model. Holds no state of any sequence, and of adapters nothing that outlives them."""
 
     def __init__(self, config: DecoderConfig, weights: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.dtype, self.device = config, dtype, device
@@ -37,6 +38,7 @@ class Decoder:
         self._embedding = embedding.bfloat16() if fits_bfloat16(embedding) else embedding
         self._layers = [_Layer(config, weights, layer) for layer in range(config.num_layers)]
         self._decode_kernel = self._new_decode_kernel()
+        self._low_ranks_of: WeakKeyDictionary[LowRankAdapter, LowRanks] = WeakKeyDictionary()
         self._final_norm = weights.get("model.norm.weight")
         tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
         self.head = FrozenLinear(embedding if tied else weights.get(f"{HEAD}.weight"))
@@ -119,11 +121,14 @@ class Decoder:
             kernels, layers, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, eps=config.rms_norm_eps
         )
 
-    def _low_ranks(self, adapter: LowRankAdapter) -> list[tuple[PackedWeight, PackedWeight] | None]:
-        """Its A and B for every linear layer in turn, as the decode kernel takes them."""
-        keys = [key for layer in self._layers for key in layer.keys]
-        packed = [adapter.packed[key] if key in adapter.factors else None for key in keys]
-        return [(each.a, each.b) if each else None for each in packed]
+    def _low_ranks(self, adapter: LowRankAdapter) -> LowRanks:
+        """What the adapter adds to every linear layer in turn, as the decode kernel takes it."""
+        known = self._low_ranks_of.get(adapter)
+        if known is None:
+            keys = [key for layer in self._layers for key in layer.keys]
+            packed = [adapter.packed[key] if key in adapter.factors else None for key in keys]
+            known = self._low_ranks_of[adapter] = LowRanks([(each.a, each.b) if each else None for each in packed])
+        return known
 
     def _embed(self, tokens_T: Tensor, adapters: AdapterRows) -> Tensor:
         """Token embeddings. On tied models an adapter of the head is an adapter of the embedding too.

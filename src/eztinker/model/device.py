@@ -113,7 +113,7 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None = None) -> Matmul:
     rows. oneDNN's operators are private to torch, so anything unexpected falls back to the public one.
     """
     kernels = own_kernels(weight)
-    if kernels is not None and weight.shape[1] % kernels.inputs_step == 0:
+    if kernels is not None and kernels.takes_inputs_of(weight.shape[1]):
         return OwnMatmul(kernels, kernels.pack_weight(weight, bias, narrow=fits_bfloat16(weight)))
     if weight.device.type == "cpu":
         try:

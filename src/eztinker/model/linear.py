@@ -48,7 +48,7 @@ class PackedFactors:
     """One A and one B of a fused weight as our own kernels read them, in the base model's dtype."""
 
     def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
-        num_added = -a_RI.shape[0] % kernels.fastest_step  # rows of zeros change nothing
+        num_added = -a_RI.shape[0] % kernels.fastest_inputs  # rows of zeros change nothing
         self._kernels = kernels
         self.a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, num_added)).to(dtype))
         self.b = kernels.pack_weight(functional.pad(b_OR, (0, num_added)).to(dtype))
@@ -80,7 +80,7 @@ class LowRankDelta:
         """Add the delta into `y_MO`, in place; gives x A^T of its rows, which the backward pass needs."""
         x = x_MI if self.rows is None else x_MI[self.rows]
         kernels = own_kernels(y_MO)
-        if kernels is not None:
+        if kernels is not None and kernels.takes_inputs_of(x.shape[1]):
             packed = self.packed or PackedFactors(kernels, self.a, torch.block_diag(*self.bs), y_MO.dtype)
             y = y_MO if self.rows is None else y_MO[self.rows]
             hidden = packed.add_to(y, x, self.scale)
@@ -106,7 +106,7 @@ class LowRankDelta:
         kernels = own_kernels(grad)
         grad_hidden, grad_bs = [], []
         for b, part, columns in self._projections(hidden):
-            if kernels is not None and b.shape[0] % kernels.inputs_step == 0:
+            if kernels is not None and kernels.takes_inputs_of(b.shape[0]):
                 b_RO = kernels.pack_weight(b.to(x.dtype).T)
                 grad_hidden.append(kernels.linear(grad[:, columns], b_RO))
             else:

@@ -118,7 +118,11 @@ class Adapter(LowRankAdapter):
                 for key, factors in self.factors.items()
             }
         kernels = kernels_for(dtype, self.flat.device)
-        packed = {key: PackedFactors(kernels, each.a, each.bs[0], dtype) for key, each in fused.items() if kernels}
+        packed = {
+            key: PackedFactors(kernels, each.a, each.bs[0], dtype)
+            for key, each in fused.items()
+            if kernels is not None and kernels.takes_inputs_of(each.a.shape[1])
+        }
         return LowRankAdapter(fused, self.scale, in_float32=True, packed=packed)
 
     def require_grad(self, grads: Tensor) -> None:

@@ -157,7 +157,7 @@ def test_attention_over_packed_sequences(
     q, k, v = qkv(sum(lengths), dtype, seed=1, shape=shape)
     _, keys_before, values_before = qkv(num_before, dtype, seed=2, shape=shape)
     starts = torch.tensor([0] + [1] * 40 + [41] * 7 + [48] * 90)
-    ours = kernels.attend_packed(q, k, v, (keys_before, values_before), starts, window)
+    ours = kernels.attend_packed(q, k, v, (keys_before, values_before), starts, 90, window)
     for token in range(sum(lengths)):
         own = slice(int(starts[token]), token + 1)
         seen = torch.cat([keys_before, k[own]]), torch.cat([values_before, v[own]])

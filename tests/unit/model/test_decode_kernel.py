@@ -30,6 +30,7 @@ MODELS = {
         {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     ),
     "norms of the heads": ("qwen3", {}),
+    "a tied head": ("llama", {"tie": True}),
 }
 
 
@@ -38,20 +39,24 @@ def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> to
     """Of the decoder, whose kernels are the ones named."""
     dtype, instruction_set = request.param
     kernels = building.kernels_in(instruction_set, dtype)
-    monkeypatch.setattr(device, "cpu_kernels", lambda _: kernels)
+    monkeypatch.setattr(device, "cpu_kernels", lambda asked: kernels if asked == dtype else None)
     return dtype
+
+
+def trained(decoder: Decoder, spec: LoraSpec) -> Adapter:
+    adapter = Adapter.new(decoder.config, spec, CPU)
+    adapter.flat.add_(0.05 * torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(spec.seed)))
+    return adapter
 
 
 def adapters_of(decoder: Decoder) -> list[LowRankAdapter | None]:
     """One for each sequence: two share one, one has an odd rank and some layers alone, and one has none."""
 
-    def adapter(spec: LoraSpec) -> LowRankAdapter:
-        made = Adapter.new(decoder.config, spec, CPU)
-        made.flat.add_(0.05 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(spec.seed)))
-        return made.for_sampling(decoder.dtype)
-
-    whole = adapter(LoraSpec(rank=4, seed=1, alpha=8.0))
-    attention_alone = adapter(LoraSpec(rank=3, seed=2, alpha=8.0, train_mlp=False, train_unembed=False))
+    specs = [
+        LoraSpec(rank=4, seed=1, alpha=8.0),
+        LoraSpec(rank=3, seed=2, alpha=8.0, train_mlp=False, train_unembed=False),
+    ]
+    whole, attention_alone = (trained(decoder, spec).for_sampling(decoder.dtype) for spec in specs)
     return [whole, attention_alone, whole, None, whole]
 
 
@@ -89,6 +94,20 @@ def test_each_row_is_what_the_layers_give_one_by_one(model: str, dtype: torch.dt
         cache.advance(len(prompts))
         wanted = torch.stack([states[position] for states, position in zip(expected, positions, strict=True)])
         assert torch.equal(hidden, wanted)
+
+
+@torch.inference_mode()
+def test_a_layer_of_an_odd_number_of_inputs_is_left_to_torch(dtype: torch.dtype, tiny_model: Callable[..., Path]):
+    """Numbers of bfloat16 are multiplied in pairs."""
+    directory = tiny_model("llama", intermediate_size=171)
+    decoder, exact = load_decoder(directory, dtype), load_decoder(directory, torch.float64)
+    tokens = draw_tokens(12)
+    spec = LoraSpec(rank=3, seed=1, alpha=8.0)
+    ours, wanted = (
+        all_layers_one_by_one(each, [tokens], [trained(each, spec).for_sampling(each.dtype)])[0]
+        for each in (decoder, exact)
+    )
+    torch.testing.assert_close(ours.double(), wanted, rtol=0.1, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
 
 
 @torch.inference_mode()

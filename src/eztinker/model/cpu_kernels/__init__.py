@@ -1,7 +1,7 @@
 """Kernels of our own for CPUs: C sources, how they are compiled, and the operators they become."""
 
 from eztinker.model.cpu_kernels.building import cpu_kernels, processor_flags
-from eztinker.model.cpu_kernels.decoding import AdaptedRows, DecodeKernel, LayerWeights
+from eztinker.model.cpu_kernels.decoding import AdaptedRows, DecodeKernel, LayerWeights, LowRanks
 from eztinker.model.cpu_kernels.operators import CpuKernels, PackedWeight
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "CpuKernels",
     "DecodeKernel",
     "LayerWeights",
+    "LowRanks",
     "PackedWeight",
     "cpu_kernels",
     "processor_flags",

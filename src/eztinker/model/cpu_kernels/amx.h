@@ -10,6 +10,9 @@
 #define TILE_BYTES 64
 #define TILE_INPUTS 32 /* that one instruction multiplies */
 
+/* gcc does not know that tiles are loaded from memory, and might put off what is written there. */
+#define MEMORY_WAS_WRITTEN() __asm__ volatile("" : : : "memory")
+
 /* Ask Linux for the tiles, whose state it saves for processes that have asked; true if this one may use them. */
 static inline int may_use_tiles(void) {
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };

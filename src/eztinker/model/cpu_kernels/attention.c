@@ -98,13 +98,14 @@ void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k
                    float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
                    int window, int threads) {
     int group = heads / kv_heads, step = group < TASK_QUERIES ? TASK_QUERIES / group : 1;
+    int num_tasks = (tokens + step - 1) / step * kv_heads;
     int64_t stride = (int64_t)kv_heads * dim, out_stride = (int64_t)heads * dim;
 #pragma omp parallel num_threads(threads)
     {
         float *own_scratch = scratch + omp_get_thread_num() * scratch_size(most_seen, dim);
 #pragma omp for schedule(dynamic)
-        for (int task = 0; task < (tokens + step - 1) / step * kv_heads; task++) {
-            int kv_head = task % kv_heads, end = (task / kv_heads + 1) * step;
+        for (int left = num_tasks; left > 0; left--) { /* the last tokens first: they see most */
+            int task = left - 1, kv_head = task % kv_heads, end = (task / kv_heads + 1) * step;
             if (end > tokens) end = tokens;
             for (int token = task / kv_heads * step, next; token < end; token = next) {
                 int start = (int)starts[token];

@@ -36,7 +36,7 @@ typedef struct {
 typedef struct {
     number *normed, *qkv, *turned, *attended, *gate_up, *gated, *update;
     number *some_inputs, *some_outputs, *low; /* of the rows of one adapter */
-    float *scores;                            /* `scratch_size(capacity)` floats for each thread */
+    float *scratch;                           /* `scratch_size(capacity, dim)` floats for each thread */
 } Workspace;
 
 typedef struct {
@@ -89,21 +89,23 @@ static void add(number *x, const number *y, size_t count) {
 }
 
 /* The heads of the fused projection in `room.qkv`: normed where the model does that, turned, and attended to. */
-static void attend(const Model *model, const Step *step, int layer) {
+static void attend_layer(const Model *model, const Step *step, int layer) {
     const DecoderLayer *own = &model->layers[layer];
     const Workspace *room = &step->room;
     int heads = model->heads, kv_heads = model->kv_heads, dim = model->dim, rows = step->rows;
     int turned_width = (heads + kv_heads) * dim, width = turned_width + kv_heads * dim;
-    if (own->q_norm)
+    if (own->q_norm) {
+#pragma omp parallel for num_threads(step->threads) if (rows > step->threads)
         for (int row = 0; row < rows; row++) {
             number *q = room->qkv + (size_t)row * width, *k = q + heads * dim;
             rms_norm(q, own->q_norm, q, heads, dim, model->eps, 1);
             rms_norm(k, own->k_norm, k, kv_heads, dim, model->eps, 1);
         }
+    }
     rotate(room->qkv, width, step->cos, step->sin, room->turned, rows, heads + kv_heads, dim, step->threads);
     size_t start = (size_t)layer * step->cache_rows * kv_heads * step->capacity * dim;
     append_and_attend(room->turned, turned_width, room->turned + heads * dim, turned_width, room->qkv + turned_width, width,
-                      step->keys + start, step->values + start, step->positions, room->attended, room->scores, rows, heads,
+                      step->keys + start, step->values + start, step->positions, room->attended, room->scratch, rows, heads,
                       kv_heads, dim, step->capacity, own->window, step->threads);
 }
 
@@ -116,7 +118,7 @@ void decode(const Model *model, const Step *step) {
         int hidden = own->weights[QKV].inputs, intermediate = own->weights[DOWN].inputs;
         rms_norm(step->x, own->attn_norm, room->normed, rows, hidden, model->eps, threads);
         project(model, step, layer, QKV, room->normed, room->qkv);
-        attend(model, step, layer);
+        attend_layer(model, step, layer);
         project(model, step, layer, OUTPUT, room->attended, room->update);
         add(step->x, room->update, (size_t)rows * hidden);
         rms_norm(step->x, own->mlp_norm, room->normed, rows, hidden, model->eps, threads);

@@ -34,12 +34,25 @@ class LayerWeights:
     window: int | None
 
 
+class _LowRank(ctypes.Structure):
+    _fields_ = [("a", Weight), ("b", Weight)]
+
+
+class LowRanks:
+    """What an adapter adds to the weights of one layer after the other, in the order of `WEIGHTS`."""
+
+    def __init__(self, pairs: Sequence[tuple[PackedWeight, PackedWeight] | None]) -> None:
+        """A and B for each weight; None leaves it alone."""
+        self._pairs = pairs  # which the pointers lead to
+        self.table = (_LowRank * len(pairs))(*(_LowRank(p[0].weight, p[1].weight) if p else _LowRank() for p in pairs))
+        self.greatest_rank = max((pair[0].weight.outputs for pair in pairs if pair), default=0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptedRows:
     """An adapter and the rows that it changes."""
 
-    low_ranks: Sequence[tuple[PackedWeight, PackedWeight] | None]
-    """A and B for the weights of one layer after the other, in the order of `WEIGHTS`; None leaves one alone."""
+    low_ranks: LowRanks
     scale: float
     rows: Tensor | None
     """In ascending order; None means all."""
@@ -61,10 +74,6 @@ class _Model(ctypes.Structure):
     ]
 
 
-class _LowRank(ctypes.Structure):
-    _fields_ = [("a", Weight), ("b", Weight)]
-
-
 class _AdaptedRows(ctypes.Structure):
     _fields_ = [("low_ranks", ctypes.POINTER(_LowRank)), ("rows", Pointer), ("num_rows", Int), ("scale", Float)]
 
@@ -72,7 +81,7 @@ class _AdaptedRows(ctypes.Structure):
 class _Step(ctypes.Structure):
     _fields_ = [
         *((name, Pointer) for name in ("normed", "qkv", "turned", "attended", "gate_up", "gated", "update")),
-        *((name, Pointer) for name in ("some_inputs", "some_outputs", "low", "scores")),
+        *((name, Pointer) for name in ("some_inputs", "some_outputs", "low", "scratch")),
         *((name, Pointer) for name in ("x", "cos", "sin", "keys", "values", "positions")),
         ("adapted", ctypes.POINTER(_AdaptedRows)),
         *((name, Int) for name in ("num_adapted", "rows", "cache_rows", "capacity", "threads")),
@@ -127,10 +136,10 @@ class DecodeKernel:
             positions_B: where each row's token goes.
         """
         num_rows, num_threads, capacity = x_BH.shape[0], torch.get_num_threads(), keys_NRKSD.shape[3]
-        ranks = [low_rank[0].weight.outputs for each in adapted for low_rank in each.low_ranks if low_rank]
-        widths = {**self._widths, "low": max(ranks, default=0)}
+        assert positions_B.shape[0] == num_rows, "every row needs a place in the cache"
+        widths = {**self._widths, "low": max((each.low_ranks.greatest_rank for each in adapted), default=0)}
         buffers = {name: x_BH.new_empty(num_rows, width) for name, width in widths.items()}
-        buffers["scores"] = self._kernels.new_scratch(capacity, self._model.dim)
+        buffers["scratch"] = self._kernels.new_scratch(capacity, self._model.dim)
         step = _Step(
             **{name: buffer.data_ptr() for name, buffer in buffers.items()},
             x=x_BH.data_ptr(),
@@ -157,7 +166,6 @@ def _layer(layer: LayerWeights) -> _Layer:
 
 
 def _adapted_rows(adapted: AdaptedRows) -> _AdaptedRows:
-    low_ranks = [_LowRank(pair[0].weight, pair[1].weight) if pair else _LowRank() for pair in adapted.low_ranks]
     rows = adapted.rows
     pointer, num_rows = (None, 0) if rows is None else (rows.data_ptr(), rows.shape[0])
-    return _AdaptedRows((_LowRank * len(low_ranks))(*low_ranks), pointer, num_rows, adapted.scale)
+    return _AdaptedRows(adapted.low_ranks.table, pointer, num_rows, adapted.scale)

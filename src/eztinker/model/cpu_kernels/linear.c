@@ -207,11 +207,11 @@ static inline void multiply_block(const Product *panel, int block, number *y, in
         linear_block(0, panel, block, y, rows);
 }
 
-/* Rows of each panel: about as many in each, and as many panels for every thread, so that all end together. */
+/* Rows of each panel but the last. Where threads get several panels, all get as many, so that they end together. */
 static int rows_of_panels(int rows, int threads) {
     if (rows <= PANEL_ROWS) return rows;
     int panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS;
-    panels = (panels + threads - 1) / threads * threads;
+    if (panels > threads) panels = (panels + threads - 1) / threads * threads;
     return ((rows + panels - 1) / panels + WHOLE_TILES - 1) / WHOLE_TILES * WHOLE_TILES;
 }
 
@@ -219,7 +219,7 @@ static void multiply(const Product *product, number *y, int rows, int threads) {
     if (!rows) return;
     int outputs = product->weight.outputs, blocks = num_blocks(outputs), step = rows_of_panels(rows, threads);
     int panels = (rows + step - 1) / step;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (panels * blocks > 1)
     {
         int configured = 0;
 #pragma omp for schedule(static)

@@ -57,10 +57,12 @@ class CpuKernels:
             function.restype = Long if name.endswith("_size") else None
         self._library = library
         self._is_bfloat16 = dtype == torch.bfloat16
-        self.inputs_step = 2 if self._is_bfloat16 else 1
-        """`linear` takes numbers of inputs that this divides."""
-        self.fastest_step: int = library.fastest_inputs()
-        """It is fastest where this divides them."""
+        self.fastest_inputs: int = library.fastest_inputs()
+        """`linear` is fastest where this divides the number of inputs."""
+
+    def takes_inputs_of(self, num_inputs: int) -> bool:
+        """Whether `linear` can work on so many inputs: those of bfloat16 are multiplied in pairs."""
+        return not self._is_bfloat16 or num_inputs % 2 == 0
 
     def pack_weight(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, narrow: bool = False) -> PackedWeight:
         """The weight in the order that `linear` reads it.
@@ -139,7 +141,8 @@ class CpuKernels:
 
     def new_scratch(self, most_seen: int, head_dim: int) -> Tensor:
         """What the kernels of attention write down about the tokens that a query sees."""
-        return torch.empty(torch.get_num_threads() * self._library.scratch_size(most_seen, head_dim))
+        num_floats = torch.get_num_threads() * self._library.scratch_size(most_seen, head_dim)
+        return torch.empty(num_floats, dtype=torch.float32)
 
     def attend_packed(
         self,
@@ -148,19 +151,21 @@ class CpuKernels:
         v_TKD: Tensor,
         before: tuple[Tensor, Tensor] | None,
         starts_T: Tensor,
+        longest: int,
         window: int | None,
     ) -> Tensor:
         """Causal attention of packed sequences, behind shared keys and values (P, K, D) if any. Gives (T, H, D).
 
         Args:
             starts_T: the first token of each token's sequence.
+            longest: tokens of the longest sequence.
         """
         num_tokens, num_heads, head_dim = q_THD.shape
         num_threads = torch.get_num_threads()
         # Named, so that copies made here outlive the call.
         keys_before, values_before = (each.contiguous() for each in before or (k_TKD[:0], v_TKD[:0]))
         num_before = keys_before.shape[0]
-        most_seen = num_before + num_tokens
+        most_seen = num_before + longest
         out_THD = q_THD.new_empty(q_THD.shape)
         scratch = self.new_scratch(most_seen, head_dim)
         new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]

@@ -3,7 +3,8 @@
  * Up to 16 queries are rows of a tile. Their scores come as keys times queries, since keys lie in memory as a tile of
  * inputs has to, and are turned over; their weights, rounded to bfloat16, then multiply the values, which are laid out
  * pair by pair for all queries of a task. Keys are taken in blocks of BLOCK from the sequence's first on, whoever asks:
- * so a query's sums are the same whether it is read among others or drawn alone. */
+ * so a query's sums are the same whether it is read among others or drawn alone. (Values that a query does not see are
+ * multiplied by a weight of zero, so they have to be finite.) */
 #pragma once
 
 #include "amx.h"
@@ -21,12 +22,12 @@ typedef struct {
 } Tiles;
 
 static int64_t scratch_floats(int most_seen, int dim) {
-    int64_t room = whole_blocks(most_seen) + BLOCK;
+    int64_t room = whole_blocks(most_seen);
     return TILE_ROWS * room + room * dim / 2 + TILE_ROWS * dim / 2;
 }
 
 static Tiles tiles_in(float *scratch, int most_seen, int dim) {
-    int room = whole_blocks(most_seen) + BLOCK;
+    int room = whole_blocks(most_seen);
     number *values = (number *)(scratch + (size_t)TILE_ROWS * room);
     return (Tiles){room, scratch, values, values + (size_t)room * dim};
 }
@@ -66,11 +67,11 @@ static inline number *output_of(const Queries *queries, int index) {
 }
 
 /* Lay the queries of one tile out as a tile of weights is: pairs of channels, query by query. */
-static void lay_out_queries(const Queries *queries, int first, int rows, number *y) {
+static void lay_out_queries(const Queries *queries, int query, int rows, number *y) {
     int pairs = queries->dim / 2;
     memset(y, 0, (size_t)TILE_ROWS * queries->dim * sizeof(number));
     for (int row = 0; row < rows; row++) {
-        const number *q = query_of(queries, first + row);
+        const number *q = query_of(queries, query + row);
         for (int pair = 0; pair < pairs; pair++) memcpy(y + (pair * TILE_ROWS + row) * 2, q + pair * 2, 2 * sizeof(number));
     }
 }
@@ -91,16 +92,16 @@ static void lay_out_values(const Seen *seen, int start, int end, int dim, number
         }
 }
 
-/* TILE_ROWS keys from the `key`-th on as a tile of inputs: where they are, or copied, zeros beyond the last. */
-static const number *keys_from(const Seen *seen, int key, int count, int dim, number *copy, int64_t *stride) {
+/* TILE_ROWS keys from the `key`-th on as a tile of inputs: where they are, or copied, zeros from `end` on. */
+static const number *keys_from(const Seen *seen, int key, int end, int dim, number *copy, int64_t *stride) {
     int last = key + TILE_ROWS - 1;
-    if (last < count && (key >= seen->before.count || last < seen->before.count)) {
+    if (last < end && (key >= seen->before.count || last < seen->before.count)) {
         *stride = key < seen->before.count ? seen->before.key_stride : seen->own.key_stride;
         return key_of(seen, key);
     }
     *stride = dim;
     for (int i = 0; i < TILE_ROWS; i++)
-        if (key + i < count)
+        if (key + i < end)
             memcpy(copy + i * dim, key_of(seen, key + i), dim * sizeof(number));
         else
             memset(copy + i * dim, 0, dim * sizeof(number));
@@ -133,10 +134,11 @@ static float weigh(float *scores, int begin, int end, int count, float scale) {
 }
 
 /* The outputs of a tile of queries: their weights times the first `count` values. */
-static void add_tiled_values(const Queries *queries, int first, int rows, int count, const float *shares,
+static void add_tiled_values(const Queries *queries, int query, int rows, int count, const float *shares,
                              const Tiles *tiles) {
     int dim = queries->dim;
     _Alignas(64) float sums[4][TILE_ROWS][TILE_ROWS];
+    MEMORY_WAS_WRITTEN();
     for (int channel = 0; channel < dim; channel += 4 * TILE_ROWS) {
         int columns = dim - channel < 4 * TILE_ROWS ? 2 : 4; /* the size of heads is a multiple of 32 */
         _tile_zero(0);
@@ -164,23 +166,24 @@ static void add_tiled_values(const Queries *queries, int first, int rows, int co
         _tile_stored(3, sums[3], TILE_BYTES);
         for (int row = 0; row < rows; row++)
             for (int column = 0; column < columns; column++)
-                store(output_of(queries, first + row) + channel + column * TILE_ROWS, LANES,
+                store(output_of(queries, query + row) + channel + column * TILE_ROWS, LANES,
                       load_floats(sums[column][row], LANES) * repeat(shares[row]));
     }
 }
 
-/* Outputs of `rows` queries from the `first` on, TILE_ROWS at most; `start` is the key whose values were laid out first. */
-static void attend_tile(const Queries *queries, int first, int rows, int start, const Tiles *tiles) {
-    int dim = queries->dim, end = num_seen(queries, (first + rows - 1) / queries->group);
+/* Outputs of `rows` queries from the `query`-th on, TILE_ROWS at most; `start` is the key whose values were laid out first. */
+static void attend_tile(const Queries *queries, int query, int rows, int start, const Tiles *tiles) {
+    int dim = queries->dim, end = num_seen(queries, (query + rows - 1) / queries->group);
     int count = whole_blocks(end - start);
     float scale = 1.0f / sqrtf((float)dim), shares[TILE_ROWS];
     _Alignas(64) float sums[TILE_ROWS * TILE_ROWS];
     number copy[TILE_ROWS * dim];
     set_up_tiles((int[8]){rows, rows, rows, rows, rows, TILE_ROWS, TILE_ROWS, TILE_ROWS});
-    lay_out_queries(queries, first, rows, tiles->queries);
+    lay_out_queries(queries, query, rows, tiles->queries);
     for (int key = 0; key < count; key += TILE_ROWS) {
         int64_t stride;
         const number *keys = keys_from(&queries->seen, start + key, end, dim, copy, &stride);
+        MEMORY_WAS_WRITTEN();
         _tile_zero(5);
         for (int i = 0; i < dim; i += TILE_INPUTS) {
             _tile_loadd(6, keys + i, stride * sizeof(number));
@@ -191,11 +194,11 @@ static void attend_tile(const Queries *queries, int first, int rows, int start, 
         turn_over(sums, tiles->scores + key, tiles->room, rows);
     }
     for (int row = 0; row < rows; row++) {
-        int seen = num_seen(queries, (first + row) / queries->group), begin = seen - queries->window;
+        int seen = num_seen(queries, (query + row) / queries->group), begin = seen - queries->window;
         if (begin < start) begin = start;
         shares[row] = 1.0f / weigh(tiles->scores + (size_t)row * tiles->room, begin - start, seen - start, count, scale);
     }
-    add_tiled_values(queries, first, rows, count, shares, tiles);
+    add_tiled_values(queries, query, rows, count, shares, tiles);
 }
 
 static void attend(const Queries *queries, float *scratch, int most_seen) {
@@ -203,8 +206,8 @@ static void attend(const Queries *queries, float *scratch, int most_seen) {
     int rows = queries->tokens * queries->group, first_key = num_seen(queries, 0) - queries->window;
     int start = first_key < 0 ? 0 : first_key / BLOCK * BLOCK;
     lay_out_values(&queries->seen, start, num_seen(queries, queries->tokens - 1), queries->dim, tiles.values);
-    for (int first = 0; first < rows; first += TILE_ROWS)
-        attend_tile(queries, first, rows - first < TILE_ROWS ? rows - first : TILE_ROWS, start, &tiles);
+    for (int query = 0; query < rows; query += TILE_ROWS)
+        attend_tile(queries, query, rows - query < TILE_ROWS ? rows - query : TILE_ROWS, start, &tiles);
 }
 
 static void leave_attention(void) { _tile_release(); }
