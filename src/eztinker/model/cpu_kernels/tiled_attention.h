@@ -66,13 +66,13 @@ static inline number *output_of(const Queries *queries, int index) {
     return queries->out + index / queries->group * queries->out_stride + index % queries->group * queries->dim;
 }
 
-/* Lay the queries of one tile out as a tile of weights is: pairs of channels, query by query. */
+/* Lay the queries of one tile out as a tile of weights is, pairs of channels query by query: a pair is as wide as a float. */
 static void lay_out_queries(const Queries *queries, int query, int rows, number *y) {
-    int pairs = queries->dim / 2;
-    memset(y, 0, (size_t)TILE_ROWS * queries->dim * sizeof(number));
-    for (int row = 0; row < rows; row++) {
-        const number *q = query_of(queries, query + row);
-        for (int pair = 0; pair < pairs; pair++) memcpy(y + (pair * TILE_ROWS + row) * 2, q + pair * 2, 2 * sizeof(number));
+    _Alignas(64) float pairs[TILE_ROWS * TILE_ROWS] = {0};
+    for (int i = 0; i < queries->dim; i += TILE_INPUTS) {
+        for (int row = 0; row < rows; row++)
+            memcpy(pairs + row * TILE_ROWS, query_of(queries, query + row) + i, TILE_BYTES);
+        turn_over(pairs, (float *)(y + i * TILE_ROWS), TILE_ROWS, TILE_ROWS);
     }
 }
 
