@@ -62,8 +62,8 @@ def write_plot(measurements: Sequence[Measurement], path: Path, title: str) -> N
     figure, axes = pyplot.subplots(figsize=(8, 0.45 * len(compared) + 1.4), layout="constrained")
     ratios = [each.ratio or 0.0 for each in compared]
     colors = ["tab:blue" if each.is_met else "tab:orange" for each in compared]
-    bars = axes.barh([f"{each.work}, {each.setting}" for each in compared], ratios, color=colors)
-    axes.bar_label(bars, [f"{ratio:.2f}x" for ratio in ratios], label_type="center", color="white")
+    names = [f"{each.work}, {each.setting}: {ratio:.2f}x" for each, ratio in zip(compared, ratios, strict=True)]
+    axes.barh(names, ratios, color=colors)
     for row, each in enumerate(compared):
         if each.wanted_ratio is not None:
             axes.plot([each.wanted_ratio] * 2, [row - 0.4, row + 0.4], color="black")
