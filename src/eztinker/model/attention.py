@@ -147,8 +147,7 @@ class CachedAttention:
     def __init__(self, cache: KVCache, num_rows: int) -> None:
         self._cache = cache
         self._rows = torch.arange(num_rows, device=cache.device)
-        self.positions_T = cache.make_room(num_rows)
-        self._num_keys = int(self.positions_T.max()) + 1
+        self.positions_T, self._num_keys = cache.make_room(num_rows)
         self._biases: dict[int | None, Tensor] = {}
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:

@@ -37,9 +37,9 @@ class Decoder:
         embedding = weights.get("model.embed_tokens.weight")
         self._embedding = embedding.bfloat16() if fits_bfloat16(embedding) else embedding
         self._layers = [_Layer(config, weights, layer) for layer in range(config.num_layers)]
+        self._final_norm = weights.get("model.norm.weight")
         self._decode_kernel = self._new_decode_kernel()
         self._low_ranks_of: WeakKeyDictionary[LowRankAdapter, LowRanks] = WeakKeyDictionary()
-        self._final_norm = weights.get("model.norm.weight")
         tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
         self.head = FrozenLinear(embedding if tied else weights.get(f"{HEAD}.weight"))
         self.head_is_tied = tied
@@ -69,7 +69,7 @@ class Decoder:
         """
         if self._decode_kernel is None:
             return self.hidden_states(tokens_B, CachedAttention(cache, tokens_B.shape[0]), adapters)
-        positions_B = cache.make_room(tokens_B.shape[0])
+        positions_B, _ = cache.make_room(tokens_B.shape[0])
         x_BH = self._embed(tokens_B, adapters)
         adapted = [AdaptedRows(self._low_ranks(adapter), adapter.scale, rows) for adapter, rows in adapters]
         cos_sin = self._cos_sin(positions_B)
@@ -113,7 +113,7 @@ class Decoder:
     def _new_decode_kernel(self) -> DecodeKernel | None:
         """All layers as one kernel, where this machine has our own for every step of them."""
         config = self.config
-        kernels = own_attention_kernels(self._embedding.new_empty(0, dtype=self.dtype), config.head_dim)
+        kernels = own_attention_kernels(self._final_norm, config.head_dim)
         layers = [weights for layer in self._layers if (weights := layer.packed_weights()) is not None]
         if kernels is None or len(layers) < len(self._layers):
             return None

@@ -92,11 +92,12 @@ class KVCache:
             more_rows = max(self.num_rows, 2 * rows) if self.num_rows > rows else rows
             self._resize(more_rows, more_keys)
 
-    def make_room(self, num_rows: int) -> Tensor:
-        """Room for one more token in each of the first rows; gives the places where they go."""
+    def make_room(self, num_rows: int) -> tuple[Tensor, int]:
+        """Room for one more token in each of the first rows; gives their places, and the most keys of any row."""
         positions = self.lengths[:num_rows].clone()
-        self.reserve(int(positions.max()) + 1)
-        return positions
+        num_keys = int(positions.max()) + 1
+        self.reserve(num_keys)
+        return positions, num_keys
 
     def append(self, layer: int, rows: Tensor, positions: Tensor, k_BKD: Tensor, v_BKD: Tensor) -> None:
         """Write one token's keys and values into each row, at its position."""

@@ -23,6 +23,16 @@ LENGTHS = [9, 1, 30, 17, 64]
 NUM_STEPS = 3
 MODELS = {
     "llama": ("llama", {}),
+    "three heads for a key": (
+        "llama",
+        {"hidden": 72, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64},
+    ),
+    "seven heads for one key": (
+        "llama",
+        {"hidden": 56, "num_attention_heads": 7, "num_key_value_heads": 1, "head_dim": 64},
+    ),
+    "a key for each head": ("llama", {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}),
+    "wide heads": ("llama", {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 128}),
     "eight heads for one key": ("llama", {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 96}),
     "a window": ("mistral", {"sliding_window": 5}),
     "biases, and a window in one layer": (
@@ -51,7 +61,6 @@ def trained(decoder: Decoder, spec: LoraSpec) -> Adapter:
 
 def adapters_of(decoder: Decoder) -> list[LowRankAdapter | None]:
     """One for each sequence: two share one, one has an odd rank and some layers alone, and one has none."""
-
     specs = [
         LoraSpec(rank=4, seed=1, alpha=8.0),
         LoraSpec(rank=3, seed=2, alpha=8.0, train_mlp=False, train_unembed=False),
@@ -61,15 +70,15 @@ def adapters_of(decoder: Decoder) -> list[LowRankAdapter | None]:
 
 
 @torch.inference_mode()
-def all_layers_one_by_one(
+def read(
     decoder: Decoder, sequences: list[list[int]], adapters: list[LowRankAdapter | None]
-) -> list[Tensor]:
-    """Hidden states of every token of each sequence."""
+) -> tuple[list[Tensor], PackedAttention]:
+    """Hidden states of every token of each sequence, the layers one by one, and what keeps their keys and values."""
     lengths = [len(tokens) for tokens in sequences]
-    packed = torch.tensor([*chain(*sequences)])
+    attention = PackedAttention(lengths, CPU, keep_keys=True)
     per_token = [adapter for adapter, tokens in zip(adapters, sequences, strict=True) for _ in tokens]
-    hidden = decoder.hidden_states(packed, PackedAttention(lengths, CPU), adapter_rows(per_token, CPU))
-    return list(hidden.split(lengths))
+    hidden = decoder.hidden_states(torch.tensor([*chain(*sequences)]), attention, adapter_rows(per_token, CPU))
+    return list(hidden.split(lengths)), attention
 
 
 @torch.inference_mode()
@@ -80,11 +89,10 @@ def test_each_row_is_what_the_layers_give_one_by_one(model: str, dtype: torch.dt
     decoder = load_decoder(tiny_model(family, **options), dtype)
     adapters = adapters_of(decoder)
     sequences = [draw_tokens(length + NUM_STEPS, seed) for seed, length in enumerate(LENGTHS)]
-    expected = all_layers_one_by_one(decoder, sequences, adapters)
+    expected, _ = read(decoder, sequences, adapters)
     prompts = [tokens[:length] for tokens, length in zip(sequences, LENGTHS, strict=True)]
-    attention, cache = PackedAttention(LENGTHS, CPU, keep_keys=True), decoder.new_cache()
-    per_token = [adapter for adapter, tokens in zip(adapters, prompts, strict=True) for _ in tokens]
-    decoder.hidden_states(torch.tensor([*chain(*prompts)]), attention, adapter_rows(per_token, CPU))
+    _, attention = read(decoder, prompts, adapters)
+    cache = decoder.new_cache()
     for sequence in range(len(prompts)):
         cache.add_row(attention.block(sequence))
     for step in range(NUM_STEPS):
@@ -103,9 +111,8 @@ def test_a_layer_of_an_odd_number_of_inputs_is_left_to_torch(dtype: torch.dtype,
     decoder, exact = load_decoder(directory, dtype), load_decoder(directory, torch.float64)
     tokens = draw_tokens(12)
     spec = LoraSpec(rank=3, seed=1, alpha=8.0)
-    ours, wanted = (
-        all_layers_one_by_one(each, [tokens], [trained(each, spec).for_sampling(each.dtype)])[0]
-        for each in (decoder, exact)
+    (ours,), (wanted,) = (
+        read(each, [tokens], [trained(each, spec).for_sampling(each.dtype)])[0] for each in (decoder, exact)
     )
     torch.testing.assert_close(ours.double(), wanted, rtol=0.1, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
 
@@ -114,8 +121,7 @@ def test_a_layer_of_an_odd_number_of_inputs_is_left_to_torch(dtype: torch.dtype,
 def test_an_adapter_that_was_not_made_for_sampling_is_not_overlooked(dtype: torch.dtype, tiny_model_dir: Path):
     decoder = load_decoder(tiny_model_dir, dtype)
     cache = decoder.new_cache()
-    attention = PackedAttention([3], CPU, keep_keys=True)
-    decoder.hidden_states(torch.tensor([1, 2, 3]), attention)
+    _, attention = read(decoder, [[1, 2, 3]], [None])
     cache.add_row(attention.block(0))
     adapter = Adapter.new(decoder.config, LoraSpec(rank=4, seed=1), CPU)
     with pytest.raises(KeyError):

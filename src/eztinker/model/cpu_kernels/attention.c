@@ -47,16 +47,13 @@ static inline int num_seen(const Queries *queries, int token) {
 
 /* Each of the two headers defines
  *   attend(queries, scratch, most)  all outputs, if no query sees more than `most` tokens
- *   scratch_floats(most, dim)       the memory that takes
+ *   scratch_size(most, dim)         the floats of `scratch` that this takes for each thread
  *   leave_attention()               what a thread calls when it is done */
-#if defined BFLOAT16 && defined __AMX_BF16__
+#ifdef TILED
 #include "tiled_attention.h"
 #else
 #include "register_attention.h"
 #endif
-
-/* Floats of `scratch` that attention over up to `most_seen` tokens takes for each thread. */
-int64_t scratch_size(int most_seen, int dim) { return scratch_floats(most_seen, dim); }
 
 /* One new token per sequence: append its key and value, (rows, kv_heads, dim), to the row's cache at its position, and
  * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have

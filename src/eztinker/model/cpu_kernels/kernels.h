@@ -3,6 +3,10 @@
 
 #include "numbers.h"
 
+#if defined BFLOAT16 && defined __AMX_BF16__
+#define TILED /* products and attention go through the tiles of AMX */
+#endif
+
 /* A linear layer's weight. */
 typedef struct {
     const void *packed; /* as `pack_weight` lays it out */

@@ -8,8 +8,7 @@
 #define AHEAD 2048                /* bytes of weights that are asked for ahead of the current ones */
 #define IN_WORDS (PAIRED == 1)    /* how weights of 16 bits are packed: two outputs to a word, or as `Factors` */
 
-#if defined BFLOAT16 && defined __AMX_BF16__
-#define TILED
+#ifdef TILED
 #include "tiled_linear.h"
 #define WHOLE_TILES TILED_ROWS
 #define FASTEST_INPUTS TILE_INPUTS
@@ -189,7 +188,6 @@ static void linear_block_tiled(const Product *product, int block, number *y, int
         }
     }
 }
-
 #endif
 
 /* One block of outputs of a panel. */

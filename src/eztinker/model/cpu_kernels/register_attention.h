@@ -115,7 +115,7 @@ static void attend_group(int group, const number *q, const Seen *seen, number *o
         }
 }
 
-static int64_t scratch_floats(int most_seen, int dim) {
+int64_t scratch_size(int most_seen, int dim) {
     (void)dim;
     return (int64_t)QUERIES * most_seen;
 }

@@ -21,7 +21,7 @@ typedef struct {
     number *queries; /* (dim / 2, TILE_ROWS, 2) */
 } Tiles;
 
-static int64_t scratch_floats(int most_seen, int dim) {
+int64_t scratch_size(int most_seen, int dim) {
     int64_t room = whole_blocks(most_seen);
     return TILE_ROWS * room + room * dim / 2 + TILE_ROWS * dim / 2;
 }
