@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Dialect, Insert, Select, Table, Update, func, insert, select
+from sqlalchemy import Connection, Dialect, Insert, Row, Select, Table, Update, func, insert, select
 
 from eztinker.types import Record
 
@@ -74,11 +74,20 @@ def one(
 ) -> RowT | None:
     """The only row of `query`, or None."""
     found = db.execute(query, parameters).one_or_none()
-    return None if found is None else msgspec.convert(found, row_type, from_attributes=True)
+    return None if found is None else record(found, row_type)
 
 
 def many(db: Connection, query: Select, row_type: type[RowT]) -> list[RowT]:
-    return [msgspec.convert(found, row_type, from_attributes=True) for found in db.execute(query)]
+    return [record(found, row_type) for found in db.execute(query)]
+
+
+def record(row: Row, row_type: type[RowT]) -> RowT:
+    """A database row as a record; columns that the query left out keep the record's defaults.
+
+    Raises:
+        msgspec.ValidationError: a column without a default is missing, or holds a value of another type.
+    """
+    return msgspec.convert(row._mapping, row_type)
 
 
 def count(db: Connection, query: Select) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from datetime import datetime
 
-import msgspec
 from sqlalchemy import Connection, and_, false, func, or_, select, union, update
 
 from eztinker.oplog import queries
@@ -66,7 +65,7 @@ def walk(
             or_(is_older, and_(sessions.c.created_at == created_at, sessions.c.session_id < session_id))
         )
     for row in db.execute(query.order_by(*newest_first)):
-        yield msgspec.convert(row, Session, from_attributes=True)
+        yield queries.record(row, Session)
 
 
 def stored_by_session(db: Connection, session_ids: Collection[str], now: datetime) -> dict[str, Stored]:
