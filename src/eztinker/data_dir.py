@@ -3,7 +3,7 @@
 eztinker.toml   settings, optional
 api_key         the generated key, readable by its owner alone
 server.json     address and process id of the server that runs now
-server.lock     held for as long as a server runs
+server.lock     locked for as long as a server runs, as the directory itself is
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -81,17 +81,25 @@ def claim(data_dir: Path) -> Iterator[None]:
         ConfigError: it cannot be written, another server owns it, or another user may change it.
     """
     make_data_dir(data_dir)
-    with _refusal_of(data_dir):
-        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with ExitStack() as held:
+        # A lock file can be deleted and made anew beside the lock on the old one; the directory cannot, while its log
+        # is in it. Older servers lock the file alone, and so do we where a file system does not lock directories.
+        for path, flags in ((data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT), (data_dir, os.O_RDONLY)):
+            with _refusal_of(data_dir):
+                descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, descriptor)  # closing drops the lock, as a kill would
+            _lock(descriptor, data_dir)
+        yield
+
+
+def _lock(descriptor: int, data_dir: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(descriptor)
         raise ConfigError(f"{_owner_of(data_dir)}; stop it, or name another directory with --data-dir") from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)  # closing drops the lock, as a kill would
+    except OSError:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
 
 
 @contextmanager

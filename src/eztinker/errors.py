@@ -163,6 +163,12 @@ class LogFull(LogUnwritable):
     code = "disk_full"
 
 
+class LogReplaced(LogUnwritable):
+    """Another file, or none, lies where the operation log was opened."""
+
+    code = "log_replaced"
+
+
 class StaleEpoch(ServerError):
     code = "stale_epoch"
 

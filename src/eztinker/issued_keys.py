@@ -25,6 +25,8 @@ from eztinker.types import Record
 log = logging.getLogger(__name__)
 
 ISSUED_KEYS_FILE = "issued_keys.json"
+LOCK_FILE = "issued_keys.lock"
+"""Held while the keys change, since they are replaced as a whole; a running server holds the directory's own lock."""
 MAX_ID_DIGITS = 9
 
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
@@ -152,12 +154,12 @@ def _write(data_dir: Path, keys: list[IssuedKey]) -> None:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Keep other programs from changing the file; the directory is made if absent, for its owner alone."""
+    """Keep other programs from changing the keys; the directory is made if absent, for its owner alone."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(data_dir, os.O_RDONLY)
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"The data directory {data_dir} cannot be used ({error.strerror})") from error
+        raise ConfigError(f"The key file {data_dir / ISSUED_KEYS_FILE} cannot be written ({error.strerror})") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

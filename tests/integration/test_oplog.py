@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import AlreadyExists, LogFull, StaleEpoch
+from eztinker.errors import AlreadyExists, LogFull, LogReplaced, StaleEpoch
 from eztinker.oplog import checkpoints, epochs, models, operations, payloads, sessions, snapshots
 from eztinker.oplog.rows import (
     Checkpoint,
@@ -121,6 +121,23 @@ def test_an_acknowledged_operation_is_on_disk_when_the_writer_returns(store: Sto
         assert other.execute("SELECT op_id, seq_id, status FROM operations").fetchall() == [("op-1", 3, "pending")]
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     other.close()
+
+
+@pytest.mark.parametrize("fate", ["moved", "deleted", "replaced"])
+def test_nothing_is_acknowledged_once_the_file_is_no_longer_in_its_place(store: Store, path: Path, fate: str):
+    """The next server would find another log there, and none of it."""
+    asyncio.run(store.write(lambda db: operations.append(db, operation("before"))))
+    aside = path.rename(path.with_name("aside"))
+    if fate == "replaced":
+        path.write_bytes(aside.read_bytes())
+    for op_id in ("during", "later"):
+        with pytest.raises(LogReplaced, match="moved, deleted or replaced"):
+            asyncio.run(store.write(lambda db, op_id=op_id: operations.append(db, operation(op_id))))
+    if fate == "deleted":
+        aside.unlink()
+        return
+    aside.replace(path)
+    asyncio.run(store.write(lambda db: operations.append(db, operation("after"))))
 
 
 def test_many_writers_share_commits_and_each_gets_its_own_answer(store: Store):

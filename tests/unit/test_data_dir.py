@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -26,6 +27,30 @@ def test_a_second_server_on_one_directory_is_refused_with_the_name_of_the_first(
         pytest.raises(ConfigError, match=r"8000, process 4711.*--data-dir"),
     ):
         claim(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced by a file", "replaced by a link"])
+def test_a_second_server_is_refused_whatever_became_of_the_lock_file(tmp_path: Path, change: str):
+    data_dir, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    with claim(data_dir):
+        (data_dir / "server.lock").unlink()
+        if change == "replaced by a file":
+            (data_dir / "server.lock").touch()
+        elif change == "replaced by a link":
+            elsewhere.touch()
+            (data_dir / "server.lock").symlink_to(elsewhere)
+        with pytest.raises(ConfigError, match=r"Another server uses the data directory .*--data-dir"):
+            claim(data_dir).__enter__()
+    with claim(data_dir):
+        pass
+
+
+def test_a_server_that_locks_the_file_alone_keeps_ours_out(tmp_path: Path):
+    """Older servers do, and so does ours where directories cannot be locked."""
+    with (tmp_path / "server.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="Another server uses the data directory"):
+            claim(tmp_path).__enter__()
 
 
 def test_a_directory_is_free_again_after_its_server(tmp_path: Path):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import LogFull, LogUnwritable
+from eztinker.errors import LogFull, LogReplaced, LogUnwritable
 from eztinker.failpoints import reach
 from eztinker.oplog.database import flush_again, open_database
 from eztinker.oplog.upgrade import bring_up_to_date
@@ -49,8 +49,11 @@ Change = Callable[[Connection], Any]
 class Database:
     """Runs changes and queries in the calling thread."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, path: Path | None = None) -> None:
+        """`path` is where the database of `engine` lies, if it is a file that others could move."""
         self._engine = engine
+        self._path = path
+        self._identity = _identity(path)
 
     def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Make these changes durable together; one that raises is undone alone."""
@@ -59,11 +62,24 @@ class Database:
             with self._engine.begin() as connection:
                 outcomes = [attempt(connection, change) for change in changes]
                 reach("log.commit")
+            self._require_in_place()
         except Exception as error:
             # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
             return [Outcome(error=_ours(error))] * len(changes)
         reach("log.committed")
         return outcomes
+
+    def _require_in_place(self) -> None:
+        """Require that the next server will find what was just committed.
+
+        Raises:
+            LogReplaced: the path names another file by now, or none.
+        """
+        if _identity(self._path) != self._identity:
+            raise LogReplaced(
+                "The server's operation log was moved, deleted or replaced while the server ran; its operator must put "
+                "the data directory back as it was and start the server again"
+            )
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """What `query` returns.
@@ -104,7 +120,7 @@ class Store:
         except BaseException:
             engine.dispose()
             raise
-        self._database = Database(engine)
+        self._database = Database(engine, path)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._is_refused = False
@@ -174,6 +190,17 @@ class Store:
 class _Waiting(NamedTuple):
     change: Change
     done: asyncio.Future[Any]
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Device and inode of the file that `path` names; None if there is none."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _attempt_alone(connection: Connection, change: Change) -> Outcome:
