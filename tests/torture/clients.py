@@ -1,7 +1,8 @@
 """The programs that must not notice a thing: a supervised and a reinforcement loop on the unmodified SDK.
 
-`python -m tests.torture.clients sft|rl URL STEPS` prints one line per step as it begins, and at the end one JSON
-object: the loss of every step, and the paths that were saved. The server's key is in TINKER_API_KEY.
+`python -m tests.torture.clients sft|rl URL STEPS` takes a step for each line that it reads, prints one line per step as
+it begins, and at the end one JSON object: the loss of every step, and the paths that were saved. The server's key is in
+TINKER_API_KEY.
 With `unsaved` in place of a loop it trains as `sft` does, prints the path of its run, and then waits to be killed.
 """
 
@@ -27,7 +28,7 @@ def sft(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
     generator = random.Random(0)
     losses, paths = [], []
     for step in range(num_steps):
-        announce(step)
+        begin(step)
         losses += train(trainer, generator)
         if step % SAVE_EVERY == SAVE_EVERY - 1:
             paths.append(trainer.save_state(f"step-{step}").result().path)
@@ -59,7 +60,7 @@ def rl(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
     trainer = service.create_lora_training_client(base_model=BASE_MODEL, rank=4, seed=4).result()
     losses = []
     for step in range(num_steps):
-        announce(step)
+        begin(step)
         sampler = trainer.save_weights_and_get_sampling_client()
         params = types.SamplingParams(max_tokens=8, seed=step, stop=[])
         sequences = sampler.sample(PROMPT, num_samples=8, sampling_params=params).result().sequences
@@ -91,7 +92,9 @@ def rewarded(sequence: types.SampledSequence) -> types.Datum:
     return types.Datum(model_input=types.ModelInput.from_ints(tokens), loss_fn_inputs=inputs)  # pyright: ignore
 
 
-def announce(step: int) -> None:
+def begin(step: int) -> None:
+    """Wait until the step is allowed, and tell that it begins."""
+    sys.stdin.readline()
     print(f"step {step}", flush=True)
 
 

@@ -23,7 +23,8 @@ from eztinker.protocol import wire_pb2
 from tests.torture.bad_proxy import DELAYED, DROPPED, DUPLICATED, NOT_READY, BadProxy
 from tests.torture.raw_http import Connections, Message, post_message
 from tests.torture.scripted_server import scripted_server
-from tests.torture.victims import FULL, SEED, Client, Keeper
+from tests.torture.sizes import FULL, SEED
+from tests.torture.victims import Client, Keeper
 from tests.wire import PROTOBUF, chunk, sample_body
 
 NUM_LANES = 40

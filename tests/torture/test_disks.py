@@ -1,12 +1,8 @@
-"""A real server on a disk that is broken, full or small: what is acknowledged stays, and the client gets its numbers.
-
-Sizes are those of every change; EZTINKER_TORTURE=full takes the ones before a release.
-"""
+"""A real server on a disk that is broken, full or small loses nothing acknowledged, and clients get their numbers."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import re
 import shutil
@@ -26,11 +22,10 @@ from eztinker.client_settings import server_is_up
 from eztinker.service.service import LOG_FILE
 from tests.faulty_disk.disk import BROKEN, CHANGES, FULL, GROWTH, KILL, FaultyDisk
 from tests.servers import API_KEY, wait_until
+from tests.torture import sizes
 from tests.torture.clients import ADAM, BASE_MODEL, supervised
 from tests.torture.victims import Keeper, saved_bytes
 
-FULL_SIZE = os.environ.get("EZTINKER_TORTURE") == "full"
-SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
 NUM_CASES = 10
 """Of each kind of fault; at full size every call is struck."""
 NUM_STEPS = 3
@@ -76,7 +71,7 @@ def outcome(keeper: Keeper, loop: Loop) -> tuple[list[float], list[list[bytes]]]
     return loop.losses, [saved_bytes(keeper.data_dir, path) for path in loop.paths]
 
 
-@pytest.mark.timeout(0 if FULL_SIZE else 300)
+@pytest.mark.timeout(0 if sizes.FULL else 300)
 @pytest.mark.parametrize(
     ("action", "classes"), [(KILL, CHANGES), (FULL, GROWTH), (BROKEN, CHANGES)], ids=["killed", "full", "broken"]
 )
@@ -92,12 +87,12 @@ def test_struck_at_any_call_the_server_and_its_engine_lose_nothing(
         expected = outcome(keeper, Loop(service).run())
         calls = range(1, disk.num_calls + 1)
         num_struck = 0
-        for call in calls if FULL_SIZE else random.Random(SEED).sample(calls, NUM_CASES):
+        for call in calls if sizes.FULL else random.Random(sizes.SEED).sample(calls, NUM_CASES):
             disk.arm(action, classes, at=call)
             loop = Loop(service).run()
             num_struck += disk.has_struck
             disk.count(0)
-            assert outcome(keeper, loop) == expected, f"call {call}, seed {SEED}"
+            assert outcome(keeper, loop) == expected, f"call {call}, seed {sizes.SEED}"
             assert all("save again" in refusal for refusal in loop.refusals)
     assert num_struck > NUM_CASES / 2
 

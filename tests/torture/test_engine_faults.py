@@ -20,10 +20,13 @@ from tinker import types
 
 from tests.servers import API_KEY
 from tests.torture.clients import ADAM, BASE_MODEL, supervised
+from tests.torture.finished_steps import finished_steps, wait_for_new_steps
+from tests.torture.sizes import FULL, SEED, sized
 from tests.torture.victims import Keeper, saved_bytes
 
-SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
-NUM_STOPS = 50 if os.environ.get("EZTINKER_TORTURE") == "full" else 2
+NUM_STOPS = sized(1, 2, 50)
+MAX_STEPS_BEFORE = 5
+"""A stop comes after one to so many new steps."""
 STALL_SECONDS = 12.0
 """More than an engine needs to start on a busy machine, which is silence too."""
 ROOM_BYTES = 80 << 20
@@ -44,7 +47,7 @@ def step(trainer: tinker.TrainingClient) -> float:
     return trained.result().metrics["loss:sum"]
 
 
-@pytest.mark.timeout(0 if NUM_STOPS > 2 else 300)
+@pytest.mark.timeout(0 if FULL else 300)
 def test_an_engine_that_wakes_up_after_another_took_over_changes_nothing(tmp_path: Path, tiny_model_dir: Path):
     generator = random.Random(SEED)
     settings = {"EZTINKER_ENGINE_STALL_SECONDS": str(STALL_SECONDS), "EZTINKER_SNAPSHOT_OPERATIONS": "5"}
@@ -58,7 +61,9 @@ def test_an_engine_that_wakes_up_after_another_took_over_changes_nothing(tmp_pat
             found: list[tuple[list[float], str]] = []
             thread = threading.Thread(target=lambda found=found: found.append(train(service, seed=3)))
             thread.start()
-            time.sleep(generator.uniform(0.1, 0.5))
+            before = finished_steps(keeper.data_dir)
+            for _ in range(generator.randint(1, MAX_STEPS_BEFORE)):
+                before = wait_for_new_steps(keeper.data_dir, before, num_runs=1, seconds=60, goes_on=thread.is_alive)
             stopped = keeper.engine_pid()
             os.kill(stopped, signal.SIGSTOP)
             while keeper.engine_pid() == stopped:  # the test's own time limit ends this

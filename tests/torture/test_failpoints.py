@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eztinker import failpoints
+from tests.torture.finished_steps import finished_steps_by_epoch
 from tests.torture.victims import Client, Keeper
 
 NUM_STEPS = 3
@@ -25,6 +26,8 @@ def test_a_death_between_any_two_durable_steps_changes_nothing(
     marker = tmp_path / "marker"
     assert losses(tmp_path / "data", tiny_model_dir, f"{place}:kill:{marker}") == expected
     assert marker.exists()
+    struck, _ = finished_steps_by_epoch(tmp_path / "data")
+    assert 0 < struck < NUM_STEPS
 
 
 def test_a_log_that_the_disk_refuses_once_delays_and_changes_nothing(

@@ -1,6 +1,6 @@
 """Kill anything at any moment: the unmodified client ends normally with the same numbers, to the last bit.
 
-Sizes are those of every change; EZTINKER_TORTURE=full takes the ones before a release.
+Every strike comes after new optimizer steps of every loop, as the log has them, and is counted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.victims import FULL, SEED, Client, Keeper, num_engines, saved_bytes
+from tests.torture.finished_steps import finished_steps_by_epoch, num_unfinished, wait_for_new_steps
+from tests.torture.sizes import FULL, SEED, sized
+from tests.torture.victims import Client, Keeper, saved_bytes
 
-NUM_ENGINE_KILLS = 1000 if FULL else 50
-NUM_SERVER_KILLS = 300 if FULL else 20
-NUM_RESTARTS = 200 if FULL else 5
+STEPS_PER_STRIKE = 3
+"""What each loop may do between two strikes; it does at least one, and is mostly in the middle of the second."""
+DELAY_SECONDS = 0.15
+"""At most, from the new steps to the strike: about what two steps take."""
 STEP_SECONDS = 120.0
 FIRST_START_SECONDS = 2.0
 """Of a server with nothing to recover, on a machine with little else to do."""
@@ -30,17 +33,13 @@ LOOPS = ("sft", "rl")
 SETTINGS = {"EZTINKER_SNAPSHOT_OPERATIONS": "20"}
 
 
-def run_loops(keeper: Keeper, num_steps: int, disturb: Callable[[Keeper], None] | None = None) -> dict[str, object]:
-    """Both loops side by side; once in every step something happens at a random moment of it. What came out."""
-    generator = random.Random(SEED)
+def run_loops(keeper: Keeper, num_strikes: int, strike: Callable[[Keeper], None] | None = None) -> dict[str, object]:
+    """Both loops side by side, struck so often if `strike` says how. What came out of them."""
     with keeper.running():
-        clients = {loop: Client(loop, keeper.url, num_steps) for loop in LOOPS}
-        if disturb is not None:
-            for step in range(num_steps):
-                for client in clients.values():
-                    client.wait_for_step(step, STEP_SECONDS)
-                time.sleep(generator.uniform(0, 0.3))
-                keeper.disturb(disturb)
+        num_steps = num_strikes * STEPS_PER_STRIKE
+        clients = {loop: Client(loop, keeper.url, num_steps, is_paced=strike is not None) for loop in LOOPS}
+        if strike is not None:
+            strike_after_new_steps(keeper, list(clients.values()), num_strikes, strike)
         outcomes = {loop: json.loads(client.outcome(STEP_SECONDS * 2)) for loop, client in clients.items()}
     report_outages(keeper, clients.values())
     return {
@@ -49,13 +48,37 @@ def run_loops(keeper: Keeper, num_steps: int, disturb: Callable[[Keeper], None] 
     }
 
 
+def strike_after_new_steps(
+    keeper: Keeper, clients: list[Client], num_strikes: int, strike: Callable[[Keeper], None]
+) -> None:
+    """Strike at random moments, each after every loop has finished at least one step since the strike before."""
+    generator = random.Random(SEED)
+    steps: dict[str, int] = {}
+    num_midway = 0
+    for _ in range(num_strikes):
+        for client in clients:
+            client.allow(STEPS_PER_STRIKE)
+        steps = wait_for_new_steps(
+            keeper.data_dir,
+            steps,
+            num_runs=len(clients),
+            seconds=STEP_SECONDS,
+            goes_on=lambda: all(client.is_alive for client in clients),
+        )
+        time.sleep(generator.uniform(0, DELAY_SECONDS))
+        num_midway += num_unfinished(keeper.data_dir) > 0
+        keeper.disturb(strike)
+    print(f"\nseed {SEED}: {num_strikes} strikes, each after new steps of every loop, {num_midway} with work in hand")
+    assert num_midway >= num_strikes / 4, "the strikes found idle engines"
+
+
 def report_outages(keeper: Keeper, clients: Iterable[Client]) -> None:
     """Print how long clients and server were held up, and hold the middle ones against what this machine can do."""
     if not keeper.killed_at:
         return
     waits = [client.next_step_after(moment) for moment in keeper.killed_at for client in clients]
     to_next_step = [seconds for seconds in waits if seconds is not None]
-    print(f"\nseed {SEED}, {len(keeper.killed_at)} times; seconds, in the middle and at most:")
+    print("seconds, in the middle and at most:")
     for what, seconds in (
         ("the server answers again", keeper.up_seconds),
         ("a client begins its next step", to_next_step),
@@ -74,28 +97,30 @@ def report_outages(keeper: Keeper, clients: Iterable[Client]) -> None:
 
 @pytest.mark.timeout(0 if FULL else 900)
 @pytest.mark.parametrize(
-    ("disturb", "num_times", "exit_code"),
+    ("strike", "num_strikes", "exit_code"),
     [
-        (Keeper.kill_engine, NUM_ENGINE_KILLS, None),
-        (Keeper.kill_all, NUM_SERVER_KILLS, -signal.SIGKILL),
-        (Keeper.terminate, NUM_RESTARTS, 0),
+        (Keeper.kill_engine, sized(12, 50, 1000), None),
+        (Keeper.kill_group, sized(4, 20, 300), -signal.SIGKILL),
+        (Keeper.kill_both, sized(4, 20, 300), -signal.SIGKILL),
+        (Keeper.terminate, sized(2, 5, 200), 0),
     ],
-    ids=["engine killed", "server and engine killed", "server restarted"],
+    ids=["engine killed", "server and engine killed", "one killed right after the other", "server restarted"],
 )
 def test_a_client_ends_normally_with_the_same_numbers_to_the_last_bit(
     tmp_path: Path,
     tiny_model_dir: Path,
-    disturb: Callable[[Keeper], None],
-    num_times: int,
+    strike: Callable[[Keeper], None],
+    num_strikes: int,
     exit_code: int | None,
 ):
-    expected = run_loops(Keeper(tmp_path / "quiet", tiny_model_dir, SETTINGS), num_times)
+    expected = run_loops(Keeper(tmp_path / "quiet", tiny_model_dir, SETTINGS), num_strikes)
     victim = Keeper(tmp_path / "disturbed", tiny_model_dir, SETTINGS)
-    found = run_loops(victim, num_times, disturb)
+    found = run_loops(victim, num_strikes, strike)
     if exit_code is None:
-        assert num_engines(victim.data_dir) >= num_times
         assert victim.exit_codes == [0]
     else:
-        assert victim.exit_codes == [exit_code] * num_times + [0]
+        assert victim.exit_codes == [exit_code] * num_strikes + [0]
+    num_engines_with_steps = sum(num_steps > 0 for num_steps in finished_steps_by_epoch(victim.data_dir))
+    assert num_engines_with_steps >= num_strikes, "an engine was struck before it had finished a step"
     for loop in LOOPS:
         assert found[loop] == expected[loop], f"the {loop} loop came out otherwise; seed {SEED}"

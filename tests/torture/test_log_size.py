@@ -5,7 +5,6 @@ EZTINKER_TORTURE=full takes the 10,000 steps, as fast as they go; otherwise 500 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from contextlib import closing
@@ -17,9 +16,9 @@ from eztinker.oplog.database import WAL_BYTES
 from eztinker.service.clock import Clock
 from eztinker.service.service import LOG_FILE
 from tests.torture.rl_steps import serving_steps, take_step, train
+from tests.torture.sizes import FULL
 from tests.wire import PROTOBUF, new_run, outcome
 
-FULL = os.environ.get("EZTINKER_TORTURE") == "full"
 NUM_STEPS, SECONDS_PER_STEP = (10_000, 0.0) if FULL else (500, 2.0)
 MAX_BYTES = 200 * 10**6
 MAX_BYTES_PER_STEP = 20_000

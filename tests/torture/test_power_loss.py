@@ -19,11 +19,11 @@ from eztinker.oplog.schema import operations, payloads
 from eztinker.oplog.store import Store
 from tests.torture.disks import FAILED_SYNC, SYNC, Call, Disk, read_record
 from tests.torture.log_writer import ACKNOWLEDGED, DIED, LOG, payload_of, result_of
+from tests.torture.sizes import SEED, sized
 
-NUM_CASES = 5000 if os.environ.get("EZTINKER_TORTURE") == "full" else 500
+NUM_CASES = sized(500, 500, 5000)
 NUM_OPERATIONS = 640
 MOST_PROCESSES = 200
-SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
 COMPILER = shutil.which("cc")
 
 

@@ -27,7 +27,7 @@ from eztinker.service.plans import StepPlan
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
 from eztinker.types import AdamParams
-from tests.torture.victims import FULL, SEED
+from tests.torture.sizes import FULL, SEED
 
 NUM_CASES = 1_000_000 if FULL else 100_000
 NUM_WIRED_CASES = 2_000 if FULL else 300

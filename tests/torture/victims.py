@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -17,11 +18,10 @@ from pathlib import Path
 
 from eztinker.client_settings import server_is_up
 from tests.servers import API_KEY
+from tests.torture.sizes import SEED
 
-FULL = os.environ.get("EZTINKER_TORTURE") == "full"
-"""Sizes are otherwise those of every change."""
-SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
 START_SECONDS = 60.0
+BOTH_WITHIN_SECONDS = 0.05
 
 
 class Keeper:
@@ -50,6 +50,7 @@ class Keeper:
         self.ending_seconds: list[float] = []
         """From each SIGTERM until the server took no requests any more, and until it had ended."""
         self._num_awaited = 0
+        self._random = random.Random(SEED)
         data_dir.mkdir(exist_ok=True)
         self._log_file = log_file or data_dir / "server.log"
         self._log = self._log_file.open("ab")
@@ -87,7 +88,7 @@ class Keeper:
         return pids[0]
 
     def disturb(self, how: Callable[[Keeper], None]) -> None:
-        """Do one of the three things below, and wait until the server is there again."""
+        """Do one of the four things below, and wait until the server is there again."""
         self.killed_at.append(time.monotonic())
         how(self)
         self.wait_until_up()
@@ -101,12 +102,22 @@ class Keeper:
             kill(pid)
             self._killed.add(pid)
 
-    def kill_all(self) -> None:
-        """-9 for the server and its engine, as a lost container would."""
+    def kill_group(self) -> None:
+        """-9 for the server and its engine at once, as a lost container would."""
         engines = self._engine_pids()
         assert self._process is not None
         for pid in (self._process.pid, *engines):
             kill(pid)
+        self._wait_for_end()
+
+    def kill_both(self) -> None:
+        """-9 for the engine and the server in either order, at most 50 ms apart."""
+        assert self._process is not None
+        pids = [self._process.pid, self.engine_pid()]
+        self._random.shuffle(pids)
+        kill(pids[0])
+        time.sleep(self._random.uniform(0, BOTH_WITHIN_SECONDS))
+        kill(pids[1])
         self._wait_for_end()
 
     def terminate(self) -> None:
@@ -140,15 +151,21 @@ class Keeper:
 
 
 class Client:
-    """One program of `clients`, whose steps can be waited for."""
+    """One program of `clients`, whose steps can be waited for and, if it is paced, are allowed one by one."""
 
-    def __init__(self, loop: str, url: str, num_steps: int) -> None:
+    def __init__(self, loop: str, url: str, num_steps: int, *, is_paced: bool = False) -> None:
         command = [sys.executable, "-m", "tests.torture.clients", loop, url, str(num_steps)]
         environment = os.environ | {"TINKER_API_KEY": API_KEY}
         self._process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        self._step_began = threading.Condition()
+        if not is_paced:
+            self.allow(num_steps)
         self.began_at: list[float] = []
         """Monotonic seconds of each step, and of the end."""
         self._last_line = ""
@@ -157,11 +174,11 @@ class Client:
         for thread in self._threads:
             thread.start()
 
-    def wait_for_step(self, step: int, seconds: float) -> None:
-        """Until the step has begun."""
-        with self._step_began:
-            self._step_began.wait_for(lambda: self.num_begun > step or not self._is_alive, seconds)
-        assert self.num_begun > step, f"step {step} did not begin within {seconds} s; {self._errors}"
+    def allow(self, num_steps: int) -> None:
+        """Let it take so many steps more."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n" * num_steps)
+        self._process.stdin.flush()
 
     def outcome(self, seconds: float) -> str:
         """What it printed last, once it has ended normally."""
@@ -171,30 +188,24 @@ class Client:
             self._process.kill()
             for thread in self._threads:
                 thread.join()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
         assert code == 0, self._errors
         return self._last_line
-
-    @property
-    def num_begun(self) -> int:
-        return len(self.began_at)
 
     def next_step_after(self, moment: float) -> float | None:
         """Seconds from then until it began its next step or came to its end; None if it had come to its end before."""
         return next((began - moment for began in self.began_at if began > moment), None)
 
     @property
-    def _is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            with self._step_began:
-                self._last_line = line
-                self.began_at.append(time.monotonic())
-                self._step_began.notify_all()
-        with self._step_began:
-            self._step_began.notify_all()
+            self._last_line = line
+            self.began_at.append(time.monotonic())
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
@@ -217,12 +228,6 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-
-
-def num_engines(data_dir: Path) -> int:
-    """Started over the life of the data directory, by whichever server."""
-    with closing(sqlite3.connect(data_dir / "oplog.sqlite3")) as db:
-        return db.execute("SELECT count(*) FROM epochs").fetchone()[0]
 
 
 def kill(pid: int) -> None:
