@@ -65,6 +65,23 @@ def require_server() -> ClientSettings:
     return settings
 
 
+def bypass_proxies(base_url: str) -> None:
+    """Keep the requests of this process to a server on this machine away from the proxies of the environment.
+
+    HTTP clients that read HTTP_PROXY read NO_PROXY as well, so the host joins it, and nothing else changes.
+    """
+    os.environ.update(past_proxies(base_url))
+
+
+def past_proxies(base_url: str) -> dict[str, str]:
+    """The variables that keep proxies of the environment from standing before a server on this machine."""
+    host = urlsplit(base_url).hostname or ""
+    if not is_loopback(host):
+        return {}
+    listed = {name: [each for each in os.environ.get(name, "").split(",") if each] for name in ("NO_PROXY", "no_proxy")}
+    return {name: ",".join([*hosts, host]) for name, hosts in listed.items() if host not in hosts}
+
+
 def _local_url() -> str:
     server = running_server(local_data_dir())
     return server.url if server else DEFAULT_BASE_URL

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from eztinker.addresses import is_loopback
 from eztinker.data_dir import SETTINGS_FILE, default_data_dir
 from eztinker.errors import ConfigError
+from eztinker.home import expanded, require_utf8
 from eztinker.keys import check_api_key
 
 ENV_PREFIX = "EZTINKER_"
@@ -98,7 +99,7 @@ class ServerConfig(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _make_absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        return require_utf8(expanded(value), "The data directory").absolute()
 
     @field_validator("root_path")
     @classmethod
@@ -138,7 +139,7 @@ class ServerConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         above = (init_settings, env_settings, _SettingsFile(settings_cls, Path(SETTINGS_FILE)))
         named = next((values["data_dir"] for source in above if "data_dir" in (values := source())), None)
-        data_dir = Path(named).expanduser() if named else default_data_dir()
+        data_dir = expanded(named) if named else default_data_dir()
         return (*above, _SettingsFile(settings_cls, data_dir / SETTINGS_FILE))
 
 

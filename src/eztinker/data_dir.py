@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from eztinker.errors import ConfigError
+from eztinker.home import expanded, home_directory
 
 SETTINGS_FILE = "eztinker.toml"
 SERVER_FILE = "server.json"
@@ -40,20 +41,20 @@ class RunningServer:
 
 
 def default_data_dir() -> Path:
-    return Path.home() / ".eztinker"
+    return home_directory() / ".eztinker"
 
 
 def local_data_dir() -> Path:
     """The directory a server started here would use: EZTINKER_DATA_DIR, ./eztinker.toml, else ~/.eztinker."""
     if named := os.environ.get("EZTINKER_DATA_DIR"):
-        return Path(named).expanduser()
+        return expanded(named)
     try:
         named = tomllib.loads(Path(SETTINGS_FILE).read_text(encoding="utf-8")).get("data_dir")
     except FileNotFoundError:
         named = None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{SETTINGS_FILE} cannot be read: {error}; correct it or remove it") from error
-    return Path(named).expanduser() if isinstance(named, str) else default_data_dir()
+    return expanded(named) if isinstance(named, str) else default_data_dir()
 
 
 def make_data_dir(data_dir: Path) -> None:

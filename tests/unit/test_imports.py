@@ -14,10 +14,19 @@ import eztinker
 
 SOURCE = Path(eztinker.__file__).parent
 WORDS = {"types", "errors", "failpoints"}
-ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings"}
+ABOVE_THE_ENGINE = {
+    "config",
+    "data_dir",
+    "keys",
+    "issued_keys",
+    "addresses",
+    "client_settings",
+    "home",
+    "standard_streams",
+}
 MAY_IMPORT = {
     "protocol": WORDS,
-    "base_models": WORDS | {"config", "float_tensors"},
+    "base_models": WORDS | {"config", "float_tensors", "home"},
     "model": WORDS,
     "engine": WORDS | {"loss_specs", "model"},
     "checkpoints": WORDS | {"float_tensors", "flushing"},

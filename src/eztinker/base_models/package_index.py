@@ -41,7 +41,7 @@ def fetch_package(requirement: str, sha256: str, scratch: Path, *, on_bytes: Cal
 def _client() -> list[str]:
     """pip of this environment; environments made by uv have none."""
     if find_spec("pip"):
-        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+        return [sys.executable, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
     if uv := shutil.which("uv"):
         return [uv, "pip", "install", "--python", sys.executable]
     raise PackageIndexError("neither pip nor uv is installed")

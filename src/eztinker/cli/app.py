@@ -35,6 +35,7 @@ from eztinker.cli import (
 )
 from eztinker.cli.output import fail
 from eztinker.errors import EZTinkerError
+from eztinker.standard_streams import make_output_safe
 
 app = typer.Typer(
     name="eztinker",
@@ -71,8 +72,12 @@ app.command("version")(version.version)
 
 def main() -> None:
     """Run the command line and exit; the only place that turns our errors into a line on stderr."""
+    make_output_safe()
     try:
         app()
+    except BrokenPipeError:  # whoever read our output has seen enough; nothing may be written to it at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except EZTinkerError as error:
         fail(error.message)
         sys.exit(1)

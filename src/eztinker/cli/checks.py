@@ -72,7 +72,7 @@ def check_python() -> Finding:
 
 def check_engine() -> Finding:
     """Ask torch in a process of its own, so that a broken installation of it cannot take the doctor down."""
-    probe = subprocess.run([sys.executable, "-c", _ENGINE_PROBE], capture_output=True, text=True, timeout=120)
+    probe = subprocess.run([sys.executable, "-P", "-c", _ENGINE_PROBE], capture_output=True, text=True, timeout=120)
     if probe.returncode != 0:
         reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
         return Finding("torch", Verdict.BAD, reason, "install EZTinker again: pip install --force-reinstall torch")

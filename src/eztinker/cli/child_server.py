@@ -33,7 +33,7 @@ def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningS
     """
     make_data_dir(data_dir)
     log_path = data_dir / LOG_FILE
-    command = [sys.executable, "-m", "eztinker", "server", "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, "-P", "-m", "eztinker", "server", "--host", "127.0.0.1", "--port", "0"]
     command += ["--data-dir", str(data_dir), *flags]
     with open_private(log_path, "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)

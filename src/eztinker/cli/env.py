@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import shlex
+import urllib.request
 
 from eztinker.cli.output import JsonFlag, print_json
-from eztinker.client_settings import client_settings
+from eztinker.client_settings import client_settings, past_proxies
 from eztinker.errors import ServerUnreachable
 
 
@@ -27,4 +28,5 @@ def variables() -> dict[str, str]:
     settings = client_settings()
     if not settings.api_key:
         return {}
-    return {"TINKER_BASE_URL": settings.base_url, "TINKER_API_KEY": settings.api_key}
+    beside_proxies = past_proxies(settings.base_url) if urllib.request.getproxies() else {}
+    return {"TINKER_BASE_URL": settings.base_url, "TINKER_API_KEY": settings.api_key, **beside_proxies}

@@ -8,6 +8,7 @@ import typer
 
 from eztinker.cli.env import variables
 from eztinker.errors import AlreadyExists, ConfigError, DataNotFound
+from eztinker.home import expanded
 
 
 def shadow_hub(
@@ -40,9 +41,9 @@ def shadow_hub(
         name, _, folder = spec.partition("=")
         if not folder:
             raise ConfigError(f"A dataset is written NAME=DIRECTORY, got {spec!r}")
-        if not Path(folder).expanduser().is_dir():
+        if not expanded(folder).is_dir():
             raise DataNotFound(f"The directory {folder} of dataset {name!r} does not exist")
-        _link(directory, name, Path(folder).expanduser())
+        _link(directory, name, expanded(folder))
     print(f"cd {shlex.quote(str(directory.absolute()))}")
     for name, value in {"HF_HUB_OFFLINE": "1", **variables()}.items():
         print(f"export {name}={shlex.quote(value)}")

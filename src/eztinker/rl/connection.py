@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from eztinker.client_settings import ClientSettings, require_server
+from eztinker.client_settings import ClientSettings, bypass_proxies, require_server
 from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ def service_client() -> tinker.ServiceClient:
     Raises:
         ServerUnreachable: no server answers.
     """
-    return _service_client(require_server())
+    return _service_client(_reachable_server())
 
 
 def rest_client() -> tinker.RestClient:
     """The SDK's client for listings and downloads."""
-    settings = require_server()
+    settings = _reachable_server()
 
     import tinker  # after the check: it takes seconds, and whoever forgot the server need not wait
 
@@ -39,6 +39,12 @@ def served_models() -> list[str]:
     with sdk_errors():
         offer = client.get_server_capabilities().result().supported_models
     return [model.model_name for model in offer if model.model_name]
+
+
+def _reachable_server() -> ClientSettings:
+    settings = require_server()
+    bypass_proxies(settings.base_url)
+    return settings
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from eztinker.protocol.frames import HEADER, MAX_FRAME_BYTES, AnyCommand, AnyEvent, Shutdown, decode_event, encode_frame
 
-ENGINE_ARGV = (sys.executable, "-m", "eztinker.worker", "--fd")
+ENGINE_ARGV = (sys.executable, "-P", "-m", "eztinker.worker", "--fd")
+"""-P: no module of the folder where the server was started takes the place of a library's."""
 STOP_SECONDS = 5.0
 _SECRETS = ("EZTINKER_API_KEY", "TINKER_API_KEY")
 

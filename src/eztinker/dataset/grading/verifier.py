@@ -24,7 +24,7 @@ START_LIMIT_SECONDS = 60.0
 ANSWER_LIMIT_SECONDS = 2.0
 CHUNK_PAIRS = 16
 """Pairs written before their verdicts are read. Few enough to fit a pipe, so that writing never blocks."""
-_WORKER = [sys.executable, "-m", "eztinker.dataset.grading.worker"]
+_WORKER = [sys.executable, "-P", "-m", "eztinker.dataset.grading.worker"]
 
 
 class WorkerLost(Exception):
