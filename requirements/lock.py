@@ -28,21 +28,21 @@ SUPPORTED = [
 
 
 def main() -> None:
-    lock = resolve("highest")
-    lowest = resolve("lowest-direct")
+    lock = resolve("highest", group="dev")
+    lowest = resolve("lowest-direct", group="test")
     (HERE / "lock.txt").write_text(lock, encoding="utf-8")
     (HERE / "lowest.txt").write_text(lowest, encoding="utf-8")
     pins = f"{lock}\n{(HERE / 'torch.txt').read_text(encoding='utf-8')}"
     (ROOT / "src" / "eztinker" / "tested_versions.txt").write_text(newest_tested(pins), encoding="utf-8")
 
 
-def resolve(resolution: str) -> str:
+def resolve(resolution: str, *, group: str) -> str:
     """A requirements file with hashes for everything, for every supported Python and platform."""
     command = [find_uv_bin(), "pip", "compile", "--no-config", "--quiet", "--resolution", resolution]
     # One version of each package on every Python, so that what was tested on one holds on the others.
     command += ["--universal", "--python-version", "3.11", "--fork-strategy", "fewest"]
     command += ["--generate-hashes", "--no-emit-index-url", "--custom-compile-command", "make lock"]
-    command += ["--constraints", "requirements/torch.txt", "--group", "dev", "pyproject.toml"]
+    command += ["--constraints", "requirements/torch.txt", "--group", group, "pyproject.toml"]
     text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     head, *blocks = re.split(r"^(?=[a-z])", text.partition("\n# The following packages")[0], flags=re.MULTILINE)
     return head + "".join(block for block in blocks if is_locked(requirement_of(block)))

@@ -14,7 +14,7 @@ import eztinker
 
 SOURCE = Path(eztinker.__file__).parent
 WORDS = {"types", "errors", "failpoints"}
-ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings"}
+ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings", "tested_versions"}
 MAY_IMPORT = {
     "protocol": WORDS,
     "base_models": WORDS | {"config", "float_tensors"},
