@@ -26,8 +26,10 @@ def locked_versions() -> dict[str, str]:
 
 
 def installed_versions() -> dict[str, str]:
-    found = {canonicalize_name(it.name): Version(it.version).public for it in metadata.distributions()}
-    del found["eztinker"]
+    found: dict[str, str] = {}
+    for each in metadata.distributions():
+        found.setdefault(canonicalize_name(each.name), Version(each.version).public)  # the first is the one imported
+    found.pop("eztinker", None)
     return found
 
 
