@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 TESTED_VERSIONS = Path(__file__).with_name("tested_versions.txt")
@@ -47,6 +46,8 @@ def untested_packages() -> list[UntestedPackage]:
 
 def installed_version(name: str) -> str | None:
     """Without the label of a local build, such as torch's +cpu; None where the package is missing."""
+    from importlib import metadata
+
     try:
         text = metadata.distribution(name).read_text("METADATA") or ""
     except metadata.PackageNotFoundError:
@@ -70,6 +71,8 @@ def install_command(packages: Sequence[UntestedPackage]) -> str:
 
 def _floors() -> dict[str, str]:
     """The version ranges in EZTinker's metadata; empty where it runs from a source tree that was never installed."""
+    from importlib import metadata
+
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
