@@ -1,23 +1,37 @@
-# Everything lives in .venv. The stamp files in it record what is done, so that a second run starts at once, offline.
+# Each environment keeps stamp files that record what is done, so that a second run starts at once, offline.
 #
-# A Linux machine without an NVIDIA GPU gets the pinned torch below first. Where pip would pick the (much larger) CUDA
-# build of it, give the address of PyTorch's own CPU index: make setup TORCH_INDEX=https://...
+# Three lanes, each with an environment of its own:
+#   locked  .venv         requirements/lock.txt, exact versions with hashes; everything but the next two runs in it
+#   lowest  .venv-lowest  requirements/lowest.txt, the floors of pyproject.toml
+#   newest  .venv-newest  what the package index has today
+#
+# torch comes from requirements/torch.txt. Where pip would pick its (much larger) CUDA build for a Linux machine without
+# an NVIDIA GPU, give the address of PyTorch's own CPU index: make setup TORCH_INDEX=https://...
 
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH := torch==2.13.0
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
 TORCH_INDEX :=
 PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
+# The core suite, which the lowest and the newest lane run: the log and what recovery reads from it, the engine's
+# arithmetic, the API, and the official SDK from end to end. Two files with minutes of arithmetic are left out.
+CORE := tests/unit/oplog tests/unit/protocol tests/unit/api tests/unit/cli tests/integration/test_oplog.py \
+  tests/integration/test_oplog_upgrade.py tests/integration/test_restart.py tests/integration/test_engine_death.py \
+  tests/e2e/test_sdk.py tests/e2e/test_sdk_training.py tests/e2e/test_sdk_sampling.py tests/e2e/test_sdk_samplers.py \
+  tests/unit/engine --ignore=tests/unit/engine/test_short_memory.py --ignore=tests/unit/engine/test_sampling_in_company.py
+KILLS := tests/torture/test_kills.py
 RECIPES := .venv-recipes
 # The newest cookbook needs renderers that are not published for every platform.
 COOKBOOK := 'tinker-cookbook[math-rl,multiplayer-rl]==0.5.8' 'setuptools<81'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test recipes recipes-page kills conformance torture full-size lint format bench docs clean
+.PHONY: help setup demo test test-lowest test-newest recipes recipes-page kills kills-short conformance torture \
+  full-size lint format bench docs lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything in it, and fetch the embedded model
 
@@ -26,6 +40,17 @@ demo: setup ## train a real model by rejection sampling and show its accuracy ri
 
 test: setup ## run the tests (all but the kills)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture
+
+test-lowest: $(LOWEST)/.installed ## run the core suite with the oldest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest $(PYTEST_ARGS) $(CORE)
+
+test-newest: $(NEWEST)/.installed ## run the core suite and a few kills with the newest of everything
+	@if $(NEWEST)/bin/python requirements/compare.py; then \
+	  echo "The newest of everything is what the lock has; make test and make kills-short run it."; \
+	else \
+	  export OMP_NUM_THREADS=1 EZTINKER_TORTURE=short && \
+	  $(NEWEST)/bin/pytest $(PYTEST_ARGS) $(CORE) && $(NEWEST)/bin/pytest $(KILLS); \
+	fi
 
 recipes: $(RECIPES)/.installed ## run unmodified recipes of the official cookbook, one of each kind; verdicts go to build/recipes.md
 	OMP_NUM_THREADS=1 $(RECIPES)/bin/python -m tests.recipes build/recipes.md
@@ -36,6 +61,9 @@ recipes-page: $(RECIPES)/.installed ## run every recipe, and the cookbook's own 
 
 kills: setup ## kill engines and servers dozens of times under the unmodified SDK (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/torture
+
+kills-short: setup ## kill them a few times, as every change must pass
+	OMP_NUM_THREADS=1 EZTINKER_TORTURE=short $(BIN)/pytest $(KILLS)
 
 conformance: setup ## run the tests that show conformance and write docs/conformance.md
 	OMP_NUM_THREADS=1 EZTINKER_FULL_SIZE=1 $(BIN)/python -m tests.conformance -n 2
@@ -61,23 +89,53 @@ bench: setup ## measure speed and memory against transformers and peft, and the 
 docs: $(VENV)/.installed ## write the generated pages of docs/
 	$(BIN)/eztinker settings --markdown > docs/configuration.md
 
-clean: ## remove the environments and what tools cached
-	rm -rf $(VENV) $(RECIPES) .pytest_cache .ruff_cache .nox .hypothesis
+lock: $(VENV)/.python ## write requirements/lock.txt and lowest.txt anew from pyproject.toml and the package index
+	$(BIN)/python -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet uv packaging
+	build/lock/bin/python requirements/lock.py
 
-$(VENV)/.python:
+clean: ## remove the environments and what tools cached
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(RECIPES) build/lock .pytest_cache .ruff_cache .nox .hypothesis
+
+define install_torch
+$(@D)/bin/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --requirement requirements/torch.txt
+endef
+
+# What the lock names is installed as it stands. torch comes after it, so that all it needs but NVIDIA's packages is
+# there; the project comes last, and is built with what the lock has.
+define install_locked
+$(@D)/bin/python -m pip install --require-hashes --no-deps --requirement $(1)
+$(install_torch)
+$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+touch $@
+endef
+
+$(VENV)/.python $(LOWEST)/.python $(NEWEST)/.python:
 	@for python in $(PYTHONS); do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    exec $$python -m venv $(VENV); \
+	    exec $$python -m venv $(@D); \
 	  fi; \
 	done; \
 	echo "Python 3.11 or newer is needed; none of these is: $(PYTHONS)" >&2; exit 1
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.python pyproject.toml
-	command -v nvidia-smi >/dev/null || $(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
-	$(BIN)/pip install --editable . --group dev
-	touch $@
+# The oldest versions have no wheels for newer interpreters.
+$(LOWEST)/.python: PYTHONS := python3.11
+
+$(VENV)/.installed: $(VENV)/.python requirements/lock.txt requirements/torch.txt pyproject.toml
+	$(call install_locked,requirements/lock.txt)
+
+$(LOWEST)/.installed: $(LOWEST)/.python requirements/lowest.txt requirements/torch.txt pyproject.toml
+	$(call install_locked,requirements/lowest.txt)
+
+# Never up to date: what is newest is the package index's to say. torch alone stays as pinned, for another one may be
+# the CUDA build.
+.PHONY: $(NEWEST)/.installed
+$(NEWEST)/.installed: $(NEWEST)/.python
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(install_torch)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+	  --constraint requirements/torch.txt --editable . --group test
 
 $(VENV)/.embedded-model: $(VENV)/.installed
 	$(BIN)/eztinker fetch

@@ -130,6 +130,20 @@ def test_a_log_of_a_newer_version_is_left_alone_with_one_sentence(tmp_path: Path
     )
 
 
+def test_the_start_names_untested_versions_in_one_line(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The metadata of a later msgspec lies in front of the real one."""
+    metadata = tmp_path / "site" / "msgspec-999.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: msgspec\nVersion: 999\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    with child_server(tmp_path / "data", ["--base-model", f"{MODEL}={tiny_model_dir}"]):
+        printed = (tmp_path / "data" / LOG_FILE).read_text()
+    (note,) = [line for line in printed.splitlines() if line.startswith("Note: ")]
+    assert "msgspec 999 is newer than" in note
+
+
 def test_a_signal_stops_the_server_cleanly(tmp_path: Path, tiny_model_dir: Path):
     for number in (signal.SIGTERM, signal.SIGINT):
         command = [sys.executable, "-m", "eztinker", "server", "--port", "0", "--data-dir", str(tmp_path)]

@@ -23,6 +23,7 @@ ABOVE_THE_ENGINE = {
     "client_settings",
     "home",
     "standard_streams",
+    "tested_versions",
 }
 MAY_IMPORT = {
     "protocol": WORDS,

@@ -18,6 +18,7 @@ from eztinker.client_settings import client_settings, server_is_up
 from eztinker.data_dir import local_data_dir
 from eztinker.errors import ConfigError
 from eztinker.keys import read_api_key
+from eztinker.tested_versions import install_command, newest_tested, untested_packages
 
 GIGABYTE = 10**9
 _ENOUGH_MEMORY = 4 * GIGABYTE
@@ -56,6 +57,7 @@ class Finding:
 
 def all_checks() -> Iterator[Finding]:
     yield check_python()
+    yield check_packages()
     yield check_engine()
     yield check_memory(_total_memory())
     yield check_disk(local_data_dir())
@@ -68,6 +70,14 @@ def all_checks() -> Iterator[Finding]:
 
 def check_python() -> Finding:
     return Finding("python", Verdict.GOOD, f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def check_packages() -> Finding:
+    untested = untested_packages()
+    if untested:
+        found = "\n".join(str(package) for package in untested)
+        return Finding("packages", Verdict.NOTE, found, f"if something fails: {install_command(untested)}")
+    return Finding("packages", Verdict.GOOD, f"all {len(newest_tested())} within the tested versions")
 
 
 def check_engine() -> Finding:

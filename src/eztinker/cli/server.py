@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from eztinker.addresses import url_of
 from eztinker.data_dir import RunningServer, announced, claim
 from eztinker.errors import ConfigError, ServerError
 from eztinker.keys import KEY_FILE, StoredKey, ensure_api_key
+from eztinker.tested_versions import as_note, untested_packages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -144,6 +146,8 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
     stored = None if config.api_key else ensure_api_key(config.data_dir)
     check_storage(config)
     catalog = load_catalog(config.base_model, Console(stderr=True))
+    if untested := untested_packages():
+        sys.stderr.write(f"Note: {as_note(untested)}\n")
     note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))
     with announced(config.data_dir, note):
         Console(soft_wrap=True).print(_panel(note.url, config, catalog.names, stored))
