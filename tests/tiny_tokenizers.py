@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -42,3 +44,7 @@ def byte_tokenizer(chat_template: str | None = None, *, starts_with: str | None 
     )
     fast.chat_template = chat_template
     return fast
+
+
+def num_start_tokens(tokens: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> int:
+    return sum(token == tokenizer.bos_token_id for token in tokens)

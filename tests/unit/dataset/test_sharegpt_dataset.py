@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from eztinker.dataset import ShareGPTDataset
 from eztinker.errors import DataDamaged, DataNotFound, InvalidInput
-from tests.tiny_tokenizers import CHATML, LAST_THINKS, LLAMA3, byte_tokenizer
+from tests.tiny_tokenizers import CHATML, LAST_THINKS, LLAMA3, byte_tokenizer, num_start_tokens
 
 FORGETFUL = CHATML.replace("{{ message.content }}", "{{ message.content if loop.last else '...' }}")
 PICKY = CHATML.replace(
@@ -276,7 +276,7 @@ def test_a_template_that_writes_the_start_token_gets_no_second_one(tmp_path: Pat
     tokenizer = byte_tokenizer(LLAMA3, starts_with="<|begin_of_text|>")
     dataset = ShareGPTDataset(write_jsonl(tmp_path / "chats.jsonl", {"messages": TWO_ROUNDS}), tokenizer)
     assert dataset[0]["input_ids"] == template_tokens(TWO_ROUNDS, tokenizer)
-    assert dataset[0]["input_ids"].count(tokenizer.bos_token_id) == 1
+    assert num_start_tokens(dataset[0]["input_ids"], tokenizer) == 1
 
 
 def test_the_embedded_models_template_gives_its_own_tokens(tmp_path: Path, embedded_model_dir: Path) -> None:
