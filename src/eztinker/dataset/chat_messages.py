@@ -145,7 +145,7 @@ def _switched(message: Message, name: str, value: Any, number: int) -> Message:
 def _refuse_unknown(fields: Mapping[str, Any], place: str, known: frozenset[str] | set[str]) -> None:
     unknown = sorted(name for name, value in fields.items() if name not in known and _says_something(value))
     if unknown:
-        names = ", ".join(map(_shown, unknown[:5]))
+        names = ", ".join(map(_shown, unknown[:10]))
         raise InvalidInput(
             f"{place} has {names}, which is not supported and may change what is learned; leave it out of the file"
         )

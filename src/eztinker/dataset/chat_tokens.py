@@ -117,7 +117,7 @@ def _rendered(
         return str(
             tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt)
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise InvalidInput(f"the tokenizer's chat template refuses the conversation: {error}") from error
 
 

@@ -87,7 +87,7 @@ def _line_at(content: bytes, position: int) -> int:
 
 def _record(place: str, text: str) -> Record:
     if len(text) > MAX_RECORD_CHARS:
-        return Record(place, None, f"it has {len(text)} characters; a record has at most {MAX_RECORD_CHARS}")
+        return Record(place, None, _too_long(text))
     decoder = _Decoder()
     try:
         return decoder.record(place, decoder.decode(text), text)
@@ -127,7 +127,9 @@ class _Decoder(json.JSONDecoder):
         super().__init__(object_pairs_hook=self._object, parse_constant=self._constant)
 
     def record(self, place: str, value: Any, text: str) -> Record:
-        if not isinstance(value, dict):
+        if len(text) > MAX_RECORD_CHARS:
+            self._fault = _too_long(text)
+        elif not isinstance(value, dict):
             self._fault = f"expected a JSON object, got {_kind_of(value)}"
         elif _ESCAPED_SURROGATE.search(text) and _has_lone_surrogate(value):
             self._fault = (
@@ -153,6 +155,10 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 def _next_char(text: str, position: int) -> int:
     match = _SPACE.match(text, position)
     return match.end() if match else position
+
+
+def _too_long(text: str) -> str:
+    return f"it has {len(text)} characters; a record has at most {MAX_RECORD_CHARS}"
 
 
 def _fault_of(error: Exception) -> str:

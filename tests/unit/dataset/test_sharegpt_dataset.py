@@ -151,6 +151,12 @@ def test_a_templates_own_refusal_is_passed_on_with_the_line(tmp_path: Path) -> N
         ShareGPTDataset(path, byte_tokenizer(PICKY))
 
 
+def test_a_template_that_fails_on_a_conversation_is_named_with_the_line(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "chats.jsonl", {"messages": OPENAI_TURNS})
+    with pytest.raises(DataDamaged, match=r"Line 1 .*chat template refuses the conversation"):
+        ShareGPTDataset(path, byte_tokenizer("{{ messages[0].content + 1 }}"))
+
+
 def test_shuffling_is_seeded_and_happens_before_the_cut(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     records = [{"messages": [{"role": "user", "content": str(n)}, OPENAI_TURNS[1]]} for n in range(30)]
     path = write_jsonl(tmp_path / "chats.jsonl", *records)

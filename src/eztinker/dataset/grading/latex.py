@@ -9,9 +9,10 @@ _FONT = (
     r"|mbox|hbox|emph|operatorname|underline|boldsymbol)"
 )
 _POWER = r"\s?\^\s?-?[0-9]{1,2}"
-_PART = r"(?:\{\s?([0-9]{1,30})\s?\}|([0-9]))"
+# Each pattern begins with the character it is looked up by, which keeps the search fast.
 _REWRITES = [
-    (re.compile(r"(?<=[0-9])(?:\{,\}|,\\[,!])(?=[0-9])"), ","),
+    (re.compile(r"\{,\}(?<=[0-9]\{,\})(?=[0-9])"), ","),
+    (re.compile(r",\\[,!](?=[0-9])"), ","),
     (re.compile(r"\\!"), ""),
     (re.compile(r"\\(?:[ ,;:]|(?:q?quad|(?:thin|med|thick|en)?space|left|right|displaystyle)(?![A-Za-z]))"), " "),
     (re.compile(r"\\[hv]space\*?\{[^{}\n]{0,20}\}"), " "),
@@ -20,13 +21,12 @@ _REWRITES = [
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),
     (re.compile(r"\\div(?![A-Za-z])"), "÷"),
     (re.compile(r"\\(?:approx|sim|simeq|cong|doteq)(?![A-Za-z])"), " about "),
-    (re.compile(r"(?:\{\})?\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\(?:text)?degree(?![A-Za-z])"), " degrees "),
+    (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?"), " degrees "),
+    (re.compile(r"\\(?:text)?degree(?![A-Za-z])"), " degrees "),
     (re.compile(r"\\(?:rm|bf|it|sf|large|Large|normalsize)(?![A-Za-z])\s?"), ""),
-    (re.compile(r"\$?\^\s?\{\s?(-?[0-9]{1,30})\s?\}"), r"^\1"),
-    (re.compile(rf"(?<=[0-9])\s?\\[cdt]?frac\s?{_PART}\s?{_PART}"), r" \1\2/\3\4"),  # a mixed number
-    (re.compile(rf"\\[cdt]?frac\s?{_PART}\s?{_PART}"), r"\1\2/\3\4"),
-    (re.compile(rf"\\[cdt]?frac\s?\{{\s?(-[0-9]{{1,30}})\s?\}}\s?{_PART}"), r"\1/\2\3"),
+    (re.compile(r"\^\s?\{\s?(-?[0-9]{1,30})\s?\}"), r"^\1"),
 ]
+_FRACTION = re.compile(r"\\[cdt]?frac\s?(?:\{\s?(-?[0-9]{1,30})\s?\}|([0-9]))\s?(?:\{\s?([0-9]{1,30})\s?\}|([0-9]))")
 _WORDS = re.compile(rf"\\{_FONT}\s?\{{([^{{}}\n]{{0,200}})\}}({_POWER})?")
 _EXPONENT_OF_A_UNIT = re.compile(r"(?<=[A-Za-z])\s?\$?\^-?[0-9]{1,2}\$?")
 _VARIABLE = re.compile(r"[abeijnoqruvwxyz]")
@@ -38,7 +38,15 @@ def plain_latex(text: str) -> str:
         return text
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _FRACTION.sub(_plain_fraction, text.replace("{}", ""))
     return _WORDS.sub(_plain_words, text).replace("~", " ")
+
+
+def _plain_fraction(match: re.Match[str]) -> str:
+    """1/2, and behind a whole number the rest of a mixed one."""
+    before = match.string[max(0, match.start() - 2) : match.start()].rstrip()
+    space = " " if before[-1:].isdigit() else ""
+    return f"{space}{match[1] or match[2]}/{match[3] or match[4]}"
 
 
 def _plain_words(match: re.Match[str]) -> str:
