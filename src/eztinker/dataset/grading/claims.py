@@ -44,7 +44,8 @@ _BOUND_BEFORE = _any_of(
     r"(?<!left )(?<!carry )\b(?:over|under|above|below|beyond)",
     r"(?<![a-z] )(?<!\w)up to",  # "adds up to 5" states a sum
     r"\b(?:is|be|are|of|can|cost|costs|spend|for|have|has|holds?) up to",
-    r"\b(?:half(?: of)?(?: an?)?|twice|double|triple|thrice|(?:third|quarter|fifth|tenth|half|percent)s? of)|%[ ]?of\b",
+    r"\b(?:half(?: of)?(?: an?)?|twice|double|triple|thrice|(?:third|quarter|fifth|tenth|half|percent)s? of)",
+    r"(?:%|[0-9]/[0-9]{1,3}) ?of\b",
     rf"(?<![-=<>|]){_RELATION}",
 )
 _BEFORE = re.compile(rf"(?:(?P<denied>{_DENIED_BEFORE})|(?P<bound>{_BOUND_BEFORE})){_OPENING}\Z")
@@ -60,7 +61,7 @@ _DENIED_AFTER = (
 )
 _BOUND_AFTER = _any_of(
     r"\b(?:or|and) (?:more|less|fewer|greater|higher|lower|above|below|over|under|up|better|so)\b",
-    r"\bat (?:least|most)\b|\b(?:maximum|max|minimum)\b|\bbelow zero\b",
+    r"\bat (?:least|most)\b|\b(?:maximum|max|minimum)\b|\bbelow zero\b|\bof [0-9]",
     rf"\b{_COMPARED} than{_OPENING}-?[.0-9]",
     rf"(?:{_RELATION}|{_UNEQUAL})(?!\|)",
 )

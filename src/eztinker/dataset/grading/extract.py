@@ -46,6 +46,7 @@ _LEAD_IN = re.compile(
 _MATH = re.compile(
     r"[\s:*]{0,6}(?:\$(?P<dollars>[^$\n]{1,200}(?<![\s,]))\$(?!\d)|\\[(\[](?P<brackets>[^\n]{1,200}?)\\[)\]])"
 )
+_BRACES = re.compile(r"\{([^{}]*)\}")
 _WORDS = re.compile(r"[^0-9.!?\n-]{0,40}")
 _COMPUTES_ON = re.compile(rf"(?:{VARIABLE}|[ ]?{COMPUTES}|\^)[^$\n,;]{{0,100}}")
 """What makes a number after "the answer is" the first part of a formula."""
@@ -120,6 +121,8 @@ def _braced(text: str, mark: re.Match[str]) -> str:
 def _answer_in(content: str) -> Answer | None:
     """The answer in text that is an answer as a whole: its one number, without the words around it, or all of it."""
     content = content.strip().strip("$").rstrip(".").strip()
+    if in_braces := _BRACES.fullmatch(content):
+        content = in_braces[1].strip()
     if not re.search(r"\w", content):
         return None
     numbers = numbers_in(content)
