@@ -46,6 +46,7 @@ _LEAD_IN = re.compile(
 _MATH = re.compile(
     r"[\s:*]{0,6}(?:\$(?P<dollars>[^$\n]{1,200}(?<![\s,]))\$(?!\d)|\\[(\[](?P<brackets>[^\n]{1,200}?)\\[)\]])"
 )
+_BRACE = re.compile(r"[{}]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _WORDS = re.compile(r"[^0-9.!?\n-]{0,40}")
 _COMPUTES_ON = re.compile(rf"(?:{VARIABLE}|[ ]?{COMPUTES}|\^)[^$\n,;]{{0,100}}")
@@ -92,8 +93,10 @@ def _marked_answer(text: str, marks: list[re.Match[str]], place: int) -> Answer 
 def _boxed_answer(text: str, mark: re.Match[str], earlier: re.Match[str] | None) -> Answer | None:
     content = _braced(text, mark)
     answer = _answer_in(content)
+    if answer is None:
+        return None
     claim = claim_about(text, mark.start(), mark.end() + len(content) + 1)
-    if answer is None or claim == "denied":
+    if claim == "denied":
         return None
     if claim or (earlier and earlier["brace"] and _are_two_answers(text, earlier, mark)):
         return Answer(answer.text, is_one_value=False)
@@ -111,10 +114,10 @@ def _braced(text: str, mark: re.Match[str]) -> str:
     """The text up to the brace that closes the mark's; nothing where none does."""
     content = text[mark.end() : mark.end() + MAX_ANSWER_CHARS]
     depth = 1
-    for position, char in enumerate(content):
-        depth += (char == "{") - (char == "}")
+    for brace in _BRACE.finditer(content):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return content[:position]
+            return content[: brace.start()]
     return ""
 
 
