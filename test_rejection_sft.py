@@ -68,13 +68,14 @@ def check_tokenizer() -> str:
 
 
 def check_training_session() -> str:
+    from eztinker.dataset.start_tokens import encode_prompt
     from eztinker.rl.sampling import SamplingSpec, encode, stop_token_id
     from eztinker.rl.training import Example, submit_step
 
     run = _training_run()
     prompt = f"Question: {QUESTION}\nAnswer:"
     example = Example(
-        prompt_tokens=encode(run.tokenizer, prompt), completion_tokens=encode(run.tokenizer, " 7 + 5 = 12")
+        prompt_tokens=encode_prompt(run.tokenizer, prompt), completion_tokens=encode(run.tokenizer, " 7 + 5 = 12")
     )
     steps = [submit_step(run.client, [example], stop_token_id(run.tokenizer), learning_rate=1e-3) for _ in range(2)]
     first, second = (step.mean_loss() for step in steps)

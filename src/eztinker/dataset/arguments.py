@@ -15,3 +15,11 @@ def check_split(split: str) -> None:
     """Raises InvalidInput for anything but "train" and "test"."""
     if split not in ("train", "test"):
         raise InvalidInput(f"split must be 'train' or 'test', got {split!r}", field="split")
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises InvalidInput for half a surrogate pair, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{name} has half a surrogate pair at character {error.start + 1}", field=name) from error

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from eztinker.dataset.arguments import check_max_samples, check_split
 from eztinker.dataset.grading import extract_answer
+from eztinker.dataset.json_records import Record, read_records
 from eztinker.dataset.math_dataset import MathDataset, MathExample
-from eztinker.errors import DataDamaged, DataNotFound
+from eztinker.errors import DataDamaged, DataNotFound, InvalidInput
 
 DATA_DIR_VARIABLE = "EZTINKER_GSM8K_DIR"
 HUB_REPOSITORY = "openai/gsm8k"
@@ -64,35 +64,33 @@ class GSM8KDataset(MathDataset):
         check_split(split)
         check_max_samples(max_samples)
         directory = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-        rows = _rows_in(Path(directory) / f"{split}.jsonl") if directory else _rows_on_hub(split)
-        super().__init__([_example(row) for row in rows[:max_samples]], use_math_verify=use_math_verify)
+        source = Path(directory) / f"{split}.jsonl" if directory else HUB_REPOSITORY
+        records = _records_in(source) if isinstance(source, Path) else _records_on_hub(split)
+        examples = [_example(record, source) for record in records[:max_samples]]
+        super().__init__(examples, use_math_verify=use_math_verify)
 
 
-def _example(row: dict[str, Any]) -> MathExample:
-    return MathExample(
-        question=row["question"], ground_truth=row["answer"], extracted_answer=extract_answer(row["answer"])
-    )
-
-
-def _rows_in(path: Path) -> list[dict[str, Any]]:
+def _example(record: Record, source: str | Path) -> MathExample:
+    row = record.value
+    texts = [row.get(name) for name in ("question", "answer")] if record.fault is None else []
+    fault = record.fault or "expected a JSON object with the texts question and answer"
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataDamaged(f"{record.place} of {source} is not a problem: {fault}")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataNotFound(f"GSM8K cannot be read from {path}. {_WAYS_TO_GET_IT}") from error
-    return [_parsed_row(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
+        answer = extract_answer(row["answer"])
+    except InvalidInput as error:
+        raise DataDamaged(f"{record.place} of {source} is not a problem: {error.message}") from error
+    return MathExample(question=row["question"], ground_truth=row["answer"], extracted_answer=answer)
 
 
-def _parsed_row(line: str, path: Path, number: int) -> dict[str, Any]:
+def _records_in(path: Path) -> list[Record]:
     try:
-        row = json.loads(line)
-        if isinstance(row["question"], str) and isinstance(row["answer"], str):
-            return row
-    except (ValueError, LookupError, TypeError):
-        pass
-    raise DataDamaged(f"Line {number} of {path} is not a problem; expected a JSON object with question and answer")
+        return read_records(path)
+    except DataNotFound as error:
+        raise DataNotFound(f"GSM8K is not here: {error.message}. {_WAYS_TO_GET_IT}") from error
 
 
-def _rows_on_hub(split: str) -> list[dict[str, Any]]:
+def _records_on_hub(split: str) -> list[Record]:
     """The hub's copy, from its cache where it was downloaded before. The hub's client shows a progress bar."""
     try:
         from huggingface_hub import hf_hub_download
@@ -103,4 +101,5 @@ def _rows_on_hub(split: str) -> list[dict[str, Any]]:
         raise DataNotFound(f"Reading GSM8K from the hub needs {error.name}. {_WAYS_TO_GET_IT}") from error
     except (OSError, ValueError) as error:
         raise DataNotFound(f"The Hugging Face hub did not give {HUB_REPOSITORY}. {_WAYS_TO_GET_IT}") from error
-    return parquet.read_table(path).to_pylist()
+    rows = parquet.read_table(path).to_pylist()
+    return [Record(f"Row {number}", row) for number, row in enumerate(rows, start=1)]

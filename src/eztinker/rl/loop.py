@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from eztinker.dataset.start_tokens import encode_prompt
 from eztinker.rl.adapter import download_adapter
 from eztinker.rl.buffer import load_buffer, save_buffer
 from eztinker.rl.config import Recipe, RejectionSFTConfig
@@ -25,7 +26,7 @@ from eztinker.rl.report import write_report
 from eztinker.rl.report.summary import ADAPTER_DIR
 from eztinker.rl.rollouts import Rollout, graded, keep_random, keep_right
 from eztinker.rl.runs import TrainingRun, new_run, resume_run
-from eztinker.rl.sampling import Sampler, SamplingSpec, encode, stop_token_id
+from eztinker.rl.sampling import Sampler, SamplingSpec, stop_token_id
 from eztinker.rl.state import STATE_FILE, RunState, load_state, round_report, save_state
 from eztinker.rl.training import Example, submit_step
 
@@ -132,7 +133,7 @@ class RejectionSFT:
         """One pass over the kept rollouts; the loss of each optimizer step."""
         tokenizer = self._run.tokenizer
         examples = [
-            Example(prompt_tokens=encode(tokenizer, rollout.prompt), completion_tokens=rollout.tokens)
+            Example(prompt_tokens=encode_prompt(tokenizer, rollout.prompt), completion_tokens=rollout.tokens)
             for rollout in rollouts
             if rollout.is_kept
         ]

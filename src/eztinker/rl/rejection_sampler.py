@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eztinker.dataset.start_tokens import encode_prompt
 from eztinker.errors import InvalidInput
 from eztinker.rl.buffer import load_buffer, save_buffer
 from eztinker.rl.jobs import queue_training, wait_for_job
@@ -98,7 +99,8 @@ def select_best_candidate_and_train(
         return result | {"skip_reason": f"none of {len(candidates)} candidates gave the answer {ground_truth}"}
     run = open_run(run_id)
     example = Example(
-        prompt_tokens=encode(run.tokenizer, prompt), completion_tokens=encode(run.tokenizer, candidates[best])
+        prompt_tokens=encode_prompt(run.tokenizer, prompt or question),
+        completion_tokens=encode(run.tokenizer, candidates[best]),
     )
     result["job_id"] = queue_training(run, [example], learning_rate)
     if wait:

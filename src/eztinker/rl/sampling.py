@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eztinker.dataset.start_tokens import encode_prompt
 from eztinker.rl.connection import sdk_errors
 
 if TYPE_CHECKING:
@@ -73,14 +74,14 @@ class Sampler:
             seed=spec.seed,
             stop=list(spec.stop) or None,  # an empty list would switch off the end-of-sequence token
         )
-        model_input = tinker.ModelInput.from_ints(encode(self.tokenizer, prompt))
+        model_input = tinker.ModelInput.from_ints(encode_prompt(self.tokenizer, prompt))
         with sdk_errors():
             response = self.client.sample(model_input, num_samples, params)
         return PendingCompletions(response, self.tokenizer, spec.stop)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The tokens of `text` alone; special tokens only where the text spells them out."""
+    """The tokens of a completion: no start token, and other special tokens only where `text` spells them out."""
     return tokenizer.encode(text, add_special_tokens=False)
 
 

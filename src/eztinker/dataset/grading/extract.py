@@ -1,128 +1,174 @@
 """Finds the final answer in a response.
 
 An answer is *marked* by `####`, `\\boxed{}` or "the answer is"; the last mark with a value counts. Without a mark it
-is the last number that is stated rather than worked with: in "5 + 7 = 12" that is 12, in "10-3" there is none.
+is the last number that is stated.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 
-from eztinker.dataset.grading.numbers import NUMBER, parse_number
+from eztinker.dataset.grading.claims import claim_about, is_joined
+from eztinker.dataset.grading.spelling import plain
+from eztinker.dataset.grading.statements import (
+    COMPUTES,
+    EXPRESSION,
+    UNIT,
+    VARIABLE,
+    Answer,
+    is_stated,
+    last_stated_number,
+    numbers_in,
+    spelled_number,
+)
 
 MAX_RESPONSE_CHARS = 65_536
 """Of a longer response the end is read: the last answer wins."""
 MAX_ANSWER_CHARS = 300
 
-_UNIT = r"(?:[ ]?[A-Za-z]{2,20})?[ \t]{0,3}"
-_OPERATOR = rf"{_UNIT}(?:[-+*/×÷^]|\*\*|x(?=[ \t]?[$0-9]))[ \t]{{0,3}}"
-_EXPRESSION = re.compile(rf"{NUMBER}(?:{_OPERATOR}{NUMBER})*+")
-_GOES_ON = re.compile(rf"{_UNIT}(?:[=+×÷^]|[-*/][ \t]?\()")
-_EQUALS = re.compile(rf"{_UNIT}=[ \t]{{0,3}}")
-_ENDS_IN_OPERATOR = re.compile(r"(?:[+*/×÷^]|[0-9)\]}%] ?-)\Z")
-_HEDGE = re.compile(rf"{_UNIT}[ ,]or[ ]{{1,3}}{NUMBER}")
-_FORMULA = re.compile(r"[\\{}_^|<>&;]|[0-9] ?[nxyz]\b")
+_EQUALS = re.compile(rf"{UNIT}=[ \t]{{0,3}}")
+_FORMULA = re.compile(r"[\\{}_^|<>&;]|[0-9] ?[nxyz]\b|[0-9][abeijoqruvw]\b")
 """In a formula a number is a part, not the answer."""
+_RELATION = re.compile(r"[<>±]|!=|\\(?:[gl](?:t|eq?|eqslant)|neq?|pm)(?![A-Za-z])")
 
 _MARK = re.compile(
     r"(?P<line>####)"
     r"|\\(?:boxed|fbox)\s?(?P<brace>\{)"
-    r"|\banswer\b[^.\n0-9=\\#]{0,60}?(?:\b(?:is|equals|would be|should be)\b(?!\s+not\b)|(?P<colon>:)|=)",
+    r"|\banswers?\b[^.\n0-9=\\#]{0,60}?(?:\b(?:is|are|equals|would be|should be)\b(?!\s+not\b)|(?P<colon>:)|=)",
     re.IGNORECASE,
 )
-_LEAD_IN = re.compile(r"[^\w.-]{0,8}(?:(?:about|approximately|exactly|just|only|simply|[a-z] ?=) ?)?[^\w.\n-]{0,8}")
+_LEAD_IN = re.compile(
+    r"[^\w.-]{0,8}(?:(?:about|approx(?:imately)?|around|roughly|exactly|just|only|simply|either|both|between|from"
+    r"|[a-z] ?=) ?)?[^\w.\n-]{0,8}"
+)
 """What may stand between "the answer is" and the answer: punctuation, money signs, "about", "x ="."""
-
-_SPELLINGS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "％": "%", "·": "*", "\u00a0": " ", "\u202f": " "})
-_REWRITES = [
-    (re.compile(r"<<[^<>\n]{0,200}>>"), ""),  # GSM8K's calculator notes
-    (re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!])(?=[0-9])"), ","),  # thousands as LaTeX spaces them
-    (re.compile(r"\\([%$])"), r"\1"),
-    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),
-    (re.compile(r"\\div(?![A-Za-z])"), "÷"),
-    (re.compile(r"(?<=[0-9])\\[dt]?frac\{([0-9]{1,30})\}\{([0-9]{1,30})\}"), r" \1/\2"),  # a mixed number
-    (re.compile(r"\\[dt]?frac\{([0-9]{1,30})\}\{([0-9]{1,30})\}"), r"\1/\2"),
-    (re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}\n]{0,200})\}"), r" \1 "),
-    (re.compile(r"(?<![0-9])\*\*|\*\*(?![0-9])"), ""),  # bold, not a power
-]
+_MATH = re.compile(
+    r"[\s:*]{0,6}(?:\$(?P<dollars>[^$\n]{1,200}(?<![\s,]))\$(?!\d)|\\[(\[](?P<brackets>[^\n]{1,200}?)\\[)\]])"
+)
+_BRACE = re.compile(r"[{}]")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_WORDS = re.compile(r"[^0-9.!?\n-]{0,40}")
+_COMPUTES_ON = re.compile(rf"(?:{VARIABLE}|[ ]?{COMPUTES}|\^)[^$\n,;]{{0,100}}")
+"""What makes a number after "the answer is" the first part of a formula."""
+_JOINED_BOXES = re.compile(r"[\s$]{0,4}(?:,|&|,?\s?(?:and|or))[\s$]{0,4}(?:[a-z]\w?\s?=\s?)?", re.IGNORECASE)
+_DOUBT = re.compile(r"(?:(?:n't|\bnot) (?:think|believe|say|true|correct|right|the case)|\bdoubt)\b[^.!?\n]*\Z")
 
 
-def final_answer(response: str) -> str | None:
-    """The response's last answer in plain spelling ("1234", "3/4", "50%", "10-3", "x+1"), or None."""
-    text = _plain(response[-MAX_RESPONSE_CHARS:])
-    for mark in reversed(list(_MARK.finditer(text))):
-        answer = _marked_answer(text, mark)
+def final_answer(response: str) -> Answer | None:
+    """The response's last answer ("1234", "3/4", "50%", "10-3", "x+1"), or None."""
+    text = plain(response[-MAX_RESPONSE_CHARS:])
+    return _last_marked_answer(text) or last_stated_number(text)
+
+
+def expected_answer(ground_truth: str) -> Answer:
+    """The answer at the end of a worked solution; a ground truth that states no one number is the answer as a whole."""
+    text = plain(ground_truth[-MAX_RESPONSE_CHARS:])
+    answer = _last_marked_answer(text) or last_stated_number(text)
+    if answer and (answer.is_one_value or _MARK.search(text)):
+        return answer
+    return Answer(text.strip(), is_one_value=answer is None)
+
+
+def _last_marked_answer(text: str) -> Answer | None:
+    marks = list(_MARK.finditer(text))
+    for place in reversed(range(len(marks))):
+        answer = _marked_answer(text, marks, place)
         if answer:
             return answer
-    return _last_stated_number(text)
-
-
-def _plain(text: str) -> str:
-    text = text.translate(_SPELLINGS)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def _marked_answer(text: str, mark: re.Match[str]) -> str | None:
-    if mark["line"]:
-        return _answer_in(text[mark.end() : mark.end() + MAX_ANSWER_CHARS].split("\n", 1)[0])
-    if mark["brace"]:
-        return _answer_in(_braced(text[mark.end() : mark.end() + MAX_ANSWER_CHARS]))
-    return _answer_after_phrase(text, mark)
-
-
-def _braced(text: str) -> str:
-    """The text up to the brace that closes the one before it; nothing where none does."""
-    depth = 1
-    for position, char in enumerate(text):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return text[:position]
-    return ""
-
-
-def _answer_in(content: str) -> str | None:
-    """The answer in text that is an answer as a whole: its one number, without the words around it, or all of it."""
-    content = content.strip().strip("$").rstrip(".").strip()
-    if not _FORMULA.search(content):
-        content = content.rsplit("=", 1)[-1].strip()
-        expressions = list(_EXPRESSION.finditer(content))
-        if len(expressions) == 1 and _is_stated(content, expressions[0]):
-            return _spelled(expressions[0][0])
-    return content if re.search(r"\w", content) else None
-
-
-def _answer_after_phrase(text: str, mark: re.Match[str]) -> str | None:
-    lead_in = _LEAD_IN.match(text, mark.end())
-    expression = _EXPRESSION.match(text, lead_in.end() if lead_in else mark.end())
-    while expression and (equals := _EQUALS.match(text, expression.end())):
-        expression = _EXPRESSION.match(text, equals.end())
-    if expression is None or (mark["colon"] and "=" in text[expression.end() :].split("\n", 1)[0]):
-        return None  # working that happens to follow "Answer:"
-    if hedge := _HEDGE.match(text, expression.end()):
-        return text[expression.start() : hedge.end()]  # two answers are none; kept whole, they equal no number
-    return _spelled(expression[0])
-
-
-def _last_stated_number(text: str) -> str | None:
-    for expression in reversed(list(_EXPRESSION.finditer(text))):
-        if _is_stated(text, expression):
-            return _spelled(expression[0])
     return None
 
 
-def _is_stated(text: str, expression: re.Match[str]) -> bool:
-    """Whether it is one number that no operator or equals sign takes further."""
-    if parse_number(expression[0]) is None or _GOES_ON.match(text, expression.end()):
-        return False
-    before = text[max(0, expression.start() - 20) : expression.start()].rsplit("\n", 1)[-1].rstrip(" $")
-    if expression[0].startswith("-"):
-        return not before.endswith((")", "]", "}", "%"))
-    is_bullet = before in {"-", "*", "+"}
-    return is_bullet or not _ENDS_IN_OPERATOR.search(before)
+def _marked_answer(text: str, marks: list[re.Match[str]], place: int) -> Answer | None:
+    mark = marks[place]
+    if mark["line"]:
+        return _answer_in(text[mark.end() : mark.end() + MAX_ANSWER_CHARS].split("\n", 1)[0])
+    if mark["brace"]:
+        return _boxed_answer(text, mark, marks[place - 1] if place else None)
+    answer = _answer_after_phrase(text, mark)
+    is_doubted = _DOUBT.search(text, max(0, mark.start() - 60), mark.start())
+    return Answer(answer.text, is_one_value=False) if answer and is_doubted else answer
 
 
-def _spelled(expression: str) -> str:
-    number = parse_number(expression)
-    return number.text if number else expression.strip()
+def _boxed_answer(text: str, mark: re.Match[str], earlier: re.Match[str] | None) -> Answer | None:
+    content = _braced(text, mark)
+    answer = _answer_in(content)
+    if answer is None:
+        return None
+    claim = claim_about(text, mark.start(), mark.end() + len(content) + 1)
+    if claim == "denied":
+        return None
+    if claim or (earlier and earlier["brace"] and _are_two_answers(text, earlier, mark)):
+        return Answer(answer.text, is_one_value=False)
+    return answer
+
+
+def _are_two_answers(text: str, earlier: re.Match[str], mark: re.Match[str]) -> bool:
+    """Whether two boxes are given side by side, with different content."""
+    first, second = _braced(text, earlier), _braced(text, mark)
+    between = text[earlier.end() + len(first) + 1 : mark.start()]
+    return first.strip() != second.strip() and _JOINED_BOXES.fullmatch(between) is not None
+
+
+def _braced(text: str, mark: re.Match[str]) -> str:
+    """The text up to the brace that closes the mark's; nothing where none does."""
+    content = text[mark.end() : mark.end() + MAX_ANSWER_CHARS]
+    depth = 1
+    for brace in _BRACE.finditer(content):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return content[: brace.start()]
+    return ""
+
+
+def _answer_in(content: str) -> Answer | None:
+    """The answer in text that is an answer as a whole: its one number, without the words around it, or all of it."""
+    content = content.strip().strip("$").rstrip(".").strip()
+    if in_braces := _BRACES.fullmatch(content):
+        content = in_braces[1].strip()
+    if not re.search(r"\w", content):
+        return None
+    numbers = numbers_in(content)
+    pairs = itertools.pairwise(numbers)
+    if (
+        _RELATION.search(content)
+        or any(claim_about(content, *number.span()) for number in numbers)
+        or any(is_joined(content, *pair, is_answer=True) for pair in pairs)
+    ):
+        return Answer(content, is_one_value=False)
+    if not _FORMULA.search(content):
+        content = content.rsplit("=", 1)[-1].strip()
+        numbers = numbers_in(content)
+        if len(numbers) == 1 and is_stated(content, numbers[0]):
+            return Answer(spelled_number(numbers[0][0]))
+    return Answer(content)
+
+
+def _answer_after_phrase(text: str, mark: re.Match[str]) -> Answer | None:
+    if (math := _MATH.match(text, mark.end())) and re.search(r"[\\^]", content := math[1] or math[2]):
+        return _answer_in(content)
+    lead_in = _LEAD_IN.match(text, mark.end())
+    number = EXPRESSION.match(text, lead_in.end() if lead_in else mark.end())
+    while number and (equals := _EQUALS.match(text, number.end())):
+        number = EXPRESSION.match(text, equals.end())
+    if number is None:
+        return _bound_after_phrase(text, mark)
+    if mark["colon"] and "=" in text[number.end() :].split("\n", 1)[0]:
+        return None  # working that happens to follow "Answer:"
+    if formula := _COMPUTES_ON.match(text, number.end()):
+        return Answer(number[0] + formula[0])
+    claim = claim_about(text, *number.span())
+    following = EXPRESSION.search(text, number.end(), number.end() + MAX_ANSWER_CHARS)
+    if following and not claim and is_joined(text, number, following, is_answer=True):
+        return Answer(text[number.start() : following.end()], is_one_value=False)
+    if claim == "denied":
+        return None
+    return Answer(spelled_number(number[0]), is_one_value=claim is None)
+
+
+def _bound_after_phrase(text: str, mark: re.Match[str]) -> Answer | None:
+    """The answer in "the answer is at least 5"."""
+    words = _WORDS.match(text, mark.end())
+    number = EXPRESSION.match(text, words.end()) if words else None
+    is_bound = number is not None and claim_about(text, *number.span()) == "bound"
+    return Answer(text[mark.end() : number.end()].strip(), is_one_value=False) if number and is_bound else None

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-from eztinker.dataset.grading.extract import MAX_ANSWER_CHARS, final_answer
-from eztinker.dataset.grading.numbers import as_latex, is_same_number, parse_number
+from eztinker.dataset.grading.asked_scale import without_asked_scale
+from eztinker.dataset.grading.extract import MAX_ANSWER_CHARS, expected_answer, final_answer
+from eztinker.dataset.grading.numbers import (
+    ExactNumber,
+    as_latex,
+    is_same_number,
+    is_same_ratio,
+    parse_number,
+    parse_ratio,
+)
 from eztinker.dataset.grading.prompt_echo import without_prompt
+from eztinker.dataset.grading.statements import Answer
 from eztinker.dataset.grading.verifier import shared_verifier
 from eztinker.errors import InvalidInput
 
@@ -57,9 +66,12 @@ def evaluate_answers(
     if not len(model_responses) == len(ground_truths) == len(questions):
         counts = (len(model_responses), len(ground_truths), len(questions))
         raise InvalidInput(f"Grading needs one ground truth and one question per response, got {counts} of each")
-    expected = [extract_answer(ground_truth) for ground_truth in ground_truths]
+    expected = [
+        _expected(without_asked_scale(truth, question))
+        for truth, question in zip(ground_truths, questions, strict=True)
+    ]
     answers = [
-        final_answer(without_prompt(response, question))
+        final_answer(without_asked_scale(without_prompt(response, question), question))
         for response, question in zip(model_responses, questions, strict=True)
     ]
     verdicts = _math_verify_verdicts(expected, answers) if use_math_verify else [None] * len(answers)
@@ -68,21 +80,38 @@ def evaluate_answers(
 
 def extract_answer(ground_truth: str) -> str:
     """The answer at the end of a worked solution, thousands commas removed: "... #### 1,234" gives "1234"."""
-    answer = final_answer(ground_truth) or ground_truth.strip()
-    if not answer:
+    return _expected(ground_truth).text
+
+
+def _expected(ground_truth: str) -> Answer:
+    answer = expected_answer(ground_truth)
+    if not answer.text:
         raise InvalidInput("The ground truth is empty; give the expected answer, such as '72' or '... #### 72'")
     return answer
 
 
-def _math_verify_verdicts(expected: Sequence[str], answers: Sequence[str | None]) -> list[bool | None]:
-    """One verdict per answer; None where there is no answer, or none of a size that could be right."""
+def _math_verify_verdicts(expected: Sequence[Answer], answers: Sequence[Answer | None]) -> list[bool | None]:
+    """One verdict per answer; None where there is nothing that math-verify should compare."""
     pairs = {
-        position: (_latex(truth), _latex(answer))
+        position: (_latex(truth.text), _latex(answer.text))
         for position, (truth, answer) in enumerate(zip(expected, answers, strict=True))
-        if answer is not None and max(len(truth), len(answer)) <= MAX_ANSWER_CHARS
+        if answer is not None and _is_for_math_verify(truth, answer)
     }
     verdicts = dict(zip(pairs, shared_verifier().verdicts(list(pairs.values())), strict=True))
     return [verdicts.get(position) for position in range(len(answers))]
+
+
+def _is_for_math_verify(truth: Answer, answer: Answer) -> bool:
+    """Whether both are of a size that could be right, and neither is a ratio, nor a bound set against a number."""
+    if max(len(truth.text), len(answer.text)) > MAX_ANSWER_CHARS:
+        return False
+    if truth.is_one_value != answer.is_one_value and (_number_in(truth) or _number_in(answer)):
+        return False
+    return parse_ratio(truth.text) is None and parse_ratio(answer.text) is None
+
+
+def _number_in(answer: Answer) -> ExactNumber | None:
+    return parse_number(answer.text) if answer.is_one_value else None
 
 
 def _latex(answer: str) -> str:
@@ -90,20 +119,28 @@ def _latex(answer: str) -> str:
     return as_latex(number) if number else answer
 
 
-def _grade(expected: str, answer: str | None, verdict: bool | None) -> Grade:
+def _grade(expected: Answer, answer: Answer | None, verdict: bool | None) -> Grade:
     strategy: Strategy = "numeric" if verdict is None else "math_verify"
-    is_correct = _is_equal_number(expected, answer) if verdict is None else verdict
+    is_correct = _is_equal(expected, answer) if verdict is None else verdict
     confidence = CONFIDENCE[strategy] if is_correct else 0.0
     return Grade(
         is_correct=is_correct,
         confidence=confidence,
         strategy=strategy,
-        pred_answer=answer,
-        ground_truth=expected,
+        pred_answer=answer.text if answer else None,
+        ground_truth=expected.text,
         score=confidence + CORRECT_BONUS if is_correct else 0.0,
     )
 
 
-def _is_equal_number(expected: str, answer: str | None) -> bool:
-    truth, number = parse_number(expected), parse_number(answer or "")
-    return truth is not None and number is not None and is_same_number(truth, number)
+def _is_equal(expected: Answer, answer: Answer | None) -> bool:
+    """Equality of exact numbers, of ratios, or else of the words, where neither is one value that the other is not."""
+    if answer is None or expected.is_one_value != answer.is_one_value:
+        return False
+    truth, number = _number_in(expected), _number_in(answer)
+    if truth and number:
+        return is_same_number(truth, number)
+    ratios = parse_ratio(expected.text), parse_ratio(answer.text)
+    if ratios[0] and ratios[1]:
+        return is_same_ratio(ratios[0], ratios[1])
+    return expected.text.casefold().split() == answer.text.casefold().split()
