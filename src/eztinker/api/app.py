@@ -9,6 +9,7 @@ from functools import partial
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
+from eztinker.api.body_budget import BodyHolds
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
 from eztinker.api.path_guard import PathGuard
@@ -84,6 +85,7 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     )
     app.add_middleware(BrowserGuard, host=config.host)
     app.add_middleware(PathGuard)
+    app.add_middleware(BodyHolds, capacity_bytes=config.max_body_bytes)
     app.add_middleware(PublishedPath, prefix=config.root_path)
     # Their routes, not routers, which are matched twice for each request, at every level of inclusion.
     app.router.routes.extend(route for router in _ROUTERS for route in router.routes)

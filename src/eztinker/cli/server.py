@@ -72,6 +72,9 @@ def server(
     max_wrong_keys: Annotated[
         int | None, typer.Option(help="Wrong keys that one address may send in a minute.", show_default="1000")
     ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(help="What requests on their way may take in memory.", show_default="1073741824")
+    ] = None,
     session_timeout_seconds: Annotated[
         float | None,
         typer.Option(
@@ -122,6 +125,7 @@ def server(
         root_path=root_path,
         allow_remote=allow_remote,
         max_wrong_keys=max_wrong_keys,
+        max_body_bytes=max_body_bytes,
         session_timeout_seconds=session_timeout_seconds,
         snapshot_operations=snapshot_operations,
         snapshot_seconds=snapshot_seconds,
@@ -151,8 +155,10 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
 
 
 def _run(app: FastAPI, listener: socket.socket) -> None:
+    from eztinker.api.body_budget import keep_memory_returnable
     from eztinker.api.http_server import http_server
 
+    keep_memory_returnable()
     _allow_many_connections()
     running = http_server(app)
     running.run(sockets=[listener])
