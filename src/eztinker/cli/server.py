@@ -150,7 +150,8 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
     catalog = load_catalog(config.base_model, Console(stderr=True))
     note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))
     with announced(config.data_dir, note):
-        Console(soft_wrap=True).print(_panel(note.url, config, catalog.names, stored))
+        console = Console(soft_wrap=True)
+        console.print(_panel(note.url, config, catalog.names, stored, shows_key=console.is_terminal))
         _run(create_app(config, catalog), listener)
 
 
@@ -201,8 +202,14 @@ def _stop_on_signals() -> None:
         signal.signal(signum, stop)
 
 
-def _panel(url: str, config: ServerConfig, model_names: list[str], stored: StoredKey | None) -> Panel:
-    """What the operator needs to know: the address, the key on its first day, and how scripts find both."""
+def _panel(
+    url: str, config: ServerConfig, model_names: list[str], stored: StoredKey | None, *, shows_key: bool
+) -> Panel:
+    """What the operator needs to know: the address, the key on its first day, and how scripts find both.
+
+    Args:
+        shows_key: False where it would stay in a file, such as a log.
+    """
     from rich.panel import Panel
     from rich.table import Table
 
@@ -212,7 +219,7 @@ def _panel(url: str, config: ServerConfig, model_names: list[str], stored: Store
     lines.add_row("Models", "\n".join(model_names))
     lines.add_row("Data", str(config.data_dir))
     if stored and stored.is_new:
-        lines.add_row("New key", f"{stored.key}\n(shown once, kept in {key_file})")
+        lines.add_row("New key", f"{stored.key}\n(shown once, kept in {key_file})" if shows_key else f"in {key_file}")
     lines.add_row("", "")
     lines.add_row("Tinker scripts", f"export TINKER_BASE_URL={url}")
     lines.add_row("", f"export TINKER_API_KEY={f'$(cat {key_file})' if stored else '$EZTINKER_API_KEY'}")
