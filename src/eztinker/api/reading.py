@@ -32,15 +32,19 @@ MAX_JSON_TRAINING_BYTES = 32 << 20
 """Of one in JSON, whose 5 MB take up to 26: numbers become objects while they are read, eight times as large."""
 MAX_UNPACKED_BYTES = 32 << 20
 """Of one that comes packed, once it is unpacked: a body of a few kilobytes must not take more memory than that."""
+DECODED_FACTOR = 2
+"""Room that a batch takes, by its size: for itself and for the arrays that it becomes."""
 BODY_SECONDS = 300.0
 """The official client gives up on a submission after five minutes."""
 _DECODER = ThreadPoolExecutor(1, thread_name_prefix="body-decoder")
 """One body at a time: what it is while it is read can be many times what it was, and threads slow each other down."""
 
 
-async def read_body(request: Request, *, max_bytes: int) -> bytearray:
+async def read_body(request: Request, *, max_bytes: int, room: int = 1) -> bytearray:
     """The body as sent.
 
+    Args:
+        room: bytes to take from the budget for each of the body's.
     Raises:
         TooLarge: it has more than `max_bytes`.
         QueueFull: there is no room for it now.
@@ -50,8 +54,8 @@ async def read_body(request: Request, *, max_bytes: int) -> bytearray:
     declared = _declared_length(request)
     try:
         if declared <= max_bytes:
-            _hold(request, declared)
-            return await _in_time(_up_to(max_bytes, request, declared))
+            _hold(request, room * declared)
+            return await _in_time(_up_to(max_bytes, request, declared, room))
         refusal = _too_large(max_bytes)
     except (TooLarge, QueueFull) as error:
         refusal = error
@@ -82,7 +86,7 @@ async def _in_time(reading: Coroutine[Any, Any, DecodedT]) -> DecodedT:
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", message, headers={"Connection": "close"}) from error
 
 
-async def _up_to(max_bytes: int, request: Request, declared: int) -> bytearray:
+async def _up_to(max_bytes: int, request: Request, declared: int, room: int) -> bytearray:
     """All that comes.
 
     Args:
@@ -98,7 +102,7 @@ async def _up_to(max_bytes: int, request: Request, declared: int) -> bytearray:
         if num_bytes > max_bytes:
             raise _too_large(max_bytes)
         if num_bytes > len(body):
-            _hold(request, num_bytes - len(body))
+            _hold(request, room * (num_bytes - len(body)))
         body[start:num_bytes] = part
     return body
 
@@ -132,11 +136,11 @@ async def read_training_body(request: Request) -> bytes | bytearray:
     _require(request, "content-type", (PROTOBUF_TYPE, *JSON_TYPES))
     _require(request, "content-encoding", ("identity", "zstd"))
     max_bytes = MAX_TRAINING_BYTES if is_protobuf(request) else MAX_JSON_TRAINING_BYTES
-    body = await read_body(request, max_bytes=max_bytes)
+    body = await read_body(request, max_bytes=max_bytes, room=DECODED_FACTOR)
     if request.headers.get("content-encoding", "identity") == "identity":
         return body
     num_bytes = unpacked_size(body, max_bytes=MAX_UNPACKED_BYTES)
-    _hold(request, num_bytes)
+    _hold(request, DECODED_FACTOR * num_bytes)
     return await decoded(partial(decompress_zstd, max_bytes=num_bytes), body, num_bytes=num_bytes)
 
 

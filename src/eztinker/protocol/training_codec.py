@@ -187,12 +187,17 @@ def _datum_from_json(datum: DatumBody) -> Datum:
 
 def _datum(token_chunks: list[np.ndarray], inputs: dict[str, np.ndarray]) -> Datum:
     return Datum(
-        tokens=np.concatenate(token_chunks) if token_chunks else np.empty(0, np.int64),
+        tokens=_joined(token_chunks),
         loss_fn_inputs={
             name: array.astype(np.int64 if name == "target_tokens" else np.float32, copy=False)
             for name, array in inputs.items()
         },
     )
+
+
+def _joined(chunks: list[np.ndarray]) -> np.ndarray:
+    """All tokens. One chunk, the rule, is taken as it is: a copy of it may be 100 MB."""
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, np.int64), *chunks])
 
 
 def _named(index: int, decode: Callable[[Any], Datum], datum: Any) -> Datum:
