@@ -102,7 +102,7 @@ async def _up_to(max_bytes: int, request: Request, declared: int, room: int) -> 
         if num_bytes > max_bytes:
             raise _too_large(max_bytes)
         if num_bytes > len(body):
-            _hold(request, room * (num_bytes - len(body)))
+            _hold(request, room * num_bytes)
         body[start:num_bytes] = part
     return body
 
@@ -117,14 +117,14 @@ async def _skip(request: Request, max_bytes: int) -> bool:
 
 
 def _hold(request: Request, num_bytes: int) -> None:
-    """Take room for so many bytes more; the first are free.
+    """Have room for so many bytes in all; a few are free.
 
     Raises:
         QueueFull: there is none.
     """
     hold: Hold | None = getattr(request.state, HOLD, None)  # an application that is called by hand has none
-    if hold is not None and (hold.num_bytes or num_bytes > SMALL_BYTES):
-        hold.take(request.state.owner, num_bytes)
+    if hold is not None and num_bytes > SMALL_BYTES:
+        hold.take(request.state.owner, num_bytes - hold.num_bytes)
 
 
 def _too_large(max_bytes: int) -> TooLarge:
@@ -140,7 +140,7 @@ async def read_training_body(request: Request) -> bytes | bytearray:
     if request.headers.get("content-encoding", "identity") == "identity":
         return body
     num_bytes = unpacked_size(body, max_bytes=MAX_UNPACKED_BYTES)
-    _hold(request, DECODED_FACTOR * num_bytes)
+    _hold(request, DECODED_FACTOR * (len(body) + num_bytes))
     return await decoded(partial(decompress_zstd, max_bytes=num_bytes), body, num_bytes=num_bytes)
 
 

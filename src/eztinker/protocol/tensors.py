@@ -123,8 +123,9 @@ def int64_array(numbers: Sequence[int]) -> np.ndarray:
 
 
 def _array(numbers: Sequence[float], dtype: str) -> np.ndarray:
-    """A list of numbers as an array, made in pieces."""
-    pieces = [np.array(numbers[start : start + _PIECE], dtype) for start in range(0, len(numbers), _PIECE)]
+    """A list of numbers as an array, made in pieces; what is beyond float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        pieces = [np.array(numbers[start : start + _PIECE], dtype) for start in range(0, len(numbers), _PIECE)]
     return np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
 

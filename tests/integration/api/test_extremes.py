@@ -17,7 +17,7 @@ from tests.json_places import encode, nested, places_in, with_place
 from tests.refusals import refused
 from tests.route_cases import CASES, Ids, make_ids
 from tests.servers import RunningServer
-from tests.wire import PROTOBUF, new_run, new_sampler, new_session
+from tests.wire import PROTOBUF, new_run, new_sampler, new_session, outcome
 
 TOO_DEEP = f"may be nested {MAX_DEPTH} deep"
 DEPTHS = [MAX_DEPTH - 1, MAX_DEPTH, 64, 127, 254, 255, 256, 499, 990, 1020, 1024]
@@ -228,10 +228,9 @@ def test_data_are_counted_before_they_are_made(http: httpx.Client):
 
 def failure_of(http: httpx.Client, response: httpx.Response) -> str:
     assert response.status_code == 200, response.text
-    while (outcome := http.post("/retrieve_future", json=response.json())).status_code == 408:
-        pass
-    assert outcome.json()["category"] == "user"
-    return outcome.json()["error"]
+    failure = outcome(http, response.json()["request_id"]).json()
+    assert failure["category"] == "user"
+    return failure["error"]
 
 
 @pytest.mark.parametrize(
