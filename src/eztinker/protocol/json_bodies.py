@@ -99,9 +99,7 @@ def _count_colons(value: Any) -> int:
 def _refuse_repeats(body: bytes | bytearray) -> None:
     """Refuse a body with a name that stands twice in one object."""
     if len(body) > MAX_NAMED_BYTES:
-        raise MalformedBody(
-            "The request body names something more than once in one object, or writes a colon as \\u003a"
-        )
+        raise MalformedBody("The request body names something twice in one object, or writes a colon as \\u003a")
     json.loads(body, object_pairs_hook=_refuse_repeat)
 
 

@@ -14,7 +14,8 @@ MAX_FIELDS = 1 << 18
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
-_NOT_PACKED = (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)
+_MESSAGE = FieldDescriptor.TYPE_MESSAGE
+_NOT_PACKED = (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING)
 
 
 def check_fields(body: bytes | bytearray, message: Descriptor) -> None:
@@ -32,13 +33,13 @@ def check_fields(body: bytes | bytearray, message: Descriptor) -> None:
         at, end, message = spans.pop()
         known = message.fields_by_number
         while at < end:
-            tag, at = _varint(body, at, end)
+            tag, at = (body[at], at + 1) if body[at] < 0x80 else _varint(body, at, end)
             kind = tag & 7
             num_fields += 1
             if kind == _LENGTH:
-                length, at = _varint(body, at, end)
+                length, at = (body[at], at + 1) if at < end and body[at] < 0x80 else _varint(body, at, end)
                 field = known.get(tag >> 3)
-                if field is not None and field.type == FieldDescriptor.TYPE_MESSAGE:
+                if field is not None and field.type == _MESSAGE:
                     spans.append((at, min(at + length, end), field.message_type))
                 elif field is not None and field.type not in _NOT_PACKED:
                     num_fields += length

@@ -250,6 +250,7 @@ def complaint(response: httpx.Response, hidden: Path) -> str | None:
     return None
 
 
+@pytest.mark.timeout(1200 if NUM_REQUESTS == 10_000 else 300)
 @pytest.mark.conforms(6, 7)
 def test_no_request_breaks_the_server_or_makes_it_talk(server: RunningServer):
     hidden = server.app.state.service.config.data_dir
