@@ -74,9 +74,9 @@ def decode_protobuf(body: bytes | bytearray) -> ForwardBackwardRequest:
         MalformedBody: the bytes are not the message, or do not say which run and place they are for.
         TooLarge: it has too many parts.
     """
-    check_fields(body, wire_pb2.ForwardBackwardRequest.DESCRIPTOR)
+    check_fields(body, wire_pb2.ForwardBackwardRequest)
     try:
-        message = wire_pb2.ForwardBackwardRequest.FromString(body)
+        message = wire_pb2.ForwardBackwardRequest.FromString(body)  # pyright: ignore[reportArgumentType]  # any buffer
     except DecodeError as error:
         raise MalformedBody("The body is not a ForwardBackwardRequest message") from error
     return _identified(message.model_id, message.seq_id, lambda: _batch_from_wire(message))

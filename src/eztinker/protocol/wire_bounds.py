@@ -5,7 +5,10 @@ An empty message takes two bytes on the wire and a hundred in memory, so a small
 
 from __future__ import annotations
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from eztinker.errors import MalformedBody, TooLarge
 
@@ -18,7 +21,7 @@ _MESSAGE = FieldDescriptor.TYPE_MESSAGE
 _NOT_PACKED = (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING)
 
 
-def check_fields(body: bytes | bytearray, message: Descriptor) -> None:
+def check_fields(body: bytes | bytearray, message: type[Message]) -> None:
     """Let a body pass that has at most `MAX_FIELDS` fields. What is none at all is left for the parser to refuse.
 
     Each number of a packed list counts as a field, by the bytes of the list, and so does what `message` does not know.
@@ -28,10 +31,10 @@ def check_fields(body: bytes | bytearray, message: Descriptor) -> None:
         MalformedBody: it has groups, which no message of ours does and whose size is not known before they end.
     """
     num_fields = 0
-    spans = [(0, len(body), message)]
+    spans: list[tuple[int, int, Any]] = [(0, len(body), message.DESCRIPTOR)]
     while spans:
-        at, end, message = spans.pop()
-        known = message.fields_by_number
+        at, end, descriptor = spans.pop()
+        known = descriptor.fields_by_number
         while at < end:
             tag, at = (body[at], at + 1) if body[at] < 0x80 else _varint(body, at, end)
             kind = tag & 7

@@ -173,7 +173,7 @@ def _odd_bytes(message: wire_pb2.ForwardBackwardRequest, random: random.Random) 
                 tensor.dense = raw
             else:
                 tensor.sparse_csr.values = tensor.sparse_csr.crow_indices = tensor.sparse_csr.col_indices = raw
-            tensor.dtype = random.choice((0, 1, 2, 3, 4, 99, -1))
+            tensor.dtype = random.choice((0, 1, 2, 3, 4, 99, -1))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _odd_identity(message: wire_pb2.ForwardBackwardRequest, random: random.Random) -> None:

@@ -13,7 +13,7 @@ from eztinker.errors import MalformedBody, TooLarge
 from eztinker.protocol import wire_bounds, wire_pb2
 from eztinker.protocol.wire_bounds import MAX_FIELDS, check_fields
 
-REQUEST = wire_pb2.ForwardBackwardRequest.DESCRIPTOR
+REQUEST = wire_pb2.ForwardBackwardRequest
 
 
 def count(body: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
