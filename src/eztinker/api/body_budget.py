@@ -19,6 +19,8 @@ HOLD = "body_hold"
 """Where a request's state has its `Hold`."""
 TRIM_SECONDS = 0.5
 """Between the end of a large request and the return of its memory; what ends in that time is returned together."""
+TRIM_BYTES = 4 << 20
+"""From which on a request is large: blocks of its own size go back by themselves, what was made of it does not."""
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _MMAP_THRESHOLD_BYTES = 1 << 20
 _MAX_ARENAS = 2
@@ -33,6 +35,11 @@ class BodyBudget:
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
         self._taken: Counter[str] = Counter()
+
+    @property
+    def num_bytes(self) -> int:
+        """What is taken now."""
+        return self._taken.total()
 
     def take(self, owner: str, num_bytes: int) -> None:
         """
@@ -79,9 +86,9 @@ class Hold:
 class BodyHolds:
     """Gives each request a hold on the budget, and ends it with the request, however that ends."""
 
-    def __init__(self, app: ASGIApp, *, capacity_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, budget: BodyBudget) -> None:
         self._app = app
-        self._budget = BodyBudget(capacity_bytes)
+        self._budget = budget
         self._trim_timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +100,7 @@ class BodyHolds:
             await self._app(scope, receive, send)
         finally:
             hold.release()
-            if hold.num_bytes and self._trim_timer is None:
+            if hold.num_bytes >= TRIM_BYTES and self._trim_timer is None:
                 self._trim_timer = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
 
     def _trim(self) -> None:

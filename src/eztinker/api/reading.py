@@ -21,7 +21,9 @@ BodyT = TypeVar("BodyT", bound=Body)
 DecodedT = TypeVar("DecodedT")
 
 SMALL_BYTES = 1 << 16
-"""Bodies up to this size need no room of the budget, and are decoded in less time than it takes to hand them over."""
+"""Bodies up to this size are decoded in less time than it takes to hand them to a thread."""
+FREE_BYTES = 4 << 10
+"""Of a body that needs no room of the budget: polls, heartbeats and steps, which must get through."""
 JSON_TYPES = ("application/json", "text/json")
 PROTOBUF_TYPE = "application/x-protobuf"
 MAX_JSON_BYTES = 1 << 20
@@ -123,7 +125,7 @@ def _hold(request: Request, num_bytes: int) -> None:
         QueueFull: there is none.
     """
     hold: Hold | None = getattr(request.state, HOLD, None)  # an application that is called by hand has none
-    if hold is not None and num_bytes > SMALL_BYTES:
+    if hold is not None and num_bytes > FREE_BYTES:
         hold.take(request.state.owner, num_bytes - hold.num_bytes)
 
 

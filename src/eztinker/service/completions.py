@@ -21,6 +21,8 @@ SEQ_IDS_PER_CLONE = 1_000_000_000
 """A client that was copied into another process numbers its samples from its own multiple of this."""
 MAX_CLONE = MAX_SEQ_ID // SEQ_IDS_PER_CLONE - 1
 """The last one that has all its numbers."""
+MAX_REMEMBERED = 1 << 16
+"""Fetched samples of one sampling session until results are dropped again; what is beyond stays a little longer."""
 MAX_COMPLETIONS = 4096
 """In one answer; the client asks again for the rest."""
 
@@ -63,7 +65,7 @@ class Completions:
                 raise InvalidInput(f"{field} must be between 0 and {largest}, got {value}", field=field)
         row = await self._store.read(lambda db: sessions.sampling_session(db, sampling_session_id))
         owned(row, owner, f"sampling session {sampling_session_id!r}")
-        if fetched:
+        if fetched and len(self._fetched[sampling_session_id]) < MAX_REMEMBERED:
             self._fetched[sampling_session_id].update(fetched)
         deadline = self._clock.monotonic() + hold_seconds
         while True:

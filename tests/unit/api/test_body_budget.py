@@ -73,7 +73,7 @@ def test_a_hold_ends_with_its_request_however_that_ends(ends_with: type[BaseExce
             raise ends_with
 
     async def scenario() -> None:
-        holds = BodyHolds(app, capacity_bytes=1000)
+        holds = BodyHolds(app, budget=BodyBudget(1000))
         for _ in range(3):  # the second would find no room otherwise
             try:
                 await holds({"type": "http"}, None, None)  # type: ignore[arg-type]
