@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from eztinker.cli.server import _panel
-from eztinker.config import ServerConfig
+from eztinker.config import load_config
 from eztinker.keys import KEY_FILE, StoredKey
 
 KEY = "tml-" + "k" * 43
@@ -20,7 +20,7 @@ def test_a_new_key_is_shown_on_a_terminal_alone(tmp_path: Path, is_terminal: boo
     """What is not a terminal is a file or a log, where the key would stay."""
     output = StringIO()
     console = Console(file=output, force_terminal=is_terminal, width=200, soft_wrap=True)
-    config = ServerConfig(data_dir=tmp_path)
+    config = load_config(data_dir=tmp_path)
     stored = StoredKey(key=KEY, is_new=True)
     console.print(_panel("http://127.0.0.1:1", config, ["tiny"], stored, shows_key=console.is_terminal))
     assert (KEY in output.getvalue()) == is_terminal
