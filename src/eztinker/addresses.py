@@ -8,11 +8,16 @@ _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine can reach `host`; an unknown name counts as reachable by others."""
-    if host == "localhost":
+    """Whether only programs on this machine can reach `host`; an unknown name counts as reachable by others.
+
+    Names are the same in any case, and with the dot that ends a name of the DNS in full (RFC 9110, 4.2.3; RFC 3986,
+    3.2.2).
+    """
+    name = host.lower().removesuffix(".")
+    if name == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 

@@ -67,6 +67,13 @@ class ServerConfig(BaseSettings):
         description="Wrong keys that one address may send in a minute. Then only keys that were right before are "
         "looked at until the minute is over. Behind a proxy, all clients have its address.",
     )
+    max_body_bytes: int = Field(
+        2**30,
+        ge=2**20,
+        description="What the bodies of requests on their way may take in memory, training batches twice their size; "
+        "one key alone may have half of it. Beyond that clients are told to come again. The default has room for two "
+        "batches of 120 MB of one key, or for the largest adapter that can be imported.",
+    )
     session_timeout_seconds: float = Field(
         900.0, gt=0, description="A client whose heartbeats (every 10 s) stop for this long loses its session."
     )

@@ -32,13 +32,17 @@
         └── ServerUnreachable     no EZTinker server answers
 
 A message says what was wrong with its value, what was expected and what to do. It reads without a traceback,
-and never shows a path of the host to a remote caller.
+and never shows a path of the host to a remote caller, nor a secret that stood where it does not belong.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from eztinker.redaction import without_secrets
+
+MAX_MESSAGE_CHARS = 2000
+"""Of a message. Values in it are cut by whoever knows them; this is for lists that nobody thought of."""
 Category = Literal["user", "server"]
 
 
@@ -50,7 +54,8 @@ class EZTinkerError(Exception):
 
     @property
     def message(self) -> str:
-        return str(self.args[0]) if self.args else type(self).__name__
+        text = str(self.args[0]) if self.args else type(self).__name__
+        return without_secrets(text[:MAX_MESSAGE_CHARS])
 
 
 class UserError(EZTinkerError):

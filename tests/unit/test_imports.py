@@ -13,7 +13,7 @@ import pytest
 import eztinker
 
 SOURCE = Path(eztinker.__file__).parent
-WORDS = {"types", "errors", "failpoints"}
+WORDS = {"types", "errors", "failpoints", "redaction"}
 ABOVE_THE_ENGINE = {
     "config",
     "data_dir",

@@ -9,6 +9,7 @@ from functools import partial
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
+from eztinker.api.body_budget import BodyBudget, BodyHolds
 from eztinker.api.browser_guard import BrowserGuard
 from eztinker.api.errors import install_error_handlers
 from eztinker.api.path_guard import PathGuard
@@ -78,12 +79,14 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     # no generated documentation pages: they would be routes without a key
     app = FastAPI(title="EZTinker", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.wrong_keys = WrongKeys(config.max_wrong_keys)
+    app.state.body_budget = BodyBudget(config.max_body_bytes)
     install_error_handlers(app)
     app.add_middleware(
         GZipMiddleware, minimum_size=MIN_GZIP_BYTES, compresslevel=GZIP_LEVEL, exclude_content_types=_NOT_GZIPPED
     )
     app.add_middleware(BrowserGuard, host=config.host)
     app.add_middleware(PathGuard)
+    app.add_middleware(BodyHolds, budget=app.state.body_budget)
     app.add_middleware(PublishedPath, prefix=config.root_path)
     # Their routes, not routers, which are matched twice for each request, at every level of inclusion.
     app.router.routes.extend(route for router in _ROUTERS for route in router.routes)

@@ -40,6 +40,7 @@ async def authenticated(request: Request) -> KeyHolder:
             "The X-API-Key header must carry a key of this server; `eztinker env` prints it on the server's machine",
             headers=_RENEW if is_token else None,
         )
+    request.state.owner = holder.owner  # whose the room is that the body takes
     return holder
 
 

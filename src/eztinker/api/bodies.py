@@ -20,6 +20,8 @@ Id = Annotated[str, msgspec.Meta(max_length=256)]
 Name = Annotated[str, msgspec.Meta(max_length=1024)]
 """Of a base model or a checkpoint, which may be a path."""
 MAX_TAGS = 64
+MAX_FETCHED = 1 << 16
+"""Results that a client says it has, in one request."""
 
 
 class CreateSessionBody(Body):
@@ -213,7 +215,7 @@ class RetrieveFuturesBody(Body):
     prev_cursor: int = 0
     timeout: float | None = None
     """Seconds to hold the poll; None leaves it to the server."""
-    retrieved_request_ids: tuple[Id, ...] = ()
+    retrieved_request_ids: Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_FETCHED)] = ()
 
 
 class CancelFutureBody(Body):

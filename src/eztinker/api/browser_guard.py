@@ -12,7 +12,7 @@ from eztinker.addresses import is_loopback
 from eztinker.api.errors import Refused, error_response
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
-_HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+_HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{0,5})?")
 
 
 class BrowserGuard:
@@ -40,11 +40,16 @@ class BrowserGuard:
         if self._is_local and not is_loopback(name):
             return Refused(HTTPStatus.FORBIDDEN, "host_not_allowed", f"This server does not answer as {name[:100]!r}")
         origin = headers.get("origin")
-        if origin is not None and method not in _SAFE_METHODS and origin.partition("://")[2] != host:
+        if origin is not None and method not in _SAFE_METHODS and _plain(origin.partition("://")[2]) != _plain(host):
             return Refused(
                 HTTPStatus.FORBIDDEN, "origin_not_allowed", f"Origin {origin[:100]!r} may not change anything"
             )
         return None
+
+
+def _plain(host: str) -> str:
+    """A Host as browsers write an origin's: in small letters, without the port that goes without saying."""
+    return host.lower().removesuffix(":80").removesuffix(":")
 
 
 def _name_in(host: str) -> str:

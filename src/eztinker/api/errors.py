@@ -34,6 +34,7 @@ from eztinker.errors import (
     Unsupported,
     UserError,
 )
+from eztinker.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ def _response(
     field: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    message = without_secrets(message)  # not all come from errors of ours, which have none
     error = {"code": code, "message": message} | ({"field": field} if field else {})
     body: dict[str, Any] = {"detail": message, "error": error}
     retry = {"x-should-retry": "false"}

@@ -6,6 +6,7 @@ The parser itself has none: a client could send headers for ever, before any rou
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 
 import orjson
@@ -17,6 +18,10 @@ MAX_TARGET_BYTES = 8 << 10
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 256
 HEAD_SECONDS = 30.0
+_ABSOLUTE = re.compile(
+    rb"http://(?P<host>[^/?#@\\\s]+)(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?",
+    re.IGNORECASE,
+)
 PEER = "peer"
 """In a request's state: the address its connection comes from. `client` is what a proxy's headers make of it."""
 
@@ -56,7 +61,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_head_timer()
         self._num_head_bytes = 0
-        self._refusal = self._fault()
+        self._refusal = self._fault() or self._take_host_of_target()
         if self._refusal is not None:
             raise ValueError(self._refusal[1])  # stops the parser, which ends in send_400_response
         super().on_headers_complete()
@@ -71,6 +76,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A request may have {MAX_HEADERS} headers"
         if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             return _head_too_large()
+        return None
+
+    def _take_host_of_target(self) -> tuple[HTTPStatus, str] | None:
+        """Make a target that names its host, as a proxy is sent, the path it asks for, and that host the request's.
+
+        The Host header then counts for nothing (RFC 9112, 3.2.2), so whoever looks at it sees the one that does.
+        """
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1:
+            return HTTPStatus.BAD_REQUEST, f"A request must have one Host header, got {len(hosts)}"
+        if self.url.startswith(b"/") or self.url == b"*":
+            return None
+        target = _ABSOLUTE.fullmatch(self.url)
+        if target is None:
+            return HTTPStatus.BAD_REQUEST, "The target of a request must be a path, or an http:// URL without a user"
+        self.url = (target["path"] or b"/") + (target["query"] or b"")
+        self.headers[:] = [(b"host", target["host"]), *(header for header in self.headers if header[0] != b"host")]
         return None
 
     def _start_head_timer(self) -> None:

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from eztinker.api.draining_server import DrainingServer
 from eztinker.api.http_protocol import BoundedHttpProtocol
+from eztinker.api.server_log import LOG_CONFIG
 
 KEEP_ALIVE_SECONDS = 120
 """Longer than any pause of a client between requests, so that it never writes into a connection being closed."""
@@ -24,7 +25,7 @@ def http_server(app: FastAPI, *, port: int = 0, drain_seconds: int = 10) -> uvic
             port=port,
             http=BoundedHttpProtocol,
             ws="none",
-            log_level="warning",
+            log_config=LOG_CONFIG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=drain_seconds,
             server_header=False,

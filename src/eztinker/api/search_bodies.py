@@ -11,6 +11,9 @@ from eztinker.protocol.json_bodies import Body
 from eztinker.service.session_search import SessionQuery, StatusFilter
 from eztinker.service.sessions import SessionStatus
 
+MAX_FILTERS = 100
+"""Of one kind; each becomes a term of a query."""
+
 
 class SearchOwnerBody(Body):
     type: Literal["own", "accessible", "user"] = "own"
@@ -23,7 +26,10 @@ class SearchOwnerBody(Body):
 
 class StatusQueryBody(Body):
     type: Literal["active", "cancelled", "failed", "client_finished"]
-    reasons: Annotated[tuple[Literal["success", "errored", "interrupted"], ...], Meta(min_length=1)] | None = None
+    reasons: (
+        Annotated[tuple[Literal["success", "errored", "interrupted"], ...], Meta(min_length=1, max_length=MAX_FILTERS)]
+        | None
+    ) = None
 
     def filter(self) -> StatusFilter | None:
         """None for a status that no session has here: none is cancelled from outside or fails by itself."""
@@ -43,11 +49,11 @@ class SearchCursorBody(Body):
 
 class SearchSessionsBody(Body):
     session_id: str | None = None
-    project_ids: list[str] | None = None
+    project_ids: Annotated[list[str], Meta(max_length=MAX_FILTERS)] | None = None
     user_metadata: dict[str, str] | None = None
     display_name: Annotated[str, Meta(min_length=1)] | None = None
     owner: SearchOwnerBody = SearchOwnerBody()
-    statuses: Annotated[list[StatusQueryBody], Meta(min_length=1)] | None = None
+    statuses: Annotated[list[StatusQueryBody], Meta(min_length=1, max_length=MAX_FILTERS)] | None = None
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
     cursor: SearchCursorBody | None = None
 

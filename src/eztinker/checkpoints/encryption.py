@@ -13,6 +13,7 @@ from pyrage import (  # a compiled module without type stubs
 )
 
 from eztinker.errors import InvalidInput
+from eztinker.redaction import without_secrets
 
 SUFFIX = ".age"
 MAX_RECIPIENTS = 10
@@ -47,6 +48,14 @@ def _parse(place: int, key: str) -> Recipient:
     except RecipientError as error:
         raise InvalidInput(
             f"age_encryption_recipients[{place}] must be an age (age1...) or SSH (ssh-ed25519, ssh-rsa) public key, "
-            f"got {key[:100]!r}",
+            f"{_shown(key)}",
             field="age_encryption_recipients",
         ) from error
+
+
+def _shown(key: str) -> str:
+    """What was given instead, unless that is the other half of a key."""
+    shown = without_secrets(key)
+    if shown == key:
+        return f"got {key[:100]!r}"
+    return "got a secret key; give the public one that belongs to it, and take the secret one for known to others now"

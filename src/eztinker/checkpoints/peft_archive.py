@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping
-from itertools import islice
 
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
+from eztinker.checkpoints.tar_reading import read_members
 from eztinker.errors import InvalidInput
 
 FILES = (CONFIG, WEIGHTS)
+MAX_SHOWN_CHARS = 200
+_PASSED_OVER = ("", "README.md", "._.", "._README.md", *(f"._{name}" for name in FILES))
+"""The folder itself, what peft writes about the adapter, and what macOS says of each file."""
 
 
 def pack(parts: Mapping[str, bytes]) -> bytes:
@@ -24,24 +27,26 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(archive: bytes) -> dict[str, bytes]:
+def unpack(archive: bytes | bytearray) -> dict[str, bytes]:
     """Both files of the folder, by name. Nothing is written anywhere.
 
+    They may lie in one folder, and beside them what `save_pretrained` and archivers add.
+
     Raises:
-        InvalidInput: it is not a plain tar file of exactly these two.
+        InvalidInput: it is not a plain tar file of these.
     """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            members = list(islice(tar, len(FILES) + 1))  # and no more, for an archive may list a million
-            is_plain = all(member.isreg() and not member.issparse() for member in members)
-            if not is_plain or sorted(member.name for member in members) != sorted(FILES):
-                raise InvalidInput(f"An adapter's archive holds {' and '.join(FILES)} and nothing else")
-            return {member.name: _content(tar, member) for member in members}
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # the last two from numbers in headers
-        raise InvalidInput(f"An adapter comes as a plain tar file, which this is not: {error}") from error
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # only links and directories have no content
-    return file.read()
+    contents: dict[str, bytes | memoryview] = {}
+    folders: set[tuple[str, ...]] = set()
+    for member in read_members(memoryview(archive)):
+        *folder, name = member.name.removeprefix("./").split("/")
+        folders.add(tuple(folder))
+        is_plain = name in (*FILES, *_PASSED_OVER) and {"", ".", ".."}.isdisjoint(folder)
+        if not is_plain or name in contents or len(folders) > 1:
+            raise InvalidInput(
+                f"An adapter's archive holds {' and '.join(FILES)} of one folder, once each, and nothing else; "
+                f"this one has {member.name[:MAX_SHOWN_CHARS]!r}"
+            )
+        contents[name] = member.content
+    if missing := [name for name in FILES if name not in contents]:
+        raise InvalidInput(f"An adapter's archive holds {' and '.join(FILES)}; this one lacks {' and '.join(missing)}")
+    return {name: bytes(contents[name]) for name in FILES}

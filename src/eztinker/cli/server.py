@@ -74,6 +74,9 @@ def server(
     max_wrong_keys: Annotated[
         int | None, typer.Option(help="Wrong keys that one address may send in a minute.", show_default="1000")
     ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(help="What requests on their way may take in memory.", show_default="1073741824")
+    ] = None,
     session_timeout_seconds: Annotated[
         float | None,
         typer.Option(
@@ -124,6 +127,7 @@ def server(
         root_path=root_path,
         allow_remote=allow_remote,
         max_wrong_keys=max_wrong_keys,
+        max_body_bytes=max_body_bytes,
         session_timeout_seconds=session_timeout_seconds,
         snapshot_operations=snapshot_operations,
         snapshot_seconds=snapshot_seconds,
@@ -150,13 +154,16 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
         sys.stderr.write(f"Note: {as_note(untested)}\n")
     note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))
     with announced(config.data_dir, note):
-        Console(soft_wrap=True).print(_panel(note.url, config, catalog.names, stored))
+        console = Console(soft_wrap=True)
+        console.print(_panel(note.url, config, catalog.names, stored, shows_key=console.is_terminal))
         _run(create_app(config, catalog), listener)
 
 
 def _run(app: FastAPI, listener: socket.socket) -> None:
+    from eztinker.api.body_budget import keep_memory_returnable
     from eztinker.api.http_server import http_server
 
+    keep_memory_returnable()
     _allow_many_connections()
     running = http_server(app)
     running.run(sockets=[listener])
@@ -199,8 +206,14 @@ def _stop_on_signals() -> None:
         signal.signal(signum, stop)
 
 
-def _panel(url: str, config: ServerConfig, model_names: list[str], stored: StoredKey | None) -> Panel:
-    """What the operator needs to know: the address, the key on its first day, and how scripts find both."""
+def _panel(
+    url: str, config: ServerConfig, model_names: list[str], stored: StoredKey | None, *, shows_key: bool
+) -> Panel:
+    """What the operator needs to know: the address, the key on its first day, and how scripts find both.
+
+    Args:
+        shows_key: False where it would stay in a file, such as a log.
+    """
     from rich.panel import Panel
     from rich.table import Table
 
@@ -210,7 +223,7 @@ def _panel(url: str, config: ServerConfig, model_names: list[str], stored: Store
     lines.add_row("Models", "\n".join(model_names))
     lines.add_row("Data", str(config.data_dir))
     if stored and stored.is_new:
-        lines.add_row("New key", f"{stored.key}\n(shown once, kept in {key_file})")
+        lines.add_row("New key", f"{stored.key}\n(shown once, kept in {key_file})" if shows_key else f"in {key_file}")
     lines.add_row("", "")
     lines.add_row("Tinker scripts", f"export TINKER_BASE_URL={url}")
     lines.add_row("", f"export TINKER_API_KEY={f'$(cat {key_file})' if stored else '$EZTINKER_API_KEY'}")

@@ -40,7 +40,12 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"A stored time needs a zone, got {value!r}")
-        return value.astimezone(UTC).replace(tzinfo=None)
+        try:
+            return value.astimezone(UTC).replace(tzinfo=None)
+        except OverflowError:
+            # A moment of the first or last day of the calendar in a zone that puts it outside in UTC. No stored time
+            # is there; a query that compares with it finds all earlier or all later.
+            return datetime.min if value.year == 1 else datetime.max
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)

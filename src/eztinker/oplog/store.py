@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from eztinker.errors import LogFull, LogReplaced, LogUnwritable
+from eztinker.errors import InvalidInput, LogFull, LogReplaced, LogUnwritable
 from eztinker.failpoints import reach
 from eztinker.oplog.database import flush_again, open_database
 from eztinker.oplog.upgrade import bring_up_to_date
@@ -86,12 +86,13 @@ class Database:
 
         Raises:
             LogUnwritable: the disk cannot be read.
+            InvalidInput: it asks for a number that no column can hold.
         """
         try:
             with self._engine.connect() as connection:
                 return query(connection)
-        except _DRIVER_ERRORS as error:
-            raise _refusal(error) from error
+        except (*_DRIVER_ERRORS, OverflowError) as error:
+            raise _ours(error) from error
 
     def close(self) -> None:
         self._engine.dispose()
@@ -231,7 +232,9 @@ def _is_in_transaction(connection: Connection) -> bool:
 
 
 def _ours(error: Exception) -> Exception:
-    """A refusal of the disk in our words; any other error as it is."""
+    """A refusal of the disk or of a number in our words; any other error as it is."""
+    if isinstance(error, OverflowError):
+        return InvalidInput("A number in the request does not fit 64 bits with a sign")
     return _refusal(error) if isinstance(error, (*_DRIVER_ERRORS, OSError)) else error
 
 

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from eztinker.errors import InvalidInput, Unsupported
-from eztinker.protocol.json_bodies import Body
+from eztinker.protocol.json_bodies import MAX_SHOWN_CHARS, Body
+from eztinker.protocol.tensors import int64_array
 
 TEXT_CHUNK = "encoded_text"
 
@@ -34,10 +35,11 @@ def tokens_from_json(model_input: ModelInputBody) -> np.ndarray:
     for chunk in model_input.chunks:
         kind = chunk.get("type", TEXT_CHUNK)
         if kind != TEXT_CHUNK:
-            raise Unsupported(f"A model_input may hold text only; {kind!r} chunks are not supported")
+            shown = str(kind)[:MAX_SHOWN_CHARS]
+            raise Unsupported(f"A model_input may hold text only; {shown!r} chunks are not supported")
         tokens += _text_chunk(chunk).tokens
     try:
-        return np.array(tokens, dtype=np.int64)
+        return int64_array(tokens)
     except OverflowError as error:
         raise InvalidInput("A token id does not fit 64 bits", field="model_input") from error
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from eztinker.errors import InvalidInput
 from eztinker.protocol import wire_pb2
-from eztinker.protocol.tensors import TensorBody, csr_from_json, csr_rows, tensor_from_json
+from eztinker.protocol.tensors import MAX_DIMENSIONS, TensorBody, csr_from_json, csr_rows, tensor_from_json
 from eztinker.types import PromptTargets, Record
 
 FIELD = "target_prompt_logprobs"
@@ -56,7 +56,7 @@ def targets_from_json(body: TensorBody) -> TargetTensor:
         InvalidInput: it is not int64 or not a matrix.
     """
     if body.dtype != "int64" or body.shape is None or len(body.shape) != 2:
-        shown = body.dtype if body.shape is None else f"{body.dtype} of shape {body.shape}"
+        shown = body.dtype if body.shape is None else f"{body.dtype} of shape {body.shape[:MAX_DIMENSIONS]}"
         raise InvalidInput(f"{FIELD} must be an int64 tensor of shape [len(prompt) - 1, K], got {shown}", field=FIELD)
     shape = (body.shape[0], body.shape[1])
     if body.sparse_crow_indices is None and body.sparse_col_indices is None:

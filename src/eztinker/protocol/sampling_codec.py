@@ -63,7 +63,7 @@ class WireSampleRequest(Record):
     prompt_logprobs_last_n: int | None = None
 
 
-def decode_request(body: bytes) -> WireSampleRequest:
+def decode_request(body: bytes | bytearray) -> WireSampleRequest:
     """The request in a JSON body.
 
     Raises:

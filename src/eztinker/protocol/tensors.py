@@ -17,6 +17,10 @@ from eztinker.protocol.json_bodies import Body
 
 MAX_TENSOR_CELLS = 1 << 24
 """Cells of one dense tensor: 128 MiB of int64."""
+MAX_DIMENSIONS = 4
+"""Two are ever needed."""
+_PIECE = 1 << 16
+"""Numbers of a list that become an array at once. Other threads wait that long: 5 ms."""
 
 WIRE_DTYPES = {
     wire_pb2.FLOAT32: np.dtype("<f4"),
@@ -96,9 +100,9 @@ def csr_rows(num_values: int, crow: np.ndarray, col: np.ndarray, shape: Sequence
     Raises:
         InvalidInput: the indices do not describe that many cells of a matrix of this shape.
     """
+    _check_shape(shape)
     if len(shape) != 2:
         raise InvalidInput(f"A sparse tensor has two dimensions, got shape {list(shape)}")
-    _check_shape(shape)
     num_rows, num_cols = shape
     is_consistent = len(crow) == num_rows + 1 and crow[0] == 0 and crow[-1] == num_values
     # A pointer beyond the values is refused by itself: the difference of two of them may overflow.
@@ -109,12 +113,28 @@ def csr_rows(num_values: int, crow: np.ndarray, col: np.ndarray, shape: Sequence
     return np.repeat(np.arange(num_rows), np.diff(crow))
 
 
+def int64_array(numbers: Sequence[int]) -> np.ndarray:
+    """A list of integers as an int64 array.
+
+    Raises:
+        OverflowError: one of them does not fit.
+    """
+    return _array(numbers, "int64")
+
+
+def _array(numbers: Sequence[float], dtype: str) -> np.ndarray:
+    """A list of numbers as an array, made in pieces; what is beyond float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        pieces = [np.array(numbers[start : start + _PIECE], dtype) for start in range(0, len(numbers), _PIECE)]
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
+
+
 def _data(tensor: TensorBody) -> np.ndarray:
     """The numbers that a JSON tensor lists, one-dimensional."""
-    if tensor.dtype == "int64" and not all(isinstance(number, int) for number in tensor.data):
+    if tensor.dtype == "int64" and float in set(map(type, tensor.data)):
         raise InvalidInput("The tensor's data do not fit int64: there is a fraction among them")
     try:
-        return np.array(tensor.data, dtype=tensor.dtype)
+        return _array(tensor.data, tensor.dtype)
     except (OverflowError, ValueError) as error:
         raise InvalidInput(f"The tensor's data do not fit {tensor.dtype}: {error}") from error
 
@@ -127,7 +147,7 @@ def _buffer(raw: bytes, dtype: np.dtype) -> np.ndarray:
 
 def _int64(indices: list[int]) -> np.ndarray:
     try:
-        return np.array(indices, dtype=np.int64)
+        return int64_array(indices)
     except OverflowError as error:
         raise InvalidInput("The indices of a sparse tensor do not fit 64 bits") from error
 
@@ -140,5 +160,7 @@ def _shaped(data: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def _check_shape(shape: Sequence[int]) -> None:
+    if len(shape) > MAX_DIMENSIONS:  # before they are multiplied: thousands give a number of as many digits
+        raise InvalidInput(f"A tensor may have {MAX_DIMENSIONS} dimensions, got {len(shape)}")
     if any(size < 0 for size in shape) or prod(shape) > MAX_TENSOR_CELLS:
         raise InvalidInput(f"A tensor may have {MAX_TENSOR_CELLS} cells and no negative size, got {list(shape)}")

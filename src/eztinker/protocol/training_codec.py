@@ -15,9 +15,12 @@ from eztinker.protocol import wire_pb2
 from eztinker.protocol.json_bodies import Body, convert_object, parse_object
 from eztinker.protocol.model_inputs import ModelInputBody, tokens_from_json
 from eztinker.protocol.tensors import WIRE_DTYPES, TensorBody, tensor_from_json, tensor_from_wire
+from eztinker.protocol.wire_bounds import check_fields
 from eztinker.types import Datum, ForwardBackwardResult, Record
 
 TYPE_TAG = "ArrayRecord"
+MAX_DATA = 4096
+"""In one request; the official client sends 1,024 at most."""
 _WIRE_DTYPE_OF = {dtype: wire for wire, dtype in WIRE_DTYPES.items()}
 
 
@@ -64,20 +67,22 @@ class ForwardBackwardBody(Body, kw_only=True):
     type: str | None = None
 
 
-def decode_protobuf(body: bytes) -> ForwardBackwardRequest:
+def decode_protobuf(body: bytes | bytearray) -> ForwardBackwardRequest:
     """The request in a protobuf body.
 
     Raises:
         MalformedBody: the bytes are not the message, or do not say which run and place they are for.
+        TooLarge: it has too many parts.
     """
+    check_fields(body, wire_pb2.ForwardBackwardRequest)
     try:
-        message = wire_pb2.ForwardBackwardRequest.FromString(body)
+        message = wire_pb2.ForwardBackwardRequest.FromString(body)  # pyright: ignore[reportArgumentType]  # any buffer
     except DecodeError as error:
         raise MalformedBody("The body is not a ForwardBackwardRequest message") from error
     return _identified(message.model_id, message.seq_id, lambda: _batch_from_wire(message))
 
 
-def decode_json(body: bytes, *, forward_only: bool) -> ForwardBackwardRequest:
+def decode_json(body: bytes | bytearray, *, forward_only: bool) -> ForwardBackwardRequest:
     """The request in a JSON body; `forward_only` when it came to the older forward endpoint.
 
     Raises:
@@ -117,6 +122,7 @@ def _identified(model_id: Any, seq_id: Any, decode_batch: Callable[[], TrainingB
 
 
 def _batch_from_wire(message: wire_pb2.ForwardBackwardRequest) -> TrainingBatch:
+    _check_num_data(len(message.data))
     config: dict[str, float | str] = dict(message.loss_fn_config)
     if message.loss_fn_config_v2:
         config = {name: _config_value(name, value) for name, value in message.loss_fn_config_v2.items()}
@@ -126,6 +132,12 @@ def _batch_from_wire(message: wire_pb2.ForwardBackwardRequest) -> TrainingBatch:
         loss_fn_config=config,
         forward_only=message.forward_only,
     )
+
+
+def _check_num_data(num_data: int) -> None:
+    """Refuse too many before they are decoded."""
+    if num_data > MAX_DATA:
+        raise InvalidInput(f"A request needs 1 to {MAX_DATA} data, got {num_data}", field="data")
 
 
 def _config_value(name: str, value: wire_pb2.LossConfigValue) -> float | str:
@@ -159,6 +171,7 @@ def _batch_from_json(value: dict[str, Any], forward_only: bool) -> TrainingBatch
     batch = body.forward_input if forward_only else body.forward_backward_input
     if batch is None:
         raise InvalidInput(f"{'forward_input' if forward_only else 'forward_backward_input'} is missing")
+    _check_num_data(len(batch.data))
     return TrainingBatch(
         data=[_named(index, _datum_from_json, datum) for index, datum in enumerate(batch.data)],
         loss_fn=batch.loss_fn,
@@ -174,12 +187,17 @@ def _datum_from_json(datum: DatumBody) -> Datum:
 
 def _datum(token_chunks: list[np.ndarray], inputs: dict[str, np.ndarray]) -> Datum:
     return Datum(
-        tokens=np.concatenate(token_chunks) if token_chunks else np.empty(0, np.int64),
+        tokens=_joined(token_chunks),
         loss_fn_inputs={
             name: array.astype(np.int64 if name == "target_tokens" else np.float32, copy=False)
             for name, array in inputs.items()
         },
     )
+
+
+def _joined(chunks: list[np.ndarray]) -> np.ndarray:
+    """All tokens. One chunk, the rule, is taken as it is: a copy of it may be 100 MB."""
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, np.int64), *chunks])
 
 
 def _named(index: int, decode: Callable[[Any], Datum], datum: Any) -> Datum:

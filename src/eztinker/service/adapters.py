@@ -51,6 +51,8 @@ class Adapters:
         self._sessions = sessions
         self._saved = saved
         self._clock = clock
+        self._reading = asyncio.Lock()
+        """One upload at a time: while it is read, it takes up to four times its size."""
 
     async def archive(self, checkpoint: Checkpoint) -> bytes:
         """The adapter of any checkpoint as a PEFT folder, packed.
@@ -61,7 +63,7 @@ class Adapters:
         """
         return await asyncio.to_thread(packed, self._saved.directory(checkpoint.checkpoint_id), self._catalog)
 
-    async def import_archive(self, owner: str, archive: bytes, *, base_model: str, name: str) -> Imported:
+    async def import_archive(self, owner: str, archive: bytes | bytearray, *, base_model: str, name: str) -> Imported:
         """Keep the adapter in `archive` as a sampler checkpoint of a run of its own.
 
         It can be sampled from, and training can go on from it, as from any other.
@@ -73,7 +75,8 @@ class Adapters:
         """
         check_name(name)
         served = self._catalog.get(base_model)
-        arrays, lora, doubt = await asyncio.to_thread(_unpacked, archive, served, self._catalog)
+        async with self._reading:
+            arrays, lora, doubt = await asyncio.to_thread(_unpacked, archive, served, self._catalog)
         request = SessionRequest(tags=["import"], user_metadata={}, sdk_version="", project_id=None, display_name=None)
         session = await self._sessions.create(owner, request, idempotency_key=None)
         await self._sessions.finish(owner, session.session_id, reason="success", detail=None)
@@ -143,7 +146,9 @@ def packed(directory: Path, catalog: Catalog) -> bytes:
     return pack(peft_parts(arrays, manifest.lora, manifest.base_model, head_is_tied=head_is_tied(base.directory)))
 
 
-def _unpacked(archive: bytes, base: BaseModel, catalog: Catalog) -> tuple[dict[str, np.ndarray], LoraSpec, str | None]:
+def _unpacked(
+    archive: bytes | bytearray, base: BaseModel, catalog: Catalog
+) -> tuple[dict[str, np.ndarray], LoraSpec, str | None]:
     parts = unpack(archive)
     doubt = _doubt(trained_on(parts), base, catalog)
     arrays, lora = read_peft(parts, weight_shapes(base.directory), head_is_tied=head_is_tied(base.directory))

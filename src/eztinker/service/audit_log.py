@@ -24,8 +24,10 @@ class AuditLog:
             day: None for today.
             resource: what the events are about, such as `checkpoint`; None for everything.
         """
-        start = datetime.combine(day or self._clock.now().date(), time(), UTC)
-        end = start + timedelta(days=1)
+        asked = day or self._clock.now().date()
+        start = datetime.combine(asked, time(), UTC)
+        # the calendar ends with the last day, so its midnight has no name
+        end = start + timedelta(days=1) if asked < date.max else datetime.max.replace(tzinfo=UTC)
         return await self._store.read(lambda db: audit.between(db, owner, start, end, resource=resource))
 
     async def expire(self) -> None:

@@ -14,10 +14,15 @@ from eztinker.oplog.store import Store
 from eztinker.service.access import owned
 from eztinker.service.clock import Clock
 from eztinker.service.operations import Operations
+from eztinker.service.validation import MAX_SEQ_ID
 from eztinker.types import Record
 
 SEQ_IDS_PER_CLONE = 1_000_000_000
 """A client that was copied into another process numbers its samples from its own multiple of this."""
+MAX_CLONE = MAX_SEQ_ID // SEQ_IDS_PER_CLONE - 1
+"""The last one that has all its numbers."""
+MAX_REMEMBERED = 1 << 16
+"""Fetched samples of one sampling session until results are dropped again; what is beyond stays a little longer."""
 MAX_COMPLETIONS = 4096
 """In one answer; the client asks again for the rest."""
 
@@ -55,11 +60,12 @@ class Completions:
         Raises:
             NotFound: the owner has no such sampling session.
         """
-        if clone < 0 or cursor < 0:
-            raise InvalidInput(f"cloned_sampler_id and prev_cursor must not be negative, got {clone} and {cursor}")
+        for field, value, largest in (("cloned_sampler_id", clone, MAX_CLONE), ("prev_cursor", cursor, MAX_SEQ_ID)):
+            if not 0 <= value <= largest:
+                raise InvalidInput(f"{field} must be between 0 and {largest}, got {value}", field=field)
         row = await self._store.read(lambda db: sessions.sampling_session(db, sampling_session_id))
         owned(row, owner, f"sampling session {sampling_session_id!r}")
-        if fetched:
+        if fetched and len(self._fetched[sampling_session_id]) < MAX_REMEMBERED:
             self._fetched[sampling_session_id].update(fetched)
         deadline = self._clock.monotonic() + hold_seconds
         while True:

@@ -9,11 +9,8 @@ import numpy as np
 from eztinker.base_models.catalog import BaseModel
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.loss_specs import LOSS_SPECS, LossSpec
-from eztinker.protocol.training_codec import TrainingBatch
+from eztinker.protocol.training_codec import MAX_DATA, TrainingBatch
 from eztinker.types import Datum
-
-MAX_DATA = 4096
-"""Data in one request; the official client sends 1024."""
 
 _KNOWN_BUT_MISSING = ("stable_reinforce", "custom")
 

@@ -75,7 +75,7 @@ class Tokens:
             if holder is None:
                 return None
             claims = jwt.decode(token, self._signing_key(holder), [_ALGORITHM], options=_OPTIONS)
-        except (jwt.InvalidTokenError, ValueError):
+        except (jwt.InvalidTokenError, ValueError, RecursionError):  # the last from a header of nested lists
             return None
         verified = _Verified(holder=holder, expires_at=datetime.fromtimestamp(claims["exp"], UTC))
         self._verified[token] = verified

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from eztinker.errors import CheckpointNotFound, InvalidInput, Unsupported
+from eztinker.redaction import without_secrets
 from eztinker.types import AdamParams, CheckpointKind, LoraSpec, Record
 
 MAX_RANK = 512
@@ -19,6 +20,8 @@ MAX_SEQ_ID = 2**63 - 1
 MIN_TTL_SECONDS = 3600
 MAX_TTL_SECONDS = 10 * 365 * 24 * 3600
 MAX_METADATA_BYTES = 4096
+MIN_KEY_CHARS = 40
+"""Shorter names that begin like a key are names."""
 TINKER_SCHEME = "tinker://"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -58,6 +61,8 @@ def check_name(name: str) -> str:
             f"digit; got {name[:200]!r}",
             field="path",
         )
+    if len(name) >= MIN_KEY_CHARS and without_secrets(name) != name:
+        raise InvalidInput("A checkpoint name is shown in listings, and this one looks like a key", field="path")
     return name
 
 

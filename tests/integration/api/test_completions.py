@@ -119,7 +119,7 @@ def test_cursors_outlive_the_server_and_lost_samples_are_announced(tmp_path: Pat
     ("fields", "status", "sentence"),
     [
         ({"target": {"sampling_session_id": "nope"}}, 404, "No such sampling session"),
-        ({"prev_cursor": -1}, 422, "must not be negative, got 0 and -1"),
+        ({"prev_cursor": -1}, 422, "prev_cursor must be between 0 and 9223372036854775807, got -1"),
         ({"timeout": -1}, 422, "timeout must be 0 or a positive number, got -1"),
         ({"target": {"type": "model", "sampling_session_id": "x"}}, 422, "type"),
     ],

@@ -13,7 +13,7 @@ import pytest
 
 from eztinker.api import http_protocol, reading
 from tests.servers import API_KEY, RunningServer
-from tests.wire import chunk, loss_of, new_run, optim_step, outcome, send_chunk
+from tests.wire import chunk, loss_of, new_run, optim_step, outcome, post, send_chunk
 
 KEY = b"x-api-key: " + API_KEY.encode() + b"\r\n"
 HOST = b"Host: 127.0.0.1\r\n"
@@ -72,6 +72,15 @@ BAD_HEADS = {
     "a backslash": (get(b"/api/v1\\sessions"), 400),
     "an encoded NUL": (get(b"/api/v1/sessions/%00"), 400),
     "a target without a slash": (get(b"*", method=b"OPTIONS"), 400),
+    "no Host": (get(b"/healthz").replace(HOST, b""), 400),
+    "two Hosts": (get(b"/healthz", b"Host: localhost"), 400),
+    "a URL and no Host": (get(b"http://127.0.0.1/healthz").replace(HOST, b""), 400),
+    "a URL of another scheme": (get(b"ftp://127.0.0.1/healthz"), 400),
+    "a URL with a user": (get(b"http://someone:word@127.0.0.1/healthz"), 400),
+    "a URL without a host": (get(b"http:///healthz"), 400),
+    "a URL with a fragment": (get(b"http://127.0.0.1/healthz#a"), 400),
+    "a URL with a backslash": (get(b"http://127.0.0.1\\@evil.example/healthz"), 400),
+    "a URL without the slashes": (get(b"http:127.0.0.1/healthz"), 400),
 }
 
 
@@ -84,11 +93,93 @@ def test_a_bad_head_is_refused_in_json(server: RunningServer, case: str):
     assert json.loads(body)["detail"] == json.loads(body)["error"]["message"]
 
 
-def test_an_absolute_target_is_no_way_around_the_key(server: RunningServer):
-    target = b"http://evil.example/api/v1/sessions"
-    assert exchange(server, get(target))[0] == 200
-    assert exchange(server, get(target).replace(KEY, b""))[0] == 401
-    assert exchange(server, get(target).replace(HOST, b"Host: evil.example\r\n"))[0] == 403
+def asked_of(host: bytes) -> bytes:
+    return get(b"/api/v1/sessions").replace(HOST, b"Host: " + host + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"127.0.0.1", b"127.0.0.1:8000", b"127.0.0.1.", b"127.200.0.1", b"[::1]", b"[::1]:80", b"[0:0:0:0:0:0:0:1]"),
+        *(b"localhost", b"LOCALHOST", b"LocalHost:80", b"localhost.", b"LOCALHOST.:8000", b"localhost:"),
+    ],
+)
+def test_the_names_of_this_machine_are_the_same_in_any_case_and_in_full(server: RunningServer, host: bytes):
+    """RFC 9110, 4.2.3, and RFC 3986, 3.2.2."""
+    assert exchange(server, asked_of(host))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"localhost.evil.example", b"localhost.evil.example.", b"evil.localhost", b"localhost..", b"localhos"),
+        *(
+            b"127.0.0.1.evil.example",
+            b"127.0.0.1..",
+            b"127.1",
+            b"2130706433",
+            b"0x7f.0.0.1",
+            b"0127.0.0.1",
+            b"128.0.0.1",
+        ),
+        *(b"0.0.0.0", b"[::]", b"[::2]", b"[fe80::1]"),
+    ],
+)
+def test_other_names_are_not_those_of_this_machine_however_like_them_they_look(server: RunningServer, host: bytes):
+    """Each may be a name that somebody else made to lead here (DNS rebinding)."""
+    assert exchange(server, asked_of(host))[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"http://127.0.0.1/api/v1/sessions", 200),
+        (b"HTTP://LOCALHOST.:8000/api/v1/sessions?limit=1", 200),
+        (b"http://[::1]/api/v1/sessions", 200),
+        (b"http://evil.example/api/v1/sessions", 403),
+        (b"http://evil.example", 403),
+        (b"http://evil.example?/api/v1/sessions", 403),
+        (b"http://localhost.evil.example:80/api/v1/sessions", 403),
+        (b"http://[::1/api/v1/sessions", 400),
+        (b"http://127.0.0.1", 404),
+        (b"http://127.0.0.1?limit=1", 404),
+    ],
+)
+def test_of_a_target_with_a_host_that_host_counts_and_not_the_header(server: RunningServer, target: bytes, status: int):
+    """RFC 9112, 3.2.2."""
+    asked = get(target)
+    for request in (asked, asked.replace(HOST, b"Host: evil.example\r\n")):
+        assert exchange(server, request)[0] == status
+    if status == 200:
+        assert exchange(server, asked.replace(KEY, b""))[0] == 401
+
+
+def test_links_name_the_host_of_the_target(server: RunningServer, http: httpx.Client):
+    model_id = new_run(http)
+    post(http, "/save_weights", model_id=model_id, seq_id=1, path="a")
+    outcome(http, optim_step(http, model_id, 2))
+    path = f"/api/v1/training_runs/{model_id}/checkpoints/weights/a/archive".encode()
+    with connect(server) as connection:
+        connection.sendall(get(b"http://localhost:1234" + path))
+        assert b"location: http://localhost:1234/api/v1/archives/" in connection.recv(1 << 16)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        (b"LOCALHOST:8000", b"http://localhost:8000", 200),
+        (b"localhost:80", b"http://localhost", 200),
+        (b"localhost", b"http://localhost", 200),
+        (b"localhost:8000", b"http://localhost", 403),
+        (b"localhost:8000", b"http://localhost:8001", 403),
+        (b"localhost", b"http://127.0.0.1", 403),
+        (b"localhost", b"http://evil.example", 403),
+        (b"localhost", b"null", 403),
+    ],
+)
+def test_pages_of_the_server_itself_may_change_things(server: RunningServer, host: bytes, origin: bytes, status: int):
+    request = get(b"/api/v1/create_session", b"Origin: " + origin, b"Content-Length: 2", method=b"POST") + b"{}"
+    assert exchange(server, request.replace(HOST, b"Host: " + host + b"\r\n"))[0] == status
 
 
 def test_an_upgrade_is_answered_as_the_request_it_is(server: RunningServer):

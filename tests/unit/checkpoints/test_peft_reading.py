@@ -251,15 +251,6 @@ def sparse_tar(num_bytes: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_of_a_million_members_three_are_looked_at(monkeypatch: pytest.MonkeyPatch):
-    looked_at = []
-    next_member = tarfile.TarFile.next
-    monkeypatch.setattr(tarfile.TarFile, "next", lambda tar: looked_at.append(tar) or next_member(tar))
-    with pytest.raises(InvalidInput, match="and nothing else"):
-        unpack(tarfile.TarInfo("x").tobuf() * 1_000_000)
-    assert len(looked_at) <= 4
-
-
 @pytest.mark.parametrize(
     "archive",
     [

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
-from eztinker.api.reading import MAX_JSON_BYTES, read_body
+from eztinker.api.reading import MAX_JSON_BYTES, drop_body
 
 router = router_with_key()
 
@@ -20,7 +20,7 @@ async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
 
     What the client says of itself here has no effect, so it is not looked at: a newer client must not fail at hello.
     """
-    await read_body(request, max_bytes=MAX_JSON_BYTES)
+    await drop_body(request, max_bytes=MAX_JSON_BYTES)
     return {
         "pjwt_auth_enabled": True,
         "parallel_fwdbwd_chunks": True,
@@ -33,7 +33,7 @@ async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
 
 @router.post("/client/dynamic_config")
 async def client_dynamic_config(request: Request, owner: Owner) -> dict[str, Any]:
-    await read_body(request, max_bytes=MAX_JSON_BYTES)
+    await drop_body(request, max_bytes=MAX_JSON_BYTES)
     return {"refresh_interval_sec": 300, "sample_cancel_enabled": True, "sample_cancel_max_batch_size": 64}
 
 
@@ -54,5 +54,5 @@ async def get_server_capabilities(service: ServiceDep, owner: Owner) -> dict[str
 @router.post("/telemetry")
 async def telemetry(request: Request, owner: Owner) -> dict[str, str]:
     """Taken and dropped: it may hold prompts and error texts, which are the user's own."""
-    await read_body(request, max_bytes=MAX_TELEMETRY_BYTES)
+    await drop_body(request, max_bytes=MAX_TELEMETRY_BYTES)
     return {"status": "accepted"}

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from eztinker.api.auth import ServiceDep
 from eztinker.errors import ModelNotServed
+from eztinker.redaction import without_secrets
 from eztinker.service.service import Catalog
 
 router = APIRouter()
@@ -76,4 +77,5 @@ def _commit(directory: Path) -> str:
 def _absent(code: str, sentence: str) -> JSONResponse:
     """As a model hub says it, and with the sentence where our other routes have it."""
     headers = {"X-Error-Code": code, "X-Error-Message": code}
+    sentence = without_secrets(sentence)
     return JSONResponse({"error": sentence, "detail": sentence}, status_code=HTTPStatus.NOT_FOUND, headers=headers)

@@ -22,9 +22,9 @@ from eztinker.api.bodies import (
     SaveWeightsBody,
     optimizer_family,
 )
-from eztinker.api.reading import MAX_JSON_BYTES, decoded, read_json, read_json_bytes, read_training_body
+from eztinker.api.reading import decoded, is_protobuf, read_json, read_object, read_training_body
 from eztinker.errors import InvalidInput, Unsupported
-from eztinker.protocol.json_bodies import Body, convert_object, parse_object
+from eztinker.protocol.json_bodies import Body, convert_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
 from eztinker.service.service import Service
 from eztinker.service.training_runs import BaseModel, LoraRequest, NewRun
@@ -115,7 +115,7 @@ async def save_weights_external(request: Request, service: ServiceDep, owner: Ow
 @router.post("/load_weights")
 async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     """Into the model that is named, or into a new one of the session that is named."""
-    value = parse_object(await read_json_bytes(request, max_bytes=MAX_JSON_BYTES))
+    value = await read_object(request)
     if value.get("session_id") is None:
         load = partial(_load, request, service, owner)
         return await _accept(value, service, owner, LoadWeightsBody, "load_weights", load)
@@ -165,8 +165,7 @@ async def _load(request: Request, service: Service, owner: str, body: LoadWeight
 
 
 async def _forward_backward(request: Request, service: Service, owner: str, *, forward_only: bool) -> dict[str, Any]:
-    is_protobuf = "application/x-protobuf" in request.headers.get("content-type", "")
-    decode = decode_protobuf if is_protobuf else partial(decode_json, forward_only=forward_only)
+    decode = decode_protobuf if is_protobuf(request) else partial(decode_json, forward_only=forward_only)
     body = await decoded(decode, await read_training_body(request))
     return _promise(await service.training.forward_backward(owner, body), body.model_id)
 
@@ -179,7 +178,7 @@ async def _numbered(
     kind: str,
     submit: Callable[[BodyT], Awaitable[str]],
 ) -> dict[str, Any]:
-    value = parse_object(await read_json_bytes(request, max_bytes=MAX_JSON_BYTES))
+    value = await read_object(request)
     return await _accept(value, service, owner, body_type, kind, submit)
 
 

@@ -1,0 +1,23 @@
+"""Secrets that were given where they do not belong are not said again: not in an error, not in the log."""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "[hidden]"
+_SECRET = re.compile(
+    r"""
+      AGE-SECRET-KEY-[A-Z0-9-]+                         # of age; the public one begins with age1
+    | AGE-PLUGIN-[A-Z0-9-]+                             # what opens one that is kept in hardware
+    | -----BEGIN\ [A-Z0-9\ ]{0,40}PRIVATE\ KEY(?s:.*)   # PEM, as of SSH; all that follows is part of it
+    | (?<![A-Z0-9])tml-[A-Z0-9_+/=.~-]+                 # of this protocol; an operator may choose any
+    | (?<![A-Z0-9])(?:hf_|ghp_|sk-)[A-Z0-9_-]{20,}      # of hubs and of other services
+    | (?<![A-Z0-9])eyJ[A-Z0-9_-]{8,}(?:\.[A-Z0-9_-]*){0,2}   # JSON web tokens, whole or cut off
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with `[hidden]` in the place of whatever looks like a secret key or token, even if it was cut off."""
+    return _SECRET.sub(HIDDEN, text)
