@@ -86,16 +86,17 @@ class Pass:
         return {**LOSS_SPECS[self.loss_fn].defaults, **self.loss_fn_config}
 
     def carry_out(self, max_tokens: int) -> Iterator[None]:
-        """Do the work, pausing after each micro-batch of at most `max_tokens` packed tokens.
+        """Do the work, pausing between micro-batches of at most `max_tokens` packed tokens.
 
         Raises:
             NonFiniteUpdate: the loss or the gradient is not finite. After this, as after any other exception, the
                 run's accumulated gradient is as it was before.
         """
         try:
-            for data in _micro_batches(self.data, max_tokens):
+            for index, data in enumerate(_micro_batches(self.data, max_tokens)):
+                if index:
+                    yield
                 self._run_micro_batch(data)
-                yield
             self._take_gradient_over()
         finally:
             self.run.pass_grads.zero_()
