@@ -31,10 +31,8 @@ class Places:
 
     def remove(self, share: str, length: int) -> None:
         """Take it back."""
-        for counter, key in ((self.held, share), (self._lengths, length)):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
+        self.held -= Counter([share])
+        self._lengths -= Counter([length])
 
     def clear(self) -> None:
         self.held.clear()

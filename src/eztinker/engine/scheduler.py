@@ -22,6 +22,8 @@ TOGETHER_SECONDS = 0.05
 """Shares that are this much apart sample together: to read the weights for each of them costs more than it mends."""
 PRESENCE_SECONDS = 1.0
 """A share that had work this lately may come back any moment; decode steps are kept short for it."""
+MAX_OPEN = 4
+"""Shares that may be in the middle of a micro-batch, which holds its activations, at the same time."""
 MAX_SHARED_ROWS = 32
 """Samples in a decode step while several shares are there. More at once gain little, and the others wait for it."""
 
@@ -112,8 +114,11 @@ class Scheduler:
 
     def _contenders(self) -> dict[str, list[Source]]:
         """The shares for which something can be done now, and from where its work comes."""
+        is_full = sum(share.training.is_open for share in self._shares.values()) >= MAX_OPEN
         contenders: dict[str, list[Source]] = {
-            name: [share.training] for name, share in self._shares.items() if not share.training.is_empty
+            name: [share.training]
+            for name, share in self._shares.items()
+            if share.training.is_open or not (share.training.is_empty or is_full)
         }
         for sampler in self._samplers:
             for name in sampler.ready_shares():

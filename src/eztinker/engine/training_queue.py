@@ -1,4 +1,4 @@
-"""The training operations of one share: in order within a run, a piece of each run in rotation."""
+"""The training operations of one share: in order within a run, a micro-batch of each run in rotation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Lane:
     """One run's operations, and the one that has been begun, if it gave way in the middle."""
 
     waiting: deque[Operation] = field(default_factory=deque)
-    begun: tuple[str, Iterator[list[Outcome]]] | None = None
+    begun: tuple[str, Iterator[bool | Outcome]] | None = None
     """Its id, and the rest of its pieces."""
 
 
@@ -50,6 +50,8 @@ class TrainingQueue:
         self._announce = announce
         self._lanes: dict[str, _Lane] = {}
         """The next one is first."""
+        self._open: str | None = None
+        """The run with a micro-batch that has been begun. It goes first, for the activations that it holds."""
 
     @property
     def is_empty(self) -> bool:
@@ -59,40 +61,50 @@ class TrainingQueue:
     def num_waiting(self) -> int:
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
+    @property
+    def is_open(self) -> bool:
+        """It holds the activations of a micro-batch."""
+        return self._open is not None
+
     def submit(self, operation: Operation) -> None:
         self._lanes.setdefault(operation.model_id, _Lane()).waiting.append(operation)
 
     def advance(self) -> list[Outcome]:
         """One piece of the next run's operation; gives what that ended, a step that waited behind it included."""
-        model_id = next(iter(self._lanes))
-        lane = self._lanes.pop(model_id)
-        outcomes = self._advance(lane)
+        model_id = self._open or next(iter(self._lanes))
+        lane = self._lanes[model_id]
+        piece = self._advance(lane)
+        if piece is True:
+            self._open = model_id
+            return []
+        self._open = None
+        outcomes = [piece] if isinstance(piece, Outcome) else []
         if outcomes and lane.waiting and lane.waiting[0].is_step:
-            outcomes += self._advance(lane)
+            outcomes += [step for step in [self._advance(lane)] if isinstance(step, Outcome)]
+        del self._lanes[model_id]
         if lane.waiting or lane.begun is not None:
             self._lanes[model_id] = lane
         return outcomes
 
-    def _advance(self, lane: _Lane) -> list[Outcome]:
+    def _advance(self, lane: _Lane) -> bool | Outcome:
         if lane.begun is None:
             operation = lane.waiting.popleft()
             lane.begun = operation.op_id, self._pieces(operation)
         op_id, pieces = lane.begun
         self._announce(op_id)
-        outcomes = next(pieces)
-        if outcomes:
+        piece = next(pieces)
+        if isinstance(piece, Outcome):
             lane.begun = None
-        return outcomes
+        return piece
 
-    def _pieces(self, operation: Operation) -> Iterator[list[Outcome]]:
-        """The work of an operation; after the last piece comes its outcome."""
+    def _pieces(self, operation: Operation) -> Iterator[bool | Outcome]:
+        """The work of an operation, and whether it pauses within a micro-batch; last comes its outcome."""
         try:
             value = operation.work()
             if isinstance(value, Pass):
-                for _ in value.carry_out(self._max_train_tokens):
-                    yield []
+                yield from value.carry_out(self._max_train_tokens)
                 value = value.result()
         except Exception as error:
-            yield [Outcome(operation.op_id, error=error)]
+            yield Outcome(operation.op_id, error=error)
         else:
-            yield [Outcome(operation.op_id, value)]
+            yield Outcome(operation.op_id, value)

@@ -110,12 +110,10 @@ class RunFeed:
             while unsent := self._unsent():
                 try:
                     needs_state = not all(isinstance(entry.new.work, UnloadModel) for entry in unsent)
-                    restored = (
-                        self._recovery.restore(self._model_id, owner=self._owner)
-                        if needs_state
-                        else self._engine.available()
-                    )
-                    self._epoch = await restored
+                    if needs_state:
+                        self._epoch = await self._recovery.restore(self._model_id, owner=self._owner)
+                    else:
+                        self._epoch = await self._engine.available()
                 except EngineDied:
                     continue
                 except LogUnwritable:  # what was accepted is done all the same, when the disk is there again
