@@ -34,6 +34,10 @@ class Room:
         require_share(self._taken[owner], self._taken.total(), self._capacity, self._what)
         self._taken[owner] += 1
 
+    def taken(self, owner: str) -> int:
+        """Places that the owner has."""
+        return self._taken[owner]
+
     def leave(self, owner: str) -> None:
         """Give a place back."""
         self._taken[owner] -= 1
