@@ -90,9 +90,7 @@ class Owner:
 
         def work() -> None:
             run = {"model_id": model_id}
-            loss = self._post(
-                "/forward_backward", run | {"seq_id": next(seq_ids), "forward_backward_input": batch}
-            )
+            loss = self._post("/forward_backward", run | {"seq_id": next(seq_ids), "forward_backward_input": batch})
             step = self._post("/optim_step", run | {"seq_id": next(seq_ids), "adam_params": {"learning_rate": 1e-4}})
             self._result(step)
             self._result(loss)

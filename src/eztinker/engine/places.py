@@ -39,34 +39,30 @@ class Places:
         self._lengths.clear()
 
     def may_join(self, share: str, waiting: Mapping[str, int]) -> bool:
-        """Whether there is a place for the share's next sample, and nobody who has less waits for it.
+        """Whether there is a place for the share's next sample, and nobody who holds less waits for a larger one.
 
         Args:
             waiting: the length of the next sample of every share that has one.
         """
         num_shares = len(self.held.keys() | waiting.keys())
-        if not self._fits(share, waiting[share], num_shares):
-            return False
-        return self._has_less(share, num_shares) or all(
-            self._fits(other, length, num_shares)
-            for other, length in waiting.items()
-            if self._has_less(other, num_shares)
+        part = self._part(share)
+        return self._fits(share, waiting[share], num_shares) and all(
+            self._fits(other, length, num_shares) for other, length in waiting.items() if self._part(other) < part
         )
 
     @property
     def _longest(self) -> int:
         return max(self._lengths, default=0)
 
-    def _has_less(self, share: str, num_shares: int) -> bool:
-        """Less than an equal part of places and memory, where shares are several."""
-        part = self.held[share] * max(1 / self._num_places, self._longest / self._num_tokens)
-        return num_shares > 1 and part * num_shares < 1
+    def _part(self, share: str) -> float:
+        """Part of the places, or of the memory, that the share holds."""
+        return self.held[share] * max(1 / self._num_places, self._longest / self._num_tokens)
 
     def _fits(self, share: str, length: int, num_shares: int) -> bool:
         """A sample alone always fits."""
         num_held = self.held.total() + 1
         num_places, num_tokens = self._num_places, self._num_tokens
-        if self._has_less(share, num_shares):
+        if num_shares > 1 and self._part(share) * num_shares < 1:
             num_places += max(1, int(SPARE * num_places))
             num_tokens += int(SPARE * num_tokens)
         return num_held == 1 or (num_held <= num_places and num_held * max(length, self._longest) <= num_tokens)
