@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from eztinker.engine.scheduler import MAX_OPEN, Scheduler
+from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.model.decoder import Decoder
 from eztinker.types import SamplingParams
 from tests.oracles import draw_tokens, load_decoder
@@ -174,6 +176,9 @@ def test_few_owners_are_in_the_middle_of_a_micro_batch_at_a_time(decoder: Decode
     assert most_open == MAX_OPEN
 
 
+@pytest.mark.skipif(
+    cpu_kernels(torch.float32) is None, reason="torch's operators round differently in batches of different sizes"
+)
 def test_a_flood_that_fills_the_batch_changes_no_bit_of_another_owners_samples(decoder: Decoder, tiny_model_dir: Path):
     params = SamplingParams(max_tokens=30, temperature=0.9, seed=7)
     prompts = {f"light {number}": draw_tokens(3 + number, seed=number) for number in range(4)}
