@@ -146,9 +146,9 @@ def _light_beside_flood(setting: str, work: Work, flood: Sequence[Work], num_rou
     return Measurement(
         work="fair share",
         setting=setting,
-        unit="1/s",
-        ours=statistics.median(beside),
-        peer=statistics.median(alone),
+        unit="1/min",
+        ours=60 * statistics.median(beside),
+        peer=60 * statistics.median(alone),
         wanted_ratio=WANTED_RATIO,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -28,6 +28,8 @@ class SampleQueue:
         self._tokenizer = tokenizer
         self._unread: deque[SampleJob] = deque()
         self._reading: _Reading | None = None
+        self._suspects: set[str] = set()
+        """Jobs whose prompts could not be read together; each of them is read alone."""
         self._starting: deque[SampleRow] = deque()
         """Samples of prompts that have been read."""
 
@@ -67,35 +69,54 @@ class SampleQueue:
 
     def remove(self, op_id: str) -> None:
         """Drop what there is of a job."""
+        self._suspects.discard(op_id)
         self._unread = deque(job for job in self._unread if job.op_id != op_id)
         self._starting = deque(row for row in self._starting if row.job.op_id != op_id)
         if self._reading is not None and self._reading.job.op_id == op_id:
             self._reading = None
 
-    def read(self) -> None:
-        """One pass over the next prompts: as many as fit it, or a part of one that is longer."""
+    def read(self) -> list[SampleJob]:
+        """One pass over the next prompts: as many as fit it, or a part of one that is longer.
+
+        Gives the job that cannot be read, if that is found out.
+        """
         if self._reading is None and self._reader.num_unread(self._unread[0].prompt) > MAX_PASS_TOKENS:
             job = self._unread.popleft()
             self._reading = _Reading(job, self._reader.read_in_passes(job.prompt))
-        if self._reading is not None:
-            job, read = self._reading.job, next(self._reading.passes)
+        jobs = self._next_jobs() if self._reading is None else [self._reading.job]
+        try:
+            reads = self._read(jobs)
+        except Exception as error:
+            self._reading = None
+            if len(jobs) == 1:
+                jobs[0].error = error
+                return jobs
+            self._suspects.update(job.op_id for job in jobs)
+            self._unread.extendleft(reversed(jobs))
+            return []
+        for job, read in zip(jobs, reads, strict=True):
             if read is not None:
                 self._reading = None
-                self._start(job, read)
-        else:
-            jobs = self._next_jobs()
-            for job, read in zip(jobs, self._reader.read([job.prompt for job in jobs]), strict=True):
-                self._start(job, read)
+                job.read = read
+                self._starting.extend(job.rows(self._tokenizer))
+        return []
+
+    def _read(self, jobs: list[SampleJob]) -> Sequence[ReadPrompt | None]:
+        if self._reading is not None:
+            return [next(self._reading.passes)]
+        return self._reader.read([job.prompt for job in jobs])
 
     def _next_jobs(self) -> list[SampleJob]:
         """More than there are places, if they are short: one large pass costs less."""
         jobs: list[SampleJob] = []
         room = MAX_PASS_TOKENS
         while self._unread and (num_tokens := self._reader.num_unread(self._unread[0].prompt)) <= room:
+            is_suspect = self._unread[0].op_id in self._suspects
+            if jobs and is_suspect:
+                break
             jobs.append(self._unread.popleft())
             room -= num_tokens
+            if is_suspect:
+                self._suspects.discard(jobs[0].op_id)
+                break
         return jobs
-
-    def _start(self, job: SampleJob, read: ReadPrompt) -> None:
-        job.read = read
-        self._starting.extend(job.rows(self._tokenizer))

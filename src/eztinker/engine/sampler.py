@@ -124,7 +124,8 @@ class Sampler:
     def advance(self, share: str, beside: Sequence[str] = (), *, max_rows: int | None = None) -> SamplerStep:
         """Read a prompt of `share` if it has a place for it, or else add one token to its samples.
 
-        When it breaks, only the job at fault fails: the others begin anew, and none is lost.
+        When a prompt cannot be read, its job alone fails. When a token cannot be drawn, the job at fault is found by
+        running those that are under way anew; none of the others is lost.
 
         Args:
             beside: shares whose samples get a token in the same step.
@@ -135,7 +136,7 @@ class Sampler:
         except Exception as error:
             done, parts = self._find_culprit(error), {share: 1.0}
         else:
-            done = [job for job in dict.fromkeys(finished) if job.is_done]
+            done = [job for job in dict.fromkeys(finished) if job.is_done or job.error]
         for job in done:
             del self._jobs[job.op_id]
         self._go_on()
@@ -150,11 +151,10 @@ class Sampler:
     def _advance(
         self, share: str, served: Sequence[str], max_rows: int | None
     ) -> tuple[list[SampleJob], dict[str, float]]:
-        """The jobs that have a sample less to draw, and what each share had of the step."""
+        """The jobs that have a sample less to draw or have failed, and what each share had of the step."""
         finished = self._join(share)
         if self._may_join(share):
-            self._queue(share).read()
-            return finished + self._join(share), {share: 1.0}
+            return [*finished, *self._queue(share).read(), *self._join(share)], {share: 1.0}
         num_rows = self._bring_forward(served, max_rows)
         if not num_rows:
             return finished, {share: 1.0}
