@@ -108,6 +108,10 @@ class Sampler:
         self._go_on()
         return True
 
+    def is_ready(self, share: str) -> bool:
+        """Whether a step can do something for the share now."""
+        return share in self.num_rows or self._may_join(share)
+
     def ready_shares(self) -> list[str]:
         """The shares for which a step can do something now."""
         waiting = self._waiting
@@ -197,6 +201,8 @@ class Sampler:
         return []
 
     def _may_join(self, share: str) -> bool:
+        if share not in self._queues:
+            return False
         waiting = self._waiting
         return share in waiting and self._places.may_join(share, waiting)
 
@@ -232,6 +238,8 @@ class Sampler:
         Earlier shares come first, and of each the samples that joined first.
         """
         rank = {share: index for index, share in enumerate(shares)}
+        if self.num_rows.keys() <= rank.keys() and (max_rows is None or len(self._rows) <= max_rows):
+            return len(self._rows)
         order = sorted((row for row in self._rows if row.share in rank), key=lambda row: (rank[row.share], row.number))
         chosen = {id(row) for row in order[:max_rows]}
         inside = [place for place in range(len(chosen), len(self._rows)) if id(self._rows[place]) in chosen]

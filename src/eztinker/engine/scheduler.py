@@ -174,4 +174,4 @@ class Scheduler:
 
 
 def _has_work(source: Source, name: str) -> bool:
-    return not source.is_empty if isinstance(source, TrainingQueue) else name in source.ready_shares()
+    return not source.is_empty if isinstance(source, TrainingQueue) else source.is_ready(name)

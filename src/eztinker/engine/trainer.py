@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from eztinker.model.head import target_logprobs
 from eztinker.model.linear import LowRankDelta
 from eztinker.model.lora import HEAD, Adapter
 from eztinker.types import AdamParams, Datum, ForwardBackwardResult, OptimStepResult
+
+
+MIN_CUT_TOKENS = 32
+"""A smaller micro-batch takes too little time to pause between its layers."""
 
 
 class TrainingRun:
@@ -133,9 +138,14 @@ class Pass:
         decoder = self.run.decoder
         tokens_T = torch.from_numpy(np.concatenate([datum.tokens for datum in data])).to(decoder.device)
         attention = PackedAttention([len(datum.tokens) for datum in data], decoder.device)
+        adapters = [(self.run.adapter, None)]
+        if len(tokens_T) < MIN_CUT_TOKENS:
+            stages = [partial(decoder.hidden_states, attention=attention, adapters=adapters)]
+        else:
+            stages = decoder.stages(attention, adapters)
         cuts: list[tuple[Tensor, Tensor]] = []
         x = tokens_T
-        for stage in decoder.stages(attention, [(self.run.adapter, None)]):
+        for stage in stages:
             with torch.set_grad_enabled(not self.forward_only):
                 start = _cut(x)
                 x = stage(start)
