@@ -26,7 +26,6 @@ from eztinker.model.linear import LowRankDelta
 from eztinker.model.lora import HEAD, Adapter
 from eztinker.types import AdamParams, Datum, ForwardBackwardResult, OptimStepResult
 
-
 MIN_CUT_TOKENS = 32
 """A smaller micro-batch takes too little time to pause between its layers."""
 
