@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import control_plane, decode, main_job, prefill, training
+from benchmarks import control_plane, decode, fair_share, main_job, prefill, training
 from benchmarks.engine import EngineInference
 from benchmarks.measurement import Measurement
 from benchmarks.peer_transformers import TransformersInference
@@ -22,6 +22,9 @@ from eztinker.model.device import choose_device, choose_dtype
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.fair_share:
+        print_table(list(fair_share.measure(arguments.rounds)), "tiny model, float32, 1 CPU thread")
+        return
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the peers' own bars would cut through ours
     console = Console(stderr=True)
     (model,) = load_catalog([arguments.base_model], console)
@@ -49,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores, help="for both sides (default: all cores)")
     parser.add_argument("--rounds", type=int, default=3, help="timed turns of each side (default: %(default)s)")
     parser.add_argument("--main-job", action="store_true", help="also time `eztinker demo`, about two minutes")
+    parser.add_argument("--fair-share", action="store_true", help="only what owners keep of their rate beside floods")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the files")
     return parser.parse_args()
 
@@ -63,6 +67,7 @@ def _measure(model: BaseModel, dtype: str, arguments: argparse.Namespace) -> Ite
         yield from prefill.measure(ours, peer, limits, model.vocab_size, 3 * arguments.rounds)
     yield from training.measure(*shared, limits, model.vocab_size, arguments.rounds)
     yield control_plane.measure(arguments.rounds)
+    yield from fair_share.measure(arguments.rounds)
     if arguments.main_job:
         yield main_job.measure()
     yield from _machine_rows(machine)

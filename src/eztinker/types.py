@@ -194,3 +194,5 @@ class EngineStatus(Record):
     running_samples: int = 0
     waiting_samples: int = 0
     waiting_operations: int = 0
+    shares: dict[str, float] = {}
+    """Part of the working time since the last status that each share had; those that had work lately are there."""

@@ -386,7 +386,7 @@ def test_engines_go_on_starting_after_the_log_refused_the_number_of_one():
 def test_commands_wait_for_an_engine_that_is_not_ready():
     async def scenario() -> None:
         engine = new_engine(SCRIPTED_ENGINE_ARGV)
-        early = engine.sample(sample_command("early", 10))
+        early = engine.sample(sample_command("early", 10), owner="local")
         assert engine.ready is None
         engine.start()
         assert isinstance((await early).event, SampleDone)
@@ -406,7 +406,7 @@ def test_an_engine_that_never_starts_fails_what_waits(monkeypatch: pytest.Monkey
         engine.start()
         waiting = asyncio.create_task(engine.available())
         with pytest.raises(EngineLost, match="does not start"):
-            await engine.sample(sample_command("never", 10))
+            await engine.sample(sample_command("never", 10), owner="local")
         with pytest.raises(EngineLost, match="does not start"):
             await waiting
         await engine.stop()
@@ -418,7 +418,7 @@ def test_stopping_leaves_no_engine_behind():
     async def scenario() -> int:
         engine = new_engine(SCRIPTED_ENGINE_ARGV)
         engine.start()
-        await engine.sample(sample_command("one", 10))
+        await engine.sample(sample_command("one", 10), owner="local")
         assert engine.ready is not None
         pid = engine.ready.pid
         await engine.stop()

@@ -328,14 +328,11 @@ class World:
     def _check_room(self) -> None:
         service = self._service
         assert service is not None
-        turns = service.sampling._turns
         left = {
             "operations without an outcome": service.operations._unsettled,
             "places in the queue": service.operations._room._taken,
             "places of polls": service.polls._taken,
-            "samples that wait": turns._waiting,
-            "samples in the engine": turns._running,
-            "sequences in the engine": turns._num_sequences,
+            "samples that wait or are in the engine": service.sampling._turns._owners,
             "commands in the engine": service.engine._pending,
         }
         for what, remains in left.items():

@@ -142,7 +142,9 @@ def _response(
     body: dict[str, Any] = {"detail": message, "error": error}
     retry = {"x-should-retry": "false"}
     if status in _TRANSIENT:
-        body |= {"queue_state": "paused_capacity", "queue_state_reason": message}
+        is_share_full = status is HTTPStatus.TOO_MANY_REQUESTS
+        state = "paused_rate_limit" if is_share_full else "paused_capacity"
+        body |= {"queue_state": state, "queue_state_reason": message}
         retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     # the rest of a body over its limit is not read, so no other request can follow on the connection
     close = {"Connection": "close"} if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}

@@ -1,9 +1,12 @@
-"""Reading prompts: one packed pass over many of them, behind what they share with prompts read before."""
+"""Reading prompts: one packed pass over many of them, behind what they share with prompts read before.
+
+A prompt that is too long for one pass is read in several, each behind the tokens of those before it.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +14,15 @@ import torch
 from torch import Tensor
 
 from eztinker.engine.prefix_cache import PrefixCache, shared_beginning
-from eztinker.engine.prompt_scores import PromptScores, first_needed, score_prompt
+from eztinker.engine.prompt_scores import PromptScorer, PromptScores, first_needed
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.kv_cache import KVBlock
 from eztinker.model.lora import LowRankAdapter, adapter_rows
 from eztinker.types import SampleRequest
 
+MAX_PASS_TOKENS = 512
+"""Tokens read in one pass, as many as in a training micro-batch. Others wait for its end, and more gain nothing."""
 MIN_SAVED_TOKENS = 64
 """A pass of its own for prompts behind a prefix has to save this many tokens to be worth it."""
 
@@ -61,8 +66,13 @@ class PromptReader:
         self._num_drawable = num_drawable
         self._cache = PrefixCache(cache_bytes)
 
+    def num_unread(self, prompt: Prompt) -> int:
+        """Tokens that reading the prompt now would take."""
+        block = self._cached(prompt)
+        return len(prompt.tokens) - (block.num_tokens if block else 0)
+
     def read(self, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
-        """Read prompts together; results are in their order."""
+        """Read prompts together in one pass; results are in their order."""
         self._read_shared_beginnings([prompt for prompt in prompts if len(prompt.cacheable)])
         results: dict[int, ReadPrompt] = {}
         for prefix, members in self._by_prefix(prompts):
@@ -71,6 +81,38 @@ class PromptReader:
         for index, read in results.items():
             self._cache.put(prompts[index].adapter_key, prompts[index].tokens, read.block)
         return [results[index] for index in range(len(prompts))]
+
+    def read_in_passes(self, prompt: Prompt) -> Iterator[ReadPrompt | None]:
+        """Read one prompt of any length; None after each pass but the last."""
+        cached = self._cached(prompt)
+        num_cached, num_tokens = cached.num_tokens if cached else 0, len(prompt.tokens)
+        scorer, prefix, whole = self._scorer(prompt), cached, None
+        for start in range(num_cached, num_tokens, MAX_PASS_TOKENS):
+            tokens = prompt.tokens[start : start + MAX_PASS_TOKENS]
+            attention = PackedAttention([len(tokens)], self._decoder.device, prefix=prefix, keep_keys=True)
+            hidden_TH = self._hidden_states([tokens], attention, [prompt.adapter])
+            own = attention.own_block(0)
+            if whole is None:
+                whole = KVBlock.room_for(num_tokens, like=own)
+                if cached:
+                    whole.put(0, cached)
+            whole.put(start, own)
+            scorer.take(start, hidden_TH)
+            if start + len(tokens) < num_tokens:
+                prefix = whole.first(start + len(tokens))
+                yield None
+            else:
+                self._cache.put(prompt.adapter_key, prompt.tokens, whole)
+                logits = self._decoder.logits(hidden_TH[-1:], adapter_rows([prompt.adapter], self._decoder.device))
+                yield ReadPrompt(whole, logits[0], num_cached, scorer.scores)
+
+    def _cached(self, prompt: Prompt) -> KVBlock | None:
+        """What a prompt read by itself need not read again."""
+        block = self._cache.longest_match(prompt.adapter_key, prompt.cacheable)
+        return None if block is None or block.num_tokens < MIN_SAVED_TOKENS else block
+
+    def _scorer(self, prompt: Prompt) -> PromptScorer:
+        return PromptScorer(self._decoder, prompt.request, prompt.adapter, self._num_drawable)
 
     def _read_shared_beginnings(self, prompts: Sequence[Prompt]) -> None:
         """Put what all prompts of one adapter begin with into the cache, so that they are read behind it."""
@@ -117,17 +159,9 @@ class PromptReader:
         next_logits = self._decoder.logits(hidden_TH[ends], adapter_rows(adapters, hidden_TH.device))
         reads = []
         for index, (prompt, hidden) in enumerate(zip(prompts, hidden_TH.split(lengths), strict=True)):
-            hidden = hidden[len(prompt.cacheable) - num_cached :]
-            reads.append(
-                ReadPrompt(
-                    block=attention.block(index),
-                    next_logits=next_logits[index],
-                    num_cached_tokens=num_cached,
-                    scores=score_prompt(
-                        self._decoder, prompt.request, prompt.adapter, hidden, num_drawable=self._num_drawable
-                    ),
-                )
-            )
+            scorer = self._scorer(prompt)
+            scorer.take(num_cached, hidden)
+            reads.append(ReadPrompt(attention.block(index), next_logits[index], num_cached, scorer.scores))
         return reads
 
     def _hidden_states(

@@ -40,29 +40,15 @@ def first_needed(request: SampleRequest) -> int:
     return min(needed)
 
 
-def score_prompt(
-    decoder: Decoder, request: SampleRequest, adapter: LowRankAdapter | None, hidden_MH: Tensor, *, num_drawable: int
-) -> PromptScores:
-    """The scores that `request` asks for.
-
-    Args:
-        hidden_MH: final hidden states of the positions from `first_needed` on.
-        num_drawable: tokens the tokenizer knows; ids beyond are never drawn.
-    """
-    scorer = _Scorer(request, num_drawable)
-    first = first_needed(request)
-    adapters = adapter_rows([adapter], hidden_MH.device)
-    for chunk in chunks_of_positions(len(request.prompt) - 1 - first, decoder.config.vocab_size):
-        scorer.judge(slice(first + chunk.start + 1, first + chunk.stop + 1), decoder.logits(hidden_MH[chunk], adapters))
-    return scorer.scores
-
-
 @dataclass(slots=True, eq=False)
-class _Scorer:
-    """Fills the scores of one prompt, some positions at a time."""
+class PromptScorer:
+    """Fills the scores of one prompt, some positions at a time, from the first to the last."""
 
+    decoder: Decoder
     request: SampleRequest
+    adapter: LowRankAdapter | None
     num_drawable: int
+    """Tokens the tokenizer knows; ids beyond are never drawn."""
     scores: PromptScores = field(init=False)
     rng: np.random.Generator = field(init=False)
 
@@ -84,7 +70,17 @@ class _Scorer:
                 logprobs=np.zeros((num_positions - 1, k), dtype=np.float32),
             )
 
-    def judge(self, positions: slice, logits_MV: Tensor) -> None:
+    def take(self, start: int, hidden_NH: Tensor) -> None:
+        """Enter what is asked about the tokens behind these final hidden states, the first of position `start`."""
+        first = max(start, first_needed(self.request))
+        stop = min(start + hidden_NH.shape[0], len(self.request.prompt) - 1)
+        adapters = adapter_rows([self.adapter], hidden_NH.device)
+        for chunk in chunks_of_positions(stop - first, self.decoder.config.vocab_size):
+            positions = slice(first + chunk.start, first + chunk.stop)
+            logits_MV = self.decoder.logits(hidden_NH[positions.start - start : positions.stop - start], adapters)
+            self._judge(slice(positions.start + 1, positions.stop + 1), logits_MV)
+
+    def _judge(self, positions: slice, logits_MV: Tensor) -> None:
         """Enter the scores of `positions`, whose tokens these logits judge."""
         log_totals_M = torch.logsumexp(logits_MV, dim=-1)
         start = max(positions.start, self.request.first_scored)

@@ -20,6 +20,8 @@ class SampleJob:
 
     op_id: str
     prompt: Prompt
+    share: str = ""
+    """Whose turns it takes."""
     sequences: dict[int, SampledSequence] = field(default_factory=dict)
     """Finished samples by index."""
     read: ReadPrompt | None = None
@@ -32,6 +34,11 @@ class SampleJob:
     @property
     def is_done(self) -> bool:
         return len(self.sequences) == self.request.num_samples
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a sample may come to, its prompt included."""
+        return len(self.request.prompt) + self.request.params.max_tokens
 
     def restart(self) -> None:
         """Forget what has been read and drawn."""
@@ -71,11 +78,16 @@ class SampleRow:
     logprobs: list[float] = field(default_factory=list)
     topk: list[TopkLogprobs] = field(default_factory=list)
     """One row per token, if the request wants them."""
+    number: int = 0
+    """How many samples joined the batch before it."""
+
+    @property
+    def share(self) -> str:
+        return self.job.share
 
     @property
     def max_length(self) -> int:
-        """Tokens it may come to, its prompt included."""
-        return len(self.job.request.prompt) + self.job.request.params.max_tokens
+        return self.job.max_length
 
     def take(self, token: int, logprob: float) -> StopReason | None:
         self.tokens.append(token)

@@ -1,43 +1,44 @@
-"""One engine for both kinds of work: it takes turns between training and sampling, so that neither stalls the other.
+"""One engine for everyone's work: turns go to shares by what they cost, so that no owner stalls another.
 
-Training operations keep their order per model; models take turns, one operation each. A step that waits behind it goes
-with it, for a step takes little time; both are reported together, so that the server stores them in one commit.
+A share is whoever the server charges work to, one of its owners. The share that has had the least processor time is
+next; whether it trains or samples in its turn is decided in the same way. A decode step serves the samples of several
+shares at once, and its time is divided among them.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from eztinker.engine.fair_turns import FairTurns
 from eztinker.engine.sampler import Sampler
-from eztinker.engine.trainer import Pass
+from eztinker.engine.training_queue import Operation, Outcome, TrainingQueue
 from eztinker.types import EngineStatus
 
-SHORTEST_TURN_SECONDS = 0.05
-"""Sampling keeps the processor for at least this long before training may have it back."""
+TURN_SECONDS = 0.01
+"""A turn goes on for this long where its pieces are shorter."""
+TOGETHER_SECONDS = 0.05
+"""Shares that are this much apart sample together: to read the weights for each of them costs more than it mends."""
+PRESENCE_SECONDS = 1.0
+"""A share that had work this lately may come back any moment; decode steps are kept short for it."""
+MAX_OPEN = 4
+"""Shares that may be in the middle of a micro-batch, which holds its activations, at the same time."""
+MAX_SHARED_ROWS = 32
+"""Samples in a decode step while several shares are there. More at once gain little, and the others wait for it."""
+
+Source = TrainingQueue | Sampler
+"""Where a share's work comes from."""
 
 
 @dataclass(slots=True, eq=False)
-class Operation:
-    """One training operation in its model's lane."""
-
-    op_id: str
-    model_id: str
-    work: Callable[[], object]
-    """Gives the result, or a `Pass`, which is then carried out micro-batch by micro-batch."""
-    is_step: bool = False
-    """An optimizer step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an operation or a sampling request ended: its result, or the exception it raised."""
-
-    op_id: str
-    value: object = None
-    error: Exception | None = None
+class _Share:
+    training: TrainingQueue
+    turns: FairTurns[Source] = field(default_factory=FairTurns)
+    seen_at: float = 0.0
+    """When there was work for it last."""
+    used_seconds: float = 0.0
+    """Since the last status."""
 
 
 class Scheduler:
@@ -50,19 +51,20 @@ class Scheduler:
         on_start: Callable[[str], None] = lambda op_id: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_start` is told the id of each training operation right before it begins."""
+        """`on_start` is told the id of each training operation right before it begins, or goes on after another."""
         self._max_train_tokens = max_train_tokens
         self._on_start = on_start
         self._clock = clock
-        self._lanes: dict[str, deque[Operation]] = {}
+        self._in_hand: str | None = None
+        self._shares: dict[str, _Share] = {}
+        self._turns: FairTurns[str] = FairTurns()
         self._samplers: list[Sampler] = []
-        self._training: Iterator[list[Outcome]] | None = None
 
     def add_sampler(self, sampler: Sampler) -> None:
         self._samplers.append(sampler)
 
     def submit(self, operation: Operation) -> None:
-        self._lanes.setdefault(operation.model_id, deque()).append(operation)
+        self._share(operation.share).training.submit(operation)
 
     def cancel(self, op_id: str) -> bool:
         """Drop a sampling request; False if none has this id."""
@@ -70,73 +72,106 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        return self._training is None and not self._lanes and all(sampler.is_idle for sampler in self._samplers)
+        has_training = any(not share.training.is_empty for share in self._shares.values())
+        return not has_training and all(sampler.is_idle for sampler in self._samplers)
 
-    @property
     def status(self) -> EngineStatus:
+        """What is going on, and how the time since the last call was divided."""
+        self._shares = {name: share for name, share in self._shares.items() if self._is_known(share)}
+        used = {name: share.used_seconds for name, share in self._shares.items()}
+        total = sum(used.values())
+        for share in self._shares.values():
+            share.used_seconds = 0.0
         return EngineStatus(
             running_samples=sum(sampler.num_running for sampler in self._samplers),
             waiting_samples=sum(sampler.num_waiting for sampler in self._samplers),
-            waiting_operations=sum(len(lane) for lane in self._lanes.values()),
+            waiting_operations=sum(share.training.num_waiting for share in self._shares.values()),
+            shares={name: seconds / total for name, seconds in used.items()} if total else {},
         )
 
     def turn(self) -> list[Outcome]:
-        """One micro-batch of training, then sampling for as long as that took."""
+        """Work for the share that is next, until its turn is over or something has ended, which callers wait for."""
+        contenders = self._contenders()
+        if not contenders:
+            return []
+        name = self._turns.next(contenders)
+        source = self._shares[name].turns.next(contenders[name])
+        until = self._clock() + TURN_SECONDS
+        outcomes = self._serve(name, source)
+        while not outcomes and self._clock() < until and _has_work(source, name):
+            outcomes = self._serve(name, source)
+        return outcomes
+
+    def _share(self, name: str) -> _Share:
+        if name not in self._shares:
+            self._shares[name] = _Share(TrainingQueue(self._max_train_tokens, self._take_in_hand))
+        return self._shares[name]
+
+    def _take_in_hand(self, op_id: str) -> None:
+        if op_id != self._in_hand:
+            self._in_hand = op_id
+            self._on_start(op_id)
+
+    def _contenders(self) -> dict[str, list[Source]]:
+        """The shares for which something can be done now, and from where its work comes."""
+        is_full = sum(share.training.is_open for share in self._shares.values()) >= MAX_OPEN
+        contenders: dict[str, list[Source]] = {
+            name: [share.training]
+            for name, share in self._shares.items()
+            if share.training.is_open or not (share.training.is_empty or is_full)
+        }
+        for sampler in self._samplers:
+            for name in sampler.ready_shares():
+                contenders.setdefault(name, []).append(sampler)
+        now = self._clock()
+        for name in contenders:
+            self._share(name).seen_at = now
+        return contenders
+
+    def _is_present(self, share: _Share) -> bool:
+        return self._clock() - share.seen_at < PRESENCE_SECONDS
+
+    def _is_known(self, share: _Share) -> bool:
+        return not share.training.is_empty or share.used_seconds > 0 or self._is_present(share)
+
+    def _serve(self, name: str, source: Source) -> list[Outcome]:
+        """One piece of work, charged to those it served."""
         started = self._clock()
-        outcomes = self._train()
-        trained_seconds = self._clock() - started
-        return outcomes + self._sample(self._clock() + max(trained_seconds, SHORTEST_TURN_SECONDS))
-
-    def _train(self) -> list[Outcome]:
-        if self._training is None and self._lanes:
-            self._training = self._run_heads()
-        if self._training is None:
-            return []
-        outcomes = next(self._training, None)
-        if outcomes is None:
-            self._training = None
-            return []
-        return outcomes
-
-    def _sample(self, until: float) -> list[Outcome]:
-        """Sampler steps until the time is up or something finished, which callers may be waiting for."""
-        outcomes: list[Outcome] = []
-        while not outcomes and self._clock() < until:
-            busy = [sampler for sampler in self._samplers if not sampler.is_idle]
-            if not busy:
-                break
-            for sampler in busy:
-                outcomes += _step(sampler)
-        return outcomes
-
-    def _run_heads(self) -> Iterator[list[Outcome]]:
-        """Run the first operation of every lane, one after another, each with the step behind it."""
-        for model_id in list(self._lanes):
-            for outcomes in self._run_next(model_id):
-                if outcomes and model_id in self._lanes and self._lanes[model_id][0].is_step:
-                    (of_step,) = self._run_next(model_id)
-                    outcomes += of_step
-                yield outcomes
-
-    def _run_next(self, model_id: str) -> Iterator[list[Outcome]]:
-        lane = self._lanes[model_id]
-        operation = lane.popleft()
-        if not lane:
-            del self._lanes[model_id]
-        self._on_start(operation.op_id)
-        try:
-            value = operation.work()
-            if isinstance(value, Pass):
-                for _ in value.carry_out(self._max_train_tokens):
-                    yield []
-                value = value.result()
-        except Exception as error:
-            yield [Outcome(operation.op_id, error=error)]
+        if isinstance(source, TrainingQueue):
+            outcomes, parts = source.advance(), {name: 1.0}
         else:
-            yield [Outcome(operation.op_id, value)]
+            outcomes, parts = self._sample(name, source)
+        seconds = self._clock() - started
+        for each, part in parts.items():
+            share = self._share(each)
+            self._turns.charge(each, part * seconds)
+            share.turns.charge(source, part * seconds)
+            share.used_seconds += part * seconds
+        return outcomes
+
+    def _sample(self, name: str, sampler: Sampler) -> tuple[list[Outcome], dict[str, float]]:
+        is_shared = sum(map(self._is_present, self._shares.values())) > 1
+        max_rows = MAX_SHARED_ROWS if is_shared else None
+        step = sampler.advance(name, self._beside(name, sampler), max_rows=max_rows)
+        outcomes = [
+            Outcome(job.op_id, error=job.error) if job.error else Outcome(job.op_id, job.result()) for job in step.done
+        ]
+        return outcomes, step.parts
+
+    def _beside(self, name: str, sampler: Sampler) -> list[str]:
+        """The shares that sample in the same step, those with the fewest samples first.
+
+        They are those that are about as far, and those that make the step no more than twice as long each.
+        """
+        num_rows = sampler.num_rows
+        latest = self._turns.time_of(name) + TOGETHER_SECONDS
+        beside = [
+            each
+            for each in num_rows
+            if each != name and (self._turns.time_of(each) <= latest or num_rows[each] <= num_rows[name])
+        ]
+        return sorted(beside, key=num_rows.__getitem__)
 
 
-def _step(sampler: Sampler) -> list[Outcome]:
-    return [
-        Outcome(job.op_id, error=job.error) if job.error else Outcome(job.op_id, job.result()) for job in sampler.step()
-    ]
+def _has_work(source: Source, name: str) -> bool:
+    return not source.is_empty if isinstance(source, TrainingQueue) else source.is_ready(name)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,8 +22,12 @@ from eztinker.loss_specs import LOSS_SPECS
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.head import target_logprobs
+from eztinker.model.linear import LowRankDelta
 from eztinker.model.lora import HEAD, Adapter
 from eztinker.types import AdamParams, Datum, ForwardBackwardResult, OptimStepResult
+
+MIN_CUT_TOKENS = 32
+"""A smaller micro-batch takes too little time to pause between its layers."""
 
 
 class TrainingRun:
@@ -85,17 +90,21 @@ class Pass:
         """The config with the loss's defaults where nothing was given."""
         return {**LOSS_SPECS[self.loss_fn].defaults, **self.loss_fn_config}
 
-    def carry_out(self, max_tokens: int) -> Iterator[None]:
-        """Do the work, pausing after each micro-batch of at most `max_tokens` packed tokens.
+    def carry_out(self, max_tokens: int) -> Iterator[bool]:
+        """Do the work in micro-batches of at most `max_tokens` packed tokens, pausing after each layer.
+
+        Gives whether the pause is within a micro-batch, which then holds its activations.
 
         Raises:
             NonFiniteUpdate: the loss or the gradient is not finite. After this, as after any other exception, the
                 run's accumulated gradient is as it was before.
         """
         try:
-            for data in _micro_batches(self.data, max_tokens):
-                self._run_micro_batch(data)
-                yield
+            for index, data in enumerate(_micro_batches(self.data, max_tokens)):
+                if index:
+                    yield False
+                for _ in self._run_micro_batch(data):
+                    yield True
             self._take_gradient_over()
         finally:
             self.run.pass_grads.zero_()
@@ -119,22 +128,53 @@ class Pass:
             raise NonFiniteUpdate("The gradient is not finite; the pass was dropped. Check the loss inputs")
         run.grads.copy_(total)
 
-    def _run_micro_batch(self, data: Sequence[Datum]) -> None:
+    def _run_micro_batch(self, data: Sequence[Datum]) -> Iterator[None]:
+        """Forward and backward, pausing between layers.
+
+        The graph is cut between layers, so that each layer's backward pass is a call of its own. The numbers are those
+        of one call for all: the factors of the head, which tied models use to embed too, get both gradients at once.
+        """
         decoder = self.run.decoder
         tokens_T = torch.from_numpy(np.concatenate([datum.tokens for datum in data])).to(decoder.device)
         attention = PackedAttention([len(datum.tokens) for datum in data], decoder.device)
-        with torch.set_grad_enabled(not self.forward_only):
-            hidden_TH = decoder.hidden_states(tokens_T, attention, [(self.run.adapter, None)])
-            loss = self._loss(data, hidden_TH)
+        adapters = [(self.run.adapter, None)]
+        if len(tokens_T) < MIN_CUT_TOKENS:
+            stages = [partial(decoder.hidden_states, attention=attention, adapters=adapters)]
+        else:
+            stages = decoder.stages(attention, adapters)
+        cuts: list[tuple[Tensor, Tensor]] = []
+        x = tokens_T
+        for stage in stages:
+            with torch.set_grad_enabled(not self.forward_only):
+                start = _cut(x)
+                x = stage(start)
             if not self.forward_only:
-                loss.backward()
+                cuts.append((start, x))
+            yield
+        hidden_TH = _cut(x)
+        head = self.run.adapter.delta(HEAD, None)
+        factors = [] if head is None else [head.a, *head.bs]
+        cut_factors = [_cut(factor) for factor in factors]
+        deltas = [] if head is None else [replace(head, a=cut_factors[0], bs=tuple(cut_factors[1:]))]
+        with torch.set_grad_enabled(not self.forward_only):
+            loss = self._loss(data, hidden_TH, deltas)
+        if not self.forward_only:
+            loss.backward()
         self.loss += float(loss.detach())
+        grad = hidden_TH.grad
+        while cuts:
+            yield
+            start, x = cuts.pop()
+            ends = [(x, grad)]
+            if not cuts:
+                ends += [(factor, cut.grad) for factor, cut in zip(factors, cut_factors, strict=True)]
+            _go_back([(end, end_grad) for end, end_grad in ends if end_grad is not None])
+            grad = start.grad
 
-    def _loss(self, data: Sequence[Datum], hidden_TH: Tensor) -> Tensor:
-        """Summed loss of one micro-batch; the logprobs of its data are kept."""
+    def _loss(self, data: Sequence[Datum], hidden_TH: Tensor, deltas: Sequence[LowRankDelta]) -> Tensor:
+        """Summed loss of one micro-batch, with the head's `deltas`; the logprobs of its data are kept."""
         decoder, loss = self.run.decoder, LOSSES[self.loss_fn]
         config = self.complete_config
-        deltas = [delta for delta in [self.run.adapter.delta(HEAD, None)] if delta is not None]
         total = hidden_TH.new_zeros((), dtype=torch.float32)
         start = 0
         for run_of_data in _same_width(data):
@@ -149,6 +189,17 @@ class Pass:
                 self.logprobs.append(shaped.detach().cpu().numpy())
             start = stop
         return total
+
+
+def _go_back(ends: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Backward from these tensors, each with its gradient."""
+    if ends:
+        torch.autograd.backward([end for end, _ in ends], [grad for _, grad in ends])
+
+
+def _cut(x: Tensor) -> Tensor:
+    """The same numbers where another graph begins."""
+    return x.detach().requires_grad_(x.requires_grad)
 
 
 def _micro_batches(data: Sequence[Datum], max_tokens: int) -> list[list[Datum]]:

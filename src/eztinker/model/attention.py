@@ -90,12 +90,16 @@ class PackedAttention:
 
     def block(self, sequence: int) -> KVBlock:
         """The keys and values of one sequence, prefix included. Needs `keep_keys`."""
+        own = self.own_block(sequence)
+        return self._prefix.followed_by(own) if self._prefix else own
+
+    def own_block(self, sequence: int) -> KVBlock:
+        """The keys and values of one sequence without the prefix. Needs `keep_keys`."""
         assert self._kept is not None
         span = self._spans[sequence]
         keys = torch.stack([k[span] for k, _ in self._kept])
         values = torch.stack([v[span] for _, v in self._kept])
-        own = KVBlock(keys, values)
-        return self._prefix.followed_by(own) if self._prefix else own
+        return KVBlock(keys, values)
 
 
 @dataclass(frozen=True, slots=True)

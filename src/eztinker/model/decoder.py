@@ -6,7 +6,8 @@ business, which layers change through adapters is the `deltas` argument's. H = h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -56,11 +57,20 @@ class Decoder:
 
     def hidden_states(self, tokens_T: Tensor, attention: Attention, adapters: AdapterRows = ()) -> Tensor:
         """Final hidden states after the last norm, (T, H), in the decoder's dtype."""
+        x = tokens_T
+        for stage in self.stages(attention, adapters):
+            x = stage(x)
+        return x
+
+    def stages(self, attention: Attention, adapters: AdapterRows = ()) -> list[Callable[[Tensor], Tensor]]:
+        """The way from tokens to final hidden states in pieces, each a function of what the one before it gives."""
         cos, sin = self._cos_sin(attention.positions_T)
-        x_TH = self._embed(tokens_T, adapters)
-        for index, layer in enumerate(self._layers):
-            x_TH = layer.forward(x_TH, cos, sin, attention, index, adapters)
-        return rms_norm(x_TH, self._final_norm, self.config.rms_norm_eps)
+        layers = [
+            partial(layer.forward, cos=cos, sin=sin, attention=attention, index=index, adapters=adapters)
+            for index, layer in enumerate(self._layers)
+        ]
+        norm = partial(rms_norm, weight=self._final_norm, eps=self.config.rms_norm_eps)
+        return [partial(self._embed, adapters=adapters), *layers, norm]
 
     def next_hidden_states(self, tokens_B: Tensor, cache: KVCache, adapters: AdapterRows = ()) -> Tensor:
         """Final hidden states (B, H) of one new token for each of the cache's first rows; not differentiable.

@@ -12,11 +12,13 @@ from torch import Tensor
 
 GROWTH_TOKENS = 64
 """Capacity is added in steps of at least this many positions."""
+GROWTH_ROWS = 8
+"""Rows are added in steps of at least this many."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVBlock:
-    """Keys and values of a run of tokens, all layers; immutable, so that prompts can share one."""
+    """Keys and values of a run of tokens, all layers; immutable once it is whole, so that prompts can share one."""
 
     keys_NSKD: Tensor
     values_NSKD: Tensor
@@ -34,6 +36,19 @@ class KVBlock:
 
     def first(self, num_tokens: int) -> KVBlock:
         return KVBlock(self.keys_NSKD[:, :num_tokens], self.values_NSKD[:, :num_tokens])
+
+    @classmethod
+    def room_for(cls, num_tokens: int, like: KVBlock) -> KVBlock:
+        """A block to be filled by `put`."""
+        layers, _, *rest = like.keys_NSKD.shape
+        keys = like.keys_NSKD.new_empty(layers, num_tokens, *rest)
+        return cls(keys, like.values_NSKD.new_empty(layers, num_tokens, *rest))
+
+    def put(self, start: int, part: KVBlock) -> None:
+        """Copy the tokens of `part` in, from position `start` on."""
+        span = slice(start, start + part.num_tokens)
+        self.keys_NSKD[:, span] = part.keys_NSKD
+        self.values_NSKD[:, span] = part.values_NSKD
 
     def followed_by(self, other: KVBlock) -> KVBlock:
         keys = torch.cat([self.keys_NSKD, other.keys_NSKD], dim=1)
@@ -84,12 +99,19 @@ class KVCache:
         if last == 0:
             self._resize(0, 0)
 
+    def swap_rows(self, row: int, other: int) -> None:
+        """Let two sequences change places."""
+        longer = int(self.lengths[[row, other]].max())
+        for tensor in (self._keys_NBKSD, self._values_NBKSD):
+            tensor[:, [row, other], :, :longer] = tensor[:, [other, row], :, :longer]
+        self.lengths[[row, other]] = self.lengths[[other, row]]
+
     def reserve(self, num_keys: int) -> None:
         """Make room for `num_keys` positions in every row."""
         rows, capacity = self._keys_NBKSD.shape[1], self._keys_NBKSD.shape[3]
         if self.num_rows > rows or num_keys > capacity:
             more_keys = max(num_keys, capacity + max(GROWTH_TOKENS, capacity // 4)) if num_keys > capacity else capacity
-            more_rows = max(self.num_rows, 2 * rows) if self.num_rows > rows else rows
+            more_rows = max(self.num_rows, rows + max(GROWTH_ROWS, rows // 4)) if self.num_rows > rows else rows
             self._resize(more_rows, more_keys)
 
     def make_room(self, num_rows: int) -> tuple[Tensor, int]:

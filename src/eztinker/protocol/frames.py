@@ -1,8 +1,8 @@
 """What the API process and the engine process say to each other: msgpack frames over a local socket.
 
 A frame is a little-endian uint32 length and that many bytes of msgpack. Commands go to the engine, events come
-back. Every command that carries an `op_id` ends in exactly one outcome with that id, its own kind of result or
-`Failed`, unless the engine dies (`Cancel` aside). Nothing is pickled; arrays travel as (dtype, shape, raw bytes)
+back. All work that is submitted ends in exactly one outcome with its `op_id`, its own kind of result or
+`Failed`, unless the engine dies. Nothing is pickled; arrays travel as (dtype, shape, raw bytes)
 and are checked on arrival.
 """
 
@@ -114,6 +114,10 @@ class UnloadModel(Command):
     model_id: str
 
 
+TrainingCommand = CreateModel | LoadModel | ForwardBackward | OptimStep | SaveCheckpoint | UnloadModel
+"""Run strictly one after another per `model_id`, in the order of arrival."""
+
+
 class Sample(Command):
     """Draw completions from a base model or, with `directory`, from the adapter of a sampler checkpoint."""
 
@@ -121,6 +125,14 @@ class Sample(Command):
     base_model: str
     directory: str | None
     request: SampleRequest
+
+
+class Submit(Command):
+    """Work to be done in the turns of one share, which are all as long in time."""
+
+    share: str
+    """Who the work is charged to; a mere name to the engine."""
+    work: TrainingCommand | Sample
 
 
 class Cancel(Command):
@@ -133,21 +145,7 @@ class Shutdown(Command):
     """Finish nothing more and exit 0."""
 
 
-AnyCommand = (
-    Configure
-    | CreateModel
-    | LoadModel
-    | ForwardBackward
-    | OptimStep
-    | SaveCheckpoint
-    | UnloadModel
-    | Sample
-    | Cancel
-    | Shutdown
-)
-
-TrainingCommand = CreateModel | LoadModel | ForwardBackward | OptimStep | SaveCheckpoint | UnloadModel
-"""Run strictly one after another per `model_id`, in the order of arrival."""
+AnyCommand = Configure | Submit | Cancel | Shutdown
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -165,7 +163,7 @@ class Ready(Event):
 
 
 class Started(Event):
-    """A training command begins; if the engine dies before it ends, it died with this command in hand."""
+    """A training command begins, or goes on after others; until the next one it is in hand when the engine dies."""
 
     op_id: str
 

@@ -24,6 +24,7 @@ from eztinker.protocol.frames import (
     Sample,
     Started,
     Status,
+    Submit,
     TrainingCommand,
 )
 from eztinker.service.clock import Clock
@@ -59,6 +60,7 @@ class Answer(NamedTuple):
 @dataclass(slots=True)
 class _Pending:
     command: TrainingCommand | Sample
+    owner: str
     outcome: asyncio.Future[Answer]
     num_deaths: int = 0
     """Engines that died with this sample in their batch."""
@@ -90,7 +92,7 @@ class EngineProcess:
         self._spawn = spawn
         self._pending: dict[str, _Pending] = {}
         self._in_hand: str | None = None
-        """The training command that the engine has begun and not ended."""
+        """The training command that the engine works on, or has worked on last and not ended."""
         self._link: EngineLink | None = None
         self._ready: Ready | None = None
         self._epoch = 0
@@ -132,24 +134,24 @@ class EngineProcess:
         self._waiting.append(waiting)
         return await waiting
 
-    def train(self, command: TrainingCommand, *, epoch: int) -> asyncio.Future[Answer]:
-        """Hand a command to the engine of this epoch, in the order of calls.
+    def train(self, command: TrainingCommand, *, owner: str, epoch: int) -> asyncio.Future[Answer]:
+        """Hand a command to the engine of this epoch, in the order of calls, as work of `owner`.
 
         The future ends in the answer, or raises `EngineDied`.
         """
-        pending = _Pending(command, asyncio.get_running_loop().create_future())
+        pending = _Pending(command, owner, asyncio.get_running_loop().create_future())
         if epoch != self.epoch:
             pending.outcome.set_exception(EngineDied(in_hand=False))
         else:
             self._send(command.op_id, pending)
         return pending.outcome
 
-    def sample(self, command: Sample) -> asyncio.Future[Answer]:
-        """Hand over a sample; it waits here while no engine is ready.
+    def sample(self, command: Sample, *, owner: str) -> asyncio.Future[Answer]:
+        """Hand over a sample as work of `owner`; it waits here while no engine is ready.
 
         The future ends in the answer, or raises `EngineLost`.
         """
-        pending = _Pending(command, asyncio.get_running_loop().create_future())
+        pending = _Pending(command, owner, asyncio.get_running_loop().create_future())
         if self._ready is None:
             self._pending[command.op_id] = pending
         else:
@@ -171,7 +173,7 @@ class EngineProcess:
         if not self._pending:
             self._heard_at = self._clock.monotonic()  # an idle engine had nothing to say
         self._pending[op_id] = pending
-        self._link.send(pending.command)
+        self._link.send(Submit(share=pending.owner, work=pending.command))
 
     async def _supervise(self) -> None:
         num_failed_starts = 0

@@ -1,18 +1,15 @@
-"""Sharing between owners: how much of each may wait, and whose turn it is.
+"""Sharing between owners: how much of each may wait.
 
-Pure logic: no clock, no database.
+Pure logic: no clock, no database. Whose turn it is, the engine decides.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from typing import Generic, TypeVar
 
 from eztinker.errors import QueueFull
-
-ItemT = TypeVar("ItemT")
 
 
 class Room:
@@ -36,6 +33,10 @@ class Room:
         """
         require_share(self._taken[owner], self._taken.total(), self._capacity, self._what)
         self._taken[owner] += 1
+
+    def taken(self, owner: str) -> int:
+        """Places that the owner has."""
+        return self._taken[owner]
 
     def leave(self, owner: str) -> None:
         """Give a place back."""
@@ -61,33 +62,3 @@ def require_share(own: int, total: int, capacity: int, what: str) -> None:
     """
     if own >= capacity - total:
         raise QueueFull(f"This key has {own} {what} already, and others need room too; try again in a moment")
-
-
-class Turns(Generic[ItemT]):
-    """A queue that serves its owners in turn, each in the order of arrival."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, deque[ItemT]] = {}
-        """In the order of turns: the first owner is next."""
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def add(self, owner: str, item: ItemT) -> None:
-        self._waiting.setdefault(owner, deque()).append(item)
-
-    def take(self) -> ItemT:
-        """The first item of the owner whose turn it is, who then comes last."""
-        owner = next(iter(self._waiting))
-        items = self._waiting.pop(owner)
-        item = items.popleft()
-        if items:
-            self._waiting[owner] = items
-        return item
-
-    def remove(self, owner: str, item: ItemT) -> None:
-        """Take an owner's item out before its turn."""
-        items = self._waiting[owner]
-        items.remove(item)
-        if not items:
-            del self._waiting[owner]

@@ -124,6 +124,10 @@ class Operations:
         """End an accepted operation in `error`; `after` as in `settle`."""
         return self._keep(partial(self._fail, new, Failure.of(error)), after)
 
+    def num_unsettled(self, owner: str) -> int:
+        """The owner's requests that wait or run."""
+        return self._room.taken(owner)
+
     async def settled(self) -> None:
         """Until every outcome that is known by now is in the log."""
         if self._storing:

@@ -44,24 +44,24 @@ class Recovery:
         self._deaths: Counter[str] = Counter()
         """Engines that died over a command of recovery."""
 
-    async def restore(self, model_id: str) -> int:
-        """Put the run into the engine as the log has it; gives the epoch of that engine.
+    async def restore(self, model_id: str, *, owner: str) -> int:
+        """Put the run of `owner` into the engine as the log has it; gives the epoch of that engine.
 
         Raises:
             EngineDied: the engine died meanwhile; it is worth another try.
             EngineLost: the run cannot be brought back now, or never can be and has ended.
         """
         epoch = await self._engine.available()
-        await self._run([UnloadModel(op_id=f"clear-{model_id}", model_id=model_id)], epoch)
+        await self._run([UnloadModel(op_id=f"clear-{model_id}", model_id=model_id)], owner, epoch)
         kept, replay = await self._store.read(lambda db: _kept(db, model_id))
-        loaded = await self._load_newest(model_id, kept, epoch)
+        loaded = await self._load_newest(model_id, kept, owner, epoch)
         after = -1 if loaded is None else loaded.seq_id
         rows = [row for row in replay.rows if row.seq_id is not None and row.seq_id > after]
         if kept and loaded is None and (not rows or rows[0].seq_id != 0):
             raise await self.end_run(model_id, "its snapshots on the server's disk are damaged")
         if any(row.payload not in replay.contents for row in rows):
             raise await self.end_run(model_id, "operations that it was made by are damaged in the server's log")
-        answers = await self._run([replay.command(row) for row in rows], epoch)
+        answers = await self._run([replay.command(row) for row in rows], owner, epoch)
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer.event, Failed) != (row.status is OperationStatus.FAILED):
                 reason = (
@@ -76,7 +76,7 @@ class Recovery:
         """Give a run up; the error says from where a new one can go on."""
         return await self._store.write(lambda db: end_run(db, model_id, reason))
 
-    async def _load_newest(self, model_id: str, kept: list[Snapshot], epoch: int) -> Snapshot | None:
+    async def _load_newest(self, model_id: str, kept: list[Snapshot], owner: str, epoch: int) -> Snapshot | None:
         for snapshot in kept:
             command = LoadModel(
                 op_id=f"restore-{snapshot.snapshot_id}",
@@ -84,7 +84,7 @@ class Recovery:
                 directory=str(self._root / snapshot.snapshot_id),
                 with_optimizer=True,
             )
-            (answer,) = await self._run([command], epoch)
+            (answer,) = await self._run([command], owner, epoch)
             if not isinstance(answer.event, Failed):
                 return snapshot
             if answer.event.code not in _DAMAGE:
@@ -92,14 +92,14 @@ class Recovery:
             log.error("A snapshot is of no use: %s", answer.event.message, extra={"event": "snapshot_damaged"})
         return None
 
-    async def _run(self, commands: list[TrainingCommand], epoch: int) -> list[Answer]:
+    async def _run(self, commands: list[TrainingCommand], owner: str, epoch: int) -> list[Answer]:
         """Their answers.
 
         Raises:
             EngineDied: not all were answered.
             EngineLost: one of them has cost too many engines, and with it the run.
         """
-        sent = [self._engine.train(command, epoch=epoch) for command in commands]
+        sent = [self._engine.train(command, owner=owner, epoch=epoch) for command in commands]
         answers = await asyncio.gather(*sent, return_exceptions=True)
         for command, answer in zip(commands, answers, strict=True):
             if isinstance(answer, EngineDied) and answer.in_hand:

@@ -110,8 +110,10 @@ class RunFeed:
             while unsent := self._unsent():
                 try:
                     needs_state = not all(isinstance(entry.new.work, UnloadModel) for entry in unsent)
-                    restored = self._recovery.restore(self._model_id) if needs_state else self._engine.available()
-                    self._epoch = await restored
+                    if needs_state:
+                        self._epoch = await self._recovery.restore(self._model_id, owner=self._owner)
+                    else:
+                        self._epoch = await self._engine.available()
                 except EngineDied:
                     continue
                 except LogUnwritable:  # what was accepted is done all the same, when the disk is there again
@@ -132,7 +134,7 @@ class RunFeed:
             entry.is_sent = True
             self._last_sent = max(self._last_sent, entry.new.seq_id or 0)
             assert not isinstance(entry.new.work, Sample)
-            answer = self._engine.train(entry.new.work, epoch=epoch)
+            answer = self._engine.train(entry.new.work, owner=self._owner, epoch=epoch)
             answer.add_done_callback(partial(self._answered, entry))
 
     def _answered(self, entry: _Entry, answer: asyncio.Future[Answer]) -> None:
@@ -197,7 +199,7 @@ class RunFeed:
         command = self._snapshots.command(self._model_id, seq_id)
         self._pace.restart()
         try:
-            answer = await self._engine.train(command, epoch=self._epoch)
+            answer = await self._engine.train(command, owner=self._owner, epoch=self._epoch)
             if isinstance(answer.event, Failed):
                 log.error("A snapshot failed: %s", answer.event.message, extra={"event": "snapshot_failed"})
                 return

@@ -31,6 +31,7 @@ from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
 from eztinker.service.parking import Parking
+from eztinker.service.queue_state import QueueState, queue_state
 from eztinker.service.recovery import Recovery, recover_log
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
@@ -156,6 +157,11 @@ class Service:
             await self.engine.stop()
             await self.operations.stop()
             self._store.close()
+
+    def queue_state(self, owner: str) -> QueueState:
+        """Why the owner's requests have no result yet."""
+        status = None if self.engine.ready is None else self.engine.status
+        return queue_state(owner, self.operations.num_unsettled(owner), status)
 
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""

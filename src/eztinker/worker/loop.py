@@ -6,11 +6,12 @@ import logging
 import os
 import time
 
-from eztinker.engine.scheduler import Outcome, Scheduler
+from eztinker.engine.scheduler import Scheduler
+from eztinker.engine.training_queue import Outcome
 from eztinker.errors import Cancelled
 from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, set_up_cpu
-from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Ready, Sample, Shutdown, Started, Status
+from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Ready, Sample, Shutdown, Started, Status, Submit
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
 from eztinker.worker.link import Link, LinkClosed
@@ -66,22 +67,23 @@ class Loop:
     def take(self, commands: list[AnyCommand]) -> None:
         for command in commands:
             match command:
-                case Sample():
-                    self._start_sampling(command)
+                case Submit():
+                    self._submit(command)
                 case Cancel():
                     self._cancel(command)
                 case Shutdown():
                     self.is_stopped = True
                 case Configure():
                     raise AssertionError("the engine is configured once")
-                case _:
-                    self._scheduler.submit(self._operations.training(command))
 
-    def _start_sampling(self, command: Sample) -> None:
+    def _submit(self, command: Submit) -> None:
+        if not isinstance(command.work, Sample):
+            self._scheduler.submit(self._operations.training(command.work, share=command.share))
+            return
         try:
-            self._operations.start_sampling(command)
+            self._operations.start_sampling(command.work, share=command.share)
         except Exception as error:
-            self._link.send(failed(command.op_id, error))
+            self._link.send(failed(command.work.op_id, error))
 
     def _cancel(self, command: Cancel) -> None:
         if self._scheduler.cancel(command.op_id):
@@ -97,4 +99,4 @@ class Loop:
         now = time.monotonic()
         if now - self._status_sent >= STATUS_INTERVAL_SECONDS:
             self._status_sent = now
-            self._link.send(Status(status=self._scheduler.status))
+            self._link.send(Status(status=self._scheduler.status()))

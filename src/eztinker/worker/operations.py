@@ -7,8 +7,8 @@ from pathlib import Path
 from eztinker.checkpoints.store import read_manifest, remove_checkpoint
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.scheduler import Operation, Outcome
 from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.training_queue import Operation, Outcome
 from eztinker.errors import AlreadyExists, NotFound
 from eztinker.model.lora import Adapter
 from eztinker.protocol.frames import (
@@ -49,7 +49,7 @@ class Operations:
         self._runs: dict[str, TrainingRun] = {}
         self._sampler_adapters = SamplerAdapters()
 
-    def training(self, command: TrainingCommand) -> Operation:
+    def training(self, command: TrainingCommand, *, share: str) -> Operation:
         """The command as work for the scheduler. Nothing happens before its turn comes."""
         work = {
             CreateModel: self._create,
@@ -60,9 +60,9 @@ class Operations:
             UnloadModel: self._unload,
         }[type(command)]
         is_step = isinstance(command, OptimStep)
-        return Operation(command.op_id, command.model_id, lambda: work(command), is_step=is_step)
+        return Operation(command.op_id, command.model_id, lambda: work(command), is_step=is_step, share=share)
 
-    def start_sampling(self, command: Sample) -> None:
+    def start_sampling(self, command: Sample, *, share: str) -> None:
         """Hand a request to its base model's sampler.
 
         Raises:
@@ -72,7 +72,7 @@ class Operations:
         adapter = None
         if command.directory is not None:
             adapter = self._sampler_adapters.get(command.directory, lambda name: self._base_models.get(name).decoder)
-        model.sampler.submit(SampleJob(command.op_id, Prompt(command.request, adapter, command.directory)))
+        model.sampler.submit(SampleJob(command.op_id, Prompt(command.request, adapter, command.directory), share))
 
     def _create(self, command: CreateModel) -> AdapterState:
         if command.model_id in self._runs:

@@ -51,7 +51,7 @@ def is_full(response: httpx.Response) -> bool:
     assert response.json()["error"]["code"] == "queue_full"
     assert int(response.headers["retry-after"]) > 0
     assert "x-should-retry" not in response.headers
-    assert response.json()["queue_state"] == "paused_capacity"
+    assert response.json()["queue_state"] == "paused_rate_limit"
     assert response.json()["queue_state_reason"] == response.json()["detail"]
     return True
 

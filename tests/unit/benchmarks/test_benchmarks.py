@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import control_plane
+from benchmarks import control_plane, fair_share
 from benchmarks.engine import EngineInference, EngineTraining
 from benchmarks.measurement import Measurement
 from benchmarks.peer_peft import PeftTraining
@@ -54,6 +54,18 @@ def test_the_control_plane_is_measured_with_a_real_server(monkeypatch: pytest.Mo
     measured = control_plane.measure(1)
     assert (measured.goal, measured.peer) == ("<= 15 ms", None)
     assert measured.ours > 0
+
+
+def test_fair_shares_are_measured_with_a_real_server(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fair_share, "BLOCK_SECONDS", 0.2)
+    monkeypatch.setattr(fair_share, "NUM_FLOODS", 2)
+    monkeypatch.setenv("EZTINKER_API_KEY", "")  # the measurement sets it
+    measured = list(fair_share.measure(1))
+    kinds = ("training", "sampling")
+    settings = [f"{light} beside {flood}" for light in kinds for flood in kinds]
+    assert [each.setting for each in measured] == [*settings, "8 equal owners"]
+    assert [each.goal for each in measured] == [">= 0.4x"] * 4 + ["< 3x"]
+    assert all(each.ours > 0 and each.peer for each in measured)
 
 
 def test_the_loss_is_the_mean_over_the_last_quarter(model_dir: Path):

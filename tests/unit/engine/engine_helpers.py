@@ -75,11 +75,12 @@ def job(
     *,
     num_samples: int = 1,
     adapter: LowRankAdapter | None = None,
+    share: str = "",
     **fields: Any,
 ) -> SampleJob:
     """A job; `fields` are further ones of SampleRequest."""
     request = SampleRequest(prompt=np.array(prompt, dtype=np.int64), num_samples=num_samples, params=params, **fields)
-    return SampleJob(name, Prompt(request, adapter, id(adapter)))
+    return SampleJob(name, Prompt(request, adapter, id(adapter)), share)
 
 
 def finish(sampler: Sampler, *jobs: SampleJob) -> dict[str, SampleResult]:

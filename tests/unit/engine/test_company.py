@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from eztinker.engine.scheduler import Operation, Scheduler
+from eztinker.engine.scheduler import Scheduler
 from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.training_queue import Operation
 from eztinker.errors import NonFiniteUpdate
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter

@@ -84,3 +84,16 @@ def assert_as_alone(done: dict[str, SampleJob], jobs: list[SampleJob], decoder: 
         again = SampleJob(each.op_id, each.prompt)
         alone = finish(new_sampler(decoder, directory), again)[each.op_id]
         assert tokens_of(done[each.op_id].result().sequences) == tokens_of(alone.sequences)
+
+
+def test_a_prompt_that_cannot_be_read_disturbs_no_running_sample(decoder: Decoder, tiny_model_dir: Path):
+    """Its owner could keep all others from ever ending: whatever broke, everything under way began anew."""
+    sampler = new_sampler(decoder, tiny_model_dir)
+    running = job("running", PROMPT, WARM, share="light")
+    sampler.submit(running)
+    for number in range(WARM.max_tokens - 1):
+        sampler.advance("light")
+        sampler.submit(job(f"bad-{number}", BROKEN, WARM, share="heavy"))
+        (bad,) = sampler.advance("heavy").done
+        assert isinstance(bad.error, IndexError)
+    assert sampler.advance("light").done == [running]

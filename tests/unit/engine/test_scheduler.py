@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.engine.scheduler import Operation, Outcome, Scheduler
+from eztinker.engine.scheduler import Scheduler
 from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.training_queue import Operation, Outcome
 from eztinker.errors import InvalidInput, NonFiniteUpdate
 from eztinker.model.decoder import Decoder
 from eztinker.types import AdamParams, Datum, ForwardBackwardResult, SamplingParams

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eztinker.checkpoints.store import read_manifest
 from eztinker.engine.adamw import AdamW
-from eztinker.engine.scheduler import Operation, Scheduler
+from eztinker.engine.scheduler import Scheduler
 from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.training_queue import Operation
 from eztinker.model.decoder import Decoder
 from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.types import AdamParams, CheckpointKind, ForwardBackwardResult

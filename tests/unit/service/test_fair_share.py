@@ -1,13 +1,11 @@
-"""Who may have one more, and whose turn it is."""
+"""Who may have one more."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eztinker.errors import QueueFull
-from eztinker.service.fair_share import Room, Turns
+from eztinker.service.fair_share import Room
 
 
 def fill(room: Room, owner: str) -> int:
@@ -45,28 +43,3 @@ def test_a_place_comes_back_when_its_holder_leaves():
     for _ in range(3):
         with room.held("a"), pytest.raises(QueueFull, match="This key has 1 things already"):
             room.enter("a")
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers()), max_size=40))
-def test_turns_go_round_and_keep_each_owners_order(added: list[tuple[str, int]]):
-    turns: Turns[tuple[str, int]] = Turns()
-    for item in added:
-        turns.add(item[0], item)
-    taken = []
-    while turns:
-        taken.append(turns.take())
-    for owner in "abc":
-        assert [item for item in taken if item[0] == owner] == [item for item in added if item[0] == owner]
-    for start in range(len(taken)):
-        waiting = {item[0] for item in taken[start:]}
-        assert {item[0] for item in taken[start : start + len(waiting)]} == waiting
-
-
-def test_what_is_taken_out_leaves_the_others_their_turns():
-    turns: Turns[str] = Turns()
-    for item in ("a0", "b0", "a1", "c0"):
-        turns.add(item[0], item)
-    for item in ("a0", "b0"):
-        turns.remove(item[0], item)
-    assert [turns.take(), turns.take()] == ["a1", "c0"]
-    assert not turns

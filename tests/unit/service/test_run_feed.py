@@ -38,12 +38,12 @@ class HeldEngine:
     def __init__(self) -> None:
         self.answers: dict[str, asyncio.Future[Answer]] = {}
 
-    def train(self, command: TrainingCommand, *, epoch: int) -> asyncio.Future[Answer]:
+    def train(self, command: TrainingCommand, *, owner: str, epoch: int) -> asyncio.Future[Answer]:
         return self.answers.setdefault(command.op_id, asyncio.get_running_loop().create_future())
 
 
 class StateIsThere:
-    async def restore(self, model_id: str) -> int:
+    async def restore(self, model_id: str, *, owner: str) -> int:
         return EPOCH
 
 

@@ -1,4 +1,4 @@
-"""The order in which samples of several owners reach the engine."""
+"""How much of each owner's queue the engine gets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Engine(EngineProcess):
 
     cancelled: list[str] = field(default_factory=list)
 
-    def sample(self, command: Sample) -> asyncio.Future[Answer]:
+    def sample(self, command: Sample, *, owner: str) -> asyncio.Future[Answer]:
         return asyncio.get_running_loop().create_future()
 
     def cancel(self, op_id: str) -> None:
@@ -86,10 +86,10 @@ def test_the_engine_gets_two_batches_and_the_rest_waits():
     assert asyncio.run(started_after(["a1"], *arrivals)) == ["a0", "a1", "a2"]
 
 
-def test_a_newcomer_passes_the_queue_of_another_owner():
-    arrivals = [*(sample(f"a{number}") for number in range(5)), sample("b0"), sample("b1")]
-    order = asyncio.run(started_after(["a0", "a1", "a2", "b0", "a3"], *arrivals))
-    assert order == ["a0", "a1", "a2", "b0", "a3", "b1", "a4"]
+def test_the_queue_of_one_owner_keeps_nothing_of_another_from_the_engine():
+    arrivals = [*(sample(f"a{number}") for number in range(5)), *(sample(f"b{number}") for number in range(3))]
+    assert asyncio.run(started_after([], *arrivals)) == ["a0", "a1", "b0", "b1"]
+    assert asyncio.run(started_after(["b0", "a0"], *arrivals)) == ["a0", "a1", "b0", "b1", "b2", "a2"]
 
 
 def test_a_request_counts_with_all_its_sequences():
@@ -102,11 +102,12 @@ def test_what_is_given_up_while_it_waits_ends_and_takes_nobodys_turn():
     async def scenario() -> tuple[Recorder, Engine]:
         operations, engine = Recorder(), Engine()
         turns = SampleTurns(operations, engine, max_batch_size=1)
-        for op_id in ("a0", "a1", "a2", "b0", "b1", "a3"):
+        for op_id in ("a0", "a1", "a2", "a3", "a4", "b0"):
             turns.start(sample(op_id))
-        turns.cancel("b", "a2")  # not b's
+        turns.cancel("b", "a3")  # not b's
         turns.cancel("b", "a1")
-        turns.cancel("b", "b0")
+        turns.cancel("c", "a1")
+        turns.cancel("a", "a2")
         turns.cancel("a", "a1")
         operations.end("a0")
         operations.end("a1")
@@ -114,6 +115,6 @@ def test_what_is_given_up_while_it_waits_ends_and_takes_nobodys_turn():
         return operations, engine
 
     operations, engine = asyncio.run(scenario())
-    assert operations.started == ["a0", "a1", "a2", "b1"]
-    assert {op_id: type(error) for op_id, error in operations.failed.items()} == {"b0": Cancelled}
+    assert operations.started == ["a0", "a1", "b0", "a3", "a4"]
+    assert {op_id: type(error) for op_id, error in operations.failed.items()} == {"a2": Cancelled}
     assert engine.cancelled == ["a1"]

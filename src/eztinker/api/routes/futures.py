@@ -17,8 +17,8 @@ from eztinker.protocol import sampling_codec, training_codec
 from eztinker.service.completions import Completion
 from eztinker.service.operations import Done, Failure
 from eztinker.service.plans import PROTOBUF
+from eztinker.service.queue_state import QueueState
 from eztinker.service.recovery import SAMPLE
-from eztinker.service.service import Service
 
 router = router_with_key()
 
@@ -46,7 +46,7 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -
         case Failure() as failure:
             return JSONResponse({"error": failure.message, "category": failure.category, "code": failure.code})
         case None:
-            return _not_yet(service)
+            return _not_yet(service.queue_state(owner))
 
 
 @router.post("/retrieve_futures")
@@ -93,11 +93,9 @@ async def _result(done: Done, *, accepts: str) -> Response:
     return JSONResponse(await asyncio.to_thread(as_json, done.body))
 
 
-def _not_yet(service: Service) -> JSONResponse:
+def _not_yet(state: QueueState) -> JSONResponse:
     """408 rather than a try_again body: the client asks again at once either way, and logs a warning for the latter."""
-    if service.engine.ready is not None:
-        state = {"queue_state": "active", "detail": "The result is not there yet"}
-    else:
-        reason = "the engine is starting"
-        state = {"queue_state": "paused_capacity", "queue_state_reason": reason, "detail": reason}
-    return JSONResponse(state, status_code=408)
+    body = {"queue_state": state.queue, "detail": state.reason or "The result is not there yet"}
+    if state.reason is not None:
+        body["queue_state_reason"] = state.reason
+    return JSONResponse(body, status_code=408)

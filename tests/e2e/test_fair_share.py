@@ -1,0 +1,122 @@
+"""One key floods a real server, another asks for a little: the little is done long before the flood is. Counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from eztinker.base_models.base_model import read_base_model
+from eztinker.base_models.catalog import Catalog
+from eztinker.protocol import wire_pb2
+from tests.route_cases import tenant
+from tests.servers import RunningServer, serving, wait_until
+from tests.wire import new_run, new_sampler, optim_step, outcome, post, sample_body, send_chunk
+
+NUM_RUNS, NUM_PASSES = 8, 4
+NUM_STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    catalog = Catalog([read_base_model("tiny", tiny_model_dir)])
+    data_dir = tmp_path_factory.mktemp("data")
+    with serving(data_dir, catalog, max_batch_size=16, poll_hold_seconds=1.0) as running:
+        yield running
+
+
+@pytest.fixture
+def heavy(server: RunningServer) -> Iterator[httpx.Client]:
+    with tenant(server, "heavy") as http:
+        yield http
+
+
+@pytest.fixture
+def light(server: RunningServer) -> Iterator[httpx.Client]:
+    with tenant(server, "light") as http:
+        yield http
+
+
+def ask_for_pass(http: httpx.Client, model_id: str, seq_id: int, num_tokens: int) -> str:
+    message = wire_pb2.ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, loss_fn="cross_entropy")
+    datum = message.data.add()
+    datum.model_input.add().encoded_text.tokens = bytes(4 * num_tokens)
+    for name, dtype, raw in (
+        ("target_tokens", wire_pb2.INT64, bytes(8 * num_tokens)),
+        ("weights", wire_pb2.FLOAT32, bytes(4 * num_tokens)),
+    ):
+        datum.loss_fn_inputs[name].CopyFrom(wire_pb2.Tensor(dense=raw, dtype=dtype, shape=[num_tokens]))
+    return send_chunk(http, message.SerializeToString())
+
+
+def ask_for_samples(http: httpx.Client, *, num_requests: int, num_samples: int, num_tokens: int) -> list[str]:
+    sampler = new_sampler(http)
+    fields: dict[str, Any] = {"num_samples": num_samples, "sampling_params": {"max_tokens": num_tokens, "seed": 1}}
+    bodies = [sample_body(sampler, number, **fields) for number in range(num_requests)]
+    return [post(http, "/asample", **body)["request_id"] for body in bodies]
+
+
+def ask_for_steps(http: httpx.Client) -> list[str]:
+    model_id = new_run(http)
+    promises = []
+    for number in range(NUM_STEPS):
+        promises.append(ask_for_pass(http, model_id, 2 * number + 1, 16))
+        promises.append(optim_step(http, model_id, 2 * number + 2, learning_rate=1e-3))
+    return promises
+
+
+def num_left(server: RunningServer, owner: str) -> int:
+    unsettled = server.app.state.service.operations._unsettled
+    return sum(each.owner == owner for each in unsettled.values())
+
+
+def finish(http: httpx.Client, promises: list[str]) -> None:
+    for promise in promises:
+        answer = outcome(http, promise)
+        assert answer.status_code == 200
+        assert b"error" not in answer.content[:20]
+
+
+def test_a_dozen_steps_are_done_while_the_flood_has_done_a_few_passes(
+    server: RunningServer, heavy: httpx.Client, light: httpx.Client
+):
+    runs = [new_run(heavy) for _ in range(NUM_RUNS)]
+    flood = [ask_for_pass(heavy, run, number, 900) for number in range(1, NUM_PASSES + 1) for run in runs]
+    before = num_left(server, "heavy")
+    finish(light, ask_for_steps(light))
+    num_passes = before - num_left(server, "heavy")
+    assert before > NUM_RUNS * NUM_PASSES / 2, "the flood was over before it began to count"
+    assert num_passes <= NUM_STEPS, f"{num_passes} long passes went before {NUM_STEPS} short ones"
+    finish(heavy, flood)
+
+
+def test_a_few_samples_are_done_while_the_flood_that_filled_the_batch_goes_on(
+    server: RunningServer, heavy: httpx.Client, light: httpx.Client
+):
+    flood = ask_for_samples(heavy, num_requests=10, num_samples=8, num_tokens=400)
+    wait_until(lambda: server.app.state.service.engine.status.running_samples == 16)
+    finish(light, ask_for_samples(light, num_requests=3, num_samples=1, num_tokens=16))
+    assert num_left(server, "heavy") >= 6
+    finish(heavy, flood)
+
+
+def test_a_key_that_shares_the_engine_is_told_so(server: RunningServer, heavy: httpx.Client, light: httpx.Client):
+    flood = ask_for_samples(heavy, num_requests=10, num_samples=8, num_tokens=400)
+    assert heavy.post("/retrieve_future", json={"request_id": flood[-1]}).json()["queue_state"] == "active"
+    other = ask_for_samples(light, num_requests=10, num_samples=8, num_tokens=400)
+    answers: list[dict[str, Any]] = []
+
+    def is_told() -> bool:
+        answers.append(heavy.post("/retrieve_future", json={"request_id": flood[-1]}).json())
+        return answers[-1].get("queue_state") == "paused_rate_limit"
+
+    wait_until(is_told)
+    reason = answers[-1]["queue_state_reason"]
+    assert reason == answers[-1]["detail"]
+    assert "2 keys share it equally" in reason
+    for http, promises in ((heavy, flood), (light, other)):
+        for promise in promises:
+            post(http, "/cancel_future", request_id=promise)

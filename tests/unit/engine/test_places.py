@@ -1,0 +1,77 @@
+"""Places in the batch: one share alone has all, a newcomer finds some at once, and both bounds hold."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from eztinker.engine.places import Places
+
+
+def fill(places: Places, share: str, length: int, waiting: dict[str, int]) -> int:
+    """Join until there is no place, and return how many there were."""
+    joined = 0
+    while places.may_join(share, waiting | {share: length}):
+        places.add(share, length)
+        joined += 1
+    return joined
+
+
+def test_one_share_alone_has_every_place_and_no_more():
+    assert fill(Places(16, 10_000), "a", 10, {}) == 16
+    assert fill(Places(16, 100), "a", 30, {}) == 3
+
+
+def test_a_newcomer_finds_spare_places_and_spare_memory():
+    places = Places(16, 160)
+    assert fill(places, "a", 10, {}) == 16
+    assert fill(places, "b", 10, {"a": 10}) == 4
+    assert fill(places, "a", 10, {"b": 10}) == 0
+
+
+def test_what_one_has_too_much_goes_over_to_the_other_as_it_is_freed():
+    places = Places(16, 10_000)
+    fill(places, "a", 10, {})
+    for _ in range(40):
+        places.remove("a", 10)
+        for share in "ab":
+            fill(places, share, 10, {"a": 10, "b": 10})
+        if places.held["a"] == places.held["b"] == 8:
+            return
+    raise AssertionError(f"after forty that ended the places are {places.held}")
+
+
+def test_a_long_sample_that_does_not_fit_yet_keeps_short_ones_of_others_from_taking_its_place():
+    places = Places(16, 160)
+    fill(places, "a", 10, {})
+    waiting = {"a": 10, "b": 100}
+    for _ in range(14):
+        places.remove("a", 10)
+        assert not places.may_join("a", waiting)
+        assert not places.may_join("b", waiting)
+    places.remove("a", 10)
+    assert places.may_join("b", waiting)
+
+
+def test_a_sample_alone_always_has_a_place():
+    assert Places(1, 10).may_join("a", {"a": 10_000})
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_places_and_memory_are_never_exceeded_by_more_than_a_quarter(seed: int):
+    generator = random.Random(seed)
+    num_places, num_tokens = generator.randint(1, 20), generator.randint(20, 2000)
+    places, held = Places(num_places, num_tokens), []
+    for _ in range(200):
+        waiting = {share: generator.randint(1, 60) for share in generator.sample("abc", generator.randint(1, 3))}
+        if held and generator.random() < 0.5:
+            places.remove(*held.pop(generator.randrange(len(held))))
+        for share, length in waiting.items():
+            if places.may_join(share, waiting):
+                places.add(share, length)
+                held.append((share, length))
+        assert places.held.total() == len(held) <= num_places + max(1, num_places // 4)
+        longest = max((length for _, length in held), default=0)
+        assert len(held) <= 1 or len(held) * longest <= 1.25 * num_tokens
+        assert held, "a place was free, and nobody got it"
