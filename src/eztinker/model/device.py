@@ -95,10 +95,12 @@ def own_kernels(x: Tensor) -> CpuKernels | None:
     return kernels_for(x.dtype, x.device)
 
 
-def own_attention_kernels(x: Tensor, head_dim: int) -> CpuKernels | None:
-    """Those of them that work on heads of `head_dim` channels."""
-    kernels = own_kernels(x)
-    return kernels if kernels is not None and kernels.takes_heads_of(head_dim) else None
+def is_batch_invariant(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether what a model of `dtype` computes for a sequence never depends on what else is in the batch.
+
+    It takes our own kernels for the model's numbers and for logits, which are always float32.
+    """
+    return all(kernels_for(each, device) is not None for each in (dtype, torch.float32))
 
 
 def fits_bfloat16(weight: Tensor) -> bool:
@@ -113,7 +115,7 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None = None) -> Matmul:
     rows. oneDNN's operators are private to torch, so anything unexpected falls back to the public one.
     """
     kernels = own_kernels(weight)
-    if kernels is not None and kernels.takes_inputs_of(weight.shape[1]):
+    if kernels is not None:
         return OwnMatmul(kernels, kernels.pack_weight(weight, bias, narrow=fits_bfloat16(weight)))
     if weight.device.type == "cpu":
         try:

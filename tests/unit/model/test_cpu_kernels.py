@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from eztinker.model.cpu_kernels import CpuKernels, building, cpu_kernels
 from eztinker.model.rope import rotate
-from tests.unit.model.instruction_sets import ALL_SETS, NAMES, USABLE, has_compiler, name_of
+from tests.instruction_sets import ALL_SETS, NAMES, USABLE, has_compiler, name_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 """Relative to results around 1: a few float32 roundings, or one of bfloat16."""

@@ -10,14 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from eztinker.model import device
 from eztinker.model.attention import PackedAttention
-from eztinker.model.cpu_kernels import building
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter, adapter_rows
 from eztinker.types import LoraSpec
 from tests.oracles import CPU, draw_tokens, load_decoder
-from tests.unit.model.instruction_sets import NAMES, USABLE
 
 LENGTHS = [9, 1, 30, 17, 64]
 NUM_STEPS = 3
@@ -41,16 +38,17 @@ MODELS = {
     ),
     "norms of the heads": ("qwen3", {}),
     "a tied head": ("llama", {"tie": True}),
+    "small heads": ("llama", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}),
+    "heads that registers do not divide": (
+        "qwen3",
+        {"num_attention_heads": 3, "head_dim": 20, "hidden": 60, "num_key_value_heads": 1},
+    ),
+    "heads of half a tile": ("llama", {"head_dim": 80}),
+    "odd sizes": (
+        "llama",
+        {"hidden": 51, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 18, "intermediate_size": 171},
+    ),
 }
-
-
-@pytest.fixture(params=USABLE, ids=NAMES)
-def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
-    """Of the decoder, whose kernels are the ones named."""
-    dtype, instruction_set = request.param
-    kernels = building.kernels_in(instruction_set, dtype)
-    monkeypatch.setattr(device, "cpu_kernels", lambda asked: kernels if asked == dtype else None)
-    return dtype
 
 
 def trained(decoder: Decoder, spec: LoraSpec) -> Adapter:
@@ -84,9 +82,11 @@ def read(
 @torch.inference_mode()
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("model", MODELS)
-def test_each_row_is_what_the_layers_give_one_by_one(model: str, dtype: torch.dtype, tiny_model: Callable[..., Path]):
+def test_each_row_is_what_the_layers_give_one_by_one(
+    model: str, kernel_dtype: torch.dtype, tiny_model: Callable[..., Path]
+):
     family, options = MODELS[model]
-    decoder = load_decoder(tiny_model(family, **options), dtype)
+    decoder = load_decoder(tiny_model(family, **options), kernel_dtype)
     adapters = adapters_of(decoder)
     sequences = [draw_tokens(length + NUM_STEPS, seed) for seed, length in enumerate(LENGTHS)]
     expected, _ = read(decoder, sequences, adapters)
@@ -105,21 +105,8 @@ def test_each_row_is_what_the_layers_give_one_by_one(model: str, dtype: torch.dt
 
 
 @torch.inference_mode()
-def test_a_layer_of_an_odd_number_of_inputs_is_left_to_torch(dtype: torch.dtype, tiny_model: Callable[..., Path]):
-    """Numbers of bfloat16 are multiplied in pairs."""
-    directory = tiny_model("llama", intermediate_size=171)
-    decoder, exact = load_decoder(directory, dtype), load_decoder(directory, torch.float64)
-    tokens = draw_tokens(12)
-    spec = LoraSpec(rank=3, seed=1, alpha=8.0)
-    (ours,), (wanted,) = (
-        read(each, [tokens], [trained(each, spec).for_sampling(each.dtype)])[0] for each in (decoder, exact)
-    )
-    torch.testing.assert_close(ours.double(), wanted, rtol=0.1, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
-
-
-@torch.inference_mode()
-def test_an_adapter_that_was_not_made_for_sampling_is_not_overlooked(dtype: torch.dtype, tiny_model_dir: Path):
-    decoder = load_decoder(tiny_model_dir, dtype)
+def test_an_adapter_that_was_not_made_for_sampling_is_not_overlooked(kernel_dtype: torch.dtype, tiny_model_dir: Path):
+    decoder = load_decoder(tiny_model_dir, kernel_dtype)
     cache = decoder.new_cache()
     _, attention = read(decoder, [[1, 2, 3]], [None])
     cache.add_row(attention.block(0))
