@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.errors import ConfigError
-from eztinker.model.cpu_kernels import CpuKernels, PackedWeight, cpu_kernels, processor_flags
+from eztinker.model.cpu_kernels import CpuKernels, PackedWeight, cpu_kernels, kernels_name, processor_flags
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -88,6 +88,14 @@ class OwnMatmul:
 def kernels_for(dtype: torch.dtype, device: torch.device) -> CpuKernels | None:
     """EZTinker's own operators, where they work on tensors of this kind."""
     return cpu_kernels(dtype) if device.type == "cpu" else None
+
+
+def kernels_text(dtype: torch.dtype, device: torch.device) -> str:
+    """Which instructions our own kernels use for a model of `dtype` and for its logits, or "none: " and why."""
+    if device.type != "cpu":
+        return f"none: they are for CPUs, not for {device.type}"
+    model, logits = kernels_name(dtype), kernels_name(torch.float32)
+    return model if model == logits else f"{model}; for logits {logits}"
 
 
 def own_kernels(x: Tensor) -> CpuKernels | None:
