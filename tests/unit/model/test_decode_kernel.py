@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eztinker.model.attention import PackedAttention
+from eztinker.model.cpu_kernels import DecodeKernel, LayerWeights, PackedWeight, cpu_kernels
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter, adapter_rows
 from eztinker.types import LoraSpec
@@ -102,6 +103,49 @@ def test_each_row_is_what_the_layers_give_one_by_one(
         cache.advance(len(prompts))
         wanted = torch.stack([states[position] for states, position in zip(expected, positions, strict=True)])
         assert torch.equal(hidden, wanted)
+
+
+@pytest.mark.parametrize("sizes", [{"num_heads": 4}, {"num_heads": 3, "num_kv_heads": 2}, {"num_kv_heads": 3}])
+def test_weights_that_do_not_fit_the_heads_are_refused(kernel_dtype: torch.dtype, sizes: dict[str, int]):
+    kernels = cpu_kernels(kernel_dtype)
+    assert kernels is not None
+
+    def weight(outputs: int, inputs: int) -> PackedWeight:
+        return kernels.pack_weight(torch.zeros(outputs, inputs, dtype=kernel_dtype))
+
+    def layer(norm_width: int) -> LayerWeights:
+        norms = {name: torch.ones(norm_width, dtype=kernel_dtype) for name in ("attn_norm", "mlp_norm")}
+        weights = {"qkv": weight(48, 20), "output": weight(20, 24), "gate_up": weight(14, 20), "down": weight(20, 7)}
+        return LayerWeights(**norms, **weights, q_norm=None, k_norm=None, window=None)
+
+    fitting = {"num_heads": 2, "num_kv_heads": 1}
+    kernel = DecodeKernel(kernels, [layer(20)], **fitting, eps=1e-5)
+    with pytest.raises(ValueError, match=r"layer 1 must be .* of shape \(20,\)"):
+        DecodeKernel(kernels, [layer(20), layer(19)], **fitting, eps=1e-5)
+    with pytest.raises(ValueError, match="The weights of layer 0 do not fit"):
+        DecodeKernel(kernels, [layer(20)], **{**fitting, **sizes}, eps=1e-5)
+    with pytest.raises(ValueError, match="does not fit a weight of 48 x 20"):
+        kernel.low_ranks([(weight(3, 20), weight(47, 3)), None, None, None])
+
+
+def test_a_step_that_does_not_fit_the_cache_is_refused(kernel_dtype: torch.dtype, tiny_model_dir: Path):
+    decoder = load_decoder(tiny_model_dir, kernel_dtype)
+    cache = decoder.new_cache()
+    _, attention = read(decoder, [[1, 2, 3]], [None])
+    cache.add_row(attention.block(0))
+    kernel = decoder._decode_kernel
+    assert kernel is not None
+    x, angles = torch.zeros(1, 64, dtype=kernel_dtype), torch.zeros(1, 32, dtype=kernel_dtype)
+    places = torch.tensor([3])
+    for message, arguments in {
+        "hidden states": (x[:, 1:], angles, angles, *cache.keys_and_values, places),
+        "rotation": (x, angles[:, :30], angles, *cache.keys_and_values, places),
+        "cache must be": (x, angles, angles, *(each[1:] for each in cache.keys_and_values), places),
+        "but 400 is to be written": (x, angles, angles, *cache.keys_and_values, torch.tensor([400])),
+        "positions": (x, angles, angles, *cache.keys_and_values, torch.tensor([3, 3])),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            kernel.append(*arguments, [])
 
 
 @torch.inference_mode()

@@ -159,7 +159,7 @@ def _compile(command: list[str], target: Path) -> None:
 def _complaint(output: str) -> str:
     """The first lines of a compiler's output that speak of an error, or the last ones if none does."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
+    errors = list(dict.fromkeys(line for line in lines if "error" in line.lower()))
     return " | ".join(errors[:_COMPLAINT_LINES] or lines[-_COMPLAINT_LINES:]) or "it said nothing"
 
 
