@@ -114,9 +114,17 @@ def test_weights_that_do_not_fit_the_heads_are_refused(kernel_dtype: torch.dtype
         return kernels.pack_weight(torch.zeros(outputs, inputs, dtype=kernel_dtype))
 
     def layer(norm_width: int) -> LayerWeights:
-        norms = {name: torch.ones(norm_width, dtype=kernel_dtype) for name in ("attn_norm", "mlp_norm")}
-        weights = {"qkv": weight(48, 20), "output": weight(20, 24), "gate_up": weight(14, 20), "down": weight(20, 7)}
-        return LayerWeights(**norms, **weights, q_norm=None, k_norm=None, window=None)
+        return LayerWeights(
+            attn_norm=torch.ones(norm_width, dtype=kernel_dtype),
+            mlp_norm=torch.ones(norm_width, dtype=kernel_dtype),
+            q_norm=None,
+            k_norm=None,
+            qkv=weight(48, 20),
+            output=weight(20, 24),
+            gate_up=weight(14, 20),
+            down=weight(20, 7),
+            window=None,
+        )
 
     fitting = {"num_heads": 2, "num_kv_heads": 1}
     kernel = DecodeKernel(kernels, [layer(20)], **fitting, eps=1e-5)
@@ -137,15 +145,17 @@ def test_a_step_that_does_not_fit_the_cache_is_refused(kernel_dtype: torch.dtype
     assert kernel is not None
     x, angles = torch.zeros(1, 64, dtype=kernel_dtype), torch.zeros(1, 32, dtype=kernel_dtype)
     places = torch.tensor([3])
+    keys, values = cache.keys_and_values
     for message, arguments in {
-        "hidden states": (x[:, 1:], angles, angles, *cache.keys_and_values, places),
-        "rotation": (x, angles[:, :30], angles, *cache.keys_and_values, places),
-        "cache must be": (x, angles, angles, *(each[1:] for each in cache.keys_and_values), places),
-        "but 400 is to be written": (x, angles, angles, *cache.keys_and_values, torch.tensor([400])),
-        "positions": (x, angles, angles, *cache.keys_and_values, torch.tensor([3, 3])),
+        "hidden states": (x[:, 1:], angles, keys, places),
+        "rotation": (x, angles[:, :30], keys, places),
+        "cache must be": (x, angles, keys[1:], places),
+        "but 400 is to be written": (x, angles, keys, torch.tensor([400])),
+        "positions": (x, angles, keys, torch.tensor([3, 3])),
     }.items():
+        own_x, own_cos, own_keys, own_places = arguments
         with pytest.raises(ValueError, match=message):
-            kernel.append(*arguments, [])
+            kernel.append(own_x, own_cos, angles, own_keys, values, own_places, [])
 
 
 @torch.inference_mode()
