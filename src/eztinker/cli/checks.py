@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from eztinker.cli.output import size
 from eztinker.client_settings import client_settings, server_is_up
@@ -28,14 +29,15 @@ _ENOUGH_DISK = 2 * GIGABYTE
 
 _ENGINE_PROBE = """
 import json, torch
-from eztinker.model.device import choose_device, choose_dtype, kernels_for
+from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text
 device = choose_device("auto")
 dtype = choose_dtype("auto", device)
 print(json.dumps({
     "torch": torch.__version__,
     "device": device.type,
     "dtype": str(dtype).removeprefix("torch."),
-    "own_kernels": kernels_for(dtype, device) is not None,
+    "kernels": kernels_text(dtype, device),
+    "is_batch_invariant": is_batch_invariant(dtype, device),
 }))
 """
 
@@ -58,7 +60,7 @@ class Finding:
 def all_checks() -> Iterator[Finding]:
     yield check_python()
     yield check_packages()
-    yield check_engine()
+    yield from check_engine()
     yield check_memory(_total_memory())
     yield check_disk(local_data_dir())
     yield check_data_dir(local_data_dir())
@@ -80,21 +82,31 @@ def check_packages() -> Finding:
     return Finding("packages", Verdict.GOOD, f"all {len(newest_tested())} within the tested versions")
 
 
-def check_engine() -> Finding:
+def check_engine() -> Iterator[Finding]:
     """Ask torch in a process of its own, so that a broken installation of it cannot take the doctor down."""
     probe = subprocess.run([sys.executable, "-P", "-c", _ENGINE_PROBE], capture_output=True, text=True, timeout=120)
     if probe.returncode != 0:
         reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return Finding("torch", Verdict.BAD, reason, "install EZTinker again: pip install --force-reinstall torch")
-    found = json.loads(probe.stdout)
-    kernels = ", own kernels" if found["own_kernels"] else ""
-    text = f"torch {found['torch']} on {found['device']}, base weights in {found['dtype']}{kernels}"
-    if found["device"] == "cpu" and not found["own_kernels"]:
-        advice = "sampling is about twice as fast with a C compiler (gcc or clang) and a processor with AVX2 or AVX512"
-        return Finding("torch", Verdict.NOTE, text, advice)
+        yield Finding("torch", Verdict.BAD, reason, "install EZTinker again: pip install --force-reinstall torch")
+        return
+    found = json.loads(probe.stdout.splitlines()[-1])
+    text = f"torch {found['torch']} on {found['device']}, base weights in {found['dtype']}"
     if found["dtype"] == "float32":
-        return Finding("torch", Verdict.NOTE, text, "this processor is slow in bfloat16; models need twice the memory")
-    return Finding("torch", Verdict.GOOD, text)
+        yield Finding("torch", Verdict.NOTE, text, "this processor is slow in bfloat16; models need twice the memory")
+    else:
+        yield Finding("torch", Verdict.GOOD, text)
+    yield _judge_kernels(found)
+
+
+def _judge_kernels(found: dict[str, Any]) -> Finding:
+    """Own kernels decide how fast a CPU is, and whether a sample's bits depend on its batch neighbours."""
+    if found["is_batch_invariant"]:
+        return Finding("kernels", Verdict.GOOD, f"{found['kernels']}; samples have the same bits in any batch")
+    text = f"{found['kernels']}; what is sampled beside a sequence may change last bits of its logprobs"
+    if found["device"] != "cpu":
+        return Finding("kernels", Verdict.GOOD, text)
+    advice = "a C compiler (gcc or clang) and a processor with AVX2 or AVX512 also make sampling twice as fast"
+    return Finding("kernels", Verdict.NOTE, text, advice)
 
 
 def check_memory(total_bytes: int) -> Finding:

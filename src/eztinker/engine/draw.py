@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eztinker.model.cpu_kernels import CpuKernels
 from eztinker.model.device import own_kernels
 from eztinker.types import ABSENT_LOGPROB, SamplingParams, TopkLogprobs
 
-Choose = Callable[[Tensor, Sequence[SamplingParams], Sequence[float], int], tuple[Tensor, Tensor]]
-"""Draws from (B, V) logits by parameters and uniforms of each row, among so many tokens; gives tokens and logprobs."""
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """What makes logits log-probabilities of a tempered distribution over the whole vocabulary."""
+
+    greatest_B: Tensor
+    temperatures_B: Tensor
+    log_totals_B: Tensor
+
+    def logprobs(self, logits_BK: Tensor) -> Tensor:
+        """Log-probabilities of some of each row's logits."""
+        return (logits_BK - self.greatest_B[:, None]) / self.temperatures_B[:, None] - self.log_totals_B[:, None]
+
+    def rows(self, rows: Tensor | slice) -> Normalization:
+        return Normalization(self.greatest_B[rows], self.temperatures_B[rows], self.log_totals_B[rows])
+
+
+def normalization(logits_BV: Tensor, temperatures: Sequence[float], num_drawable: int) -> Normalization:
+    """Of each row at its temperature, which is above 0; `num_drawable` as for `draw`, to give the bits it gives."""
+    kernels = own_kernels(logits_BV)
+    temperatures_B = torch.tensor(temperatures, device=logits_BV.device)
+    if kernels is not None:
+        greatest_B, log_totals_B = kernels.normalize(logits_BV, temperatures, num_drawable)
+    else:
+        greatest_B = logits_BV.amax(dim=-1)
+        tempered_BV = (logits_BV - greatest_B[:, None]) / temperatures_B[:, None]
+        log_totals_B = torch.logsumexp(tempered_BV, dim=-1)
+    return Normalization(greatest_B, temperatures_B, log_totals_B)
 
 
 def draw(
@@ -22,7 +49,7 @@ def draw(
     """One token per row, and its log-probability.
 
     Args:
-        logits_BV: float32; changed in place.
+        logits_BV: float32.
         params: temperature, top_k and top_p of each row; temperature 0 takes the likeliest token.
         uniforms: one number in [0, 1) per row; the token is where the cumulative probability passes it, so a row's
             token depends on its own logits and number alone.
@@ -31,8 +58,11 @@ def draw(
         Tokens and natural logs of their probability under the tempered distribution of the whole vocabulary, before
         top-k and top-p; untempered where the temperature is 0.
     """
+    is_truncated = [each.temperature > 0 and (each.top_k > 0 or each.top_p < 1) for each in params]
+    whole = [row for row, truncated in enumerate(is_truncated) if not truncated]
+    truncated = [row for row, truncated in enumerate(is_truncated) if truncated]
     tokens, logprobs = [0] * len(params), [0.0] * len(params)
-    for choose, rows in _by_kind(params, own_kernels(logits_BV)):
+    for rows, choose in ((whole, _draw_whole), (truncated, _draw_truncated)):
         if rows:
             logits = logits_BV if len(rows) == len(params) else logits_BV[rows]
             chosen = choose(logits, [params[row] for row in rows], [uniforms[row] for row in rows], num_tokens)
@@ -41,60 +71,73 @@ def draw(
     return tokens, logprobs
 
 
-def _by_kind(params: Sequence[SamplingParams], kernels: CpuKernels | None) -> list[tuple[Choose, list[int]]]:
-    """The rows that are drawn in the same way, and how."""
-    greedy = [row for row, each in enumerate(params) if each.temperature == 0]
-    truncated = [row for row, each in enumerate(params) if each.temperature > 0 and (each.top_k > 0 or each.top_p < 1)]
-    plain = [row for row, each in enumerate(params) if each.temperature > 0 and not (each.top_k > 0 or each.top_p < 1)]
-    if kernels is None:
-        return [(_greedy, greedy), (_warm, sorted(plain + truncated))]
-    return [(_in_one_go(kernels), sorted(greedy + plain)), (_warm, truncated)]
-
-
-def _in_one_go(kernels: CpuKernels) -> Choose:
-    def choose(
-        logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
-    ) -> tuple[Tensor, Tensor]:
+def _draw_whole(
+    logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Draw from all tokens that can be drawn."""
+    kernels = own_kernels(logits_BV)
+    if kernels is not None:
         return kernels.draw(logits_BV, [each.temperature for each in params], uniforms, num_tokens)
+    drawable_BV, temperatures = logits_BV[:, :num_tokens], _temperatures(params)
+    tokens_B = drawable_BV.argmax(dim=-1)
+    if any(each.temperature > 0 for each in params):
+        is_warm_B = torch.tensor([each.temperature > 0 for each in params], device=logits_BV.device)
+        tokens_B = torch.where(is_warm_B, _pass_points(drawable_BV, temperatures, uniforms), tokens_B)
+    return tokens_B, _logprobs_of(tokens_B, logits_BV, temperatures, num_tokens)
 
-    return choose
 
-
-def _greedy(
+def _draw_truncated(
     logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    best, tokens = logits_BV[:, :num_tokens].max(dim=-1)
-    return tokens, best - torch.logsumexp(logits_BV, dim=-1)
-
-
-def _warm(
-    logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """Inverse CDF over probabilities that are left without their common factor: every pass over V counts."""
-    device = logits_BV.device
-    if any(row.temperature != 1 for row in params):
-        logits_BV.div_(torch.tensor([row.temperature for row in params], device=device)[:, None])
-    weights_BV = logits_BV.sub_(logits_BV.amax(dim=-1, keepdim=True)).exp_()
-    totals_B = weights_BV.sum(dim=-1)
-    drawable = weights_BV[:, :num_tokens]
+    """Draw from what top-k and top-p leave of the tokens that can be drawn."""
+    kept_BV = torch.full((len(params), num_tokens), -math.inf, device=logits_BV.device)
     for row, each in enumerate(params):
-        if each.top_k > 0 or each.top_p < 1:
-            _truncate(drawable[row], each)
-    tokens = inverse_cdf(drawable, torch.tensor(uniforms, dtype=torch.float32, device=device)[:, None])[:, 0]
-    return tokens, torch.log(weights_BV.gather(1, tokens[:, None])[:, 0] / totals_B)
+        logits, tokens = _truncated(logits_BV[row, :num_tokens], each)
+        kept_BV[row, tokens] = logits
+    kernels, temperatures = own_kernels(logits_BV), _temperatures(params)
+    if kernels is not None:
+        tokens_B, _ = kernels.draw(kept_BV, temperatures, uniforms, num_tokens)
+    else:
+        tokens_B = _pass_points(kept_BV, temperatures, uniforms)
+    return tokens_B, _logprobs_of(tokens_B, logits_BV, temperatures, num_tokens)
 
 
-def _truncate(weights_V: Tensor, params: SamplingParams) -> None:
-    """Set to 0 all but the top-k tokens, then all but the fewest of those that reach top-p of what is left."""
-    num_kept = min(params.top_k, weights_V.shape[0]) if params.top_k > 0 else weights_V.shape[0]
-    kept, tokens = torch.topk(weights_V, num_kept)
+def _truncated(logits_V: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The top-k logits, then the fewest of these whose tokens reach top-p of what is left; and their tokens.
+
+    One row at a time: the operators of torch may round a row differently among others.
+    """
+    num_kept = min(params.top_k, logits_V.shape[0]) if params.top_k > 0 else logits_V.shape[0]
+    kept, tokens = torch.topk(logits_V, num_kept)
     if params.top_p < 1:
-        cumulative = torch.cumsum(kept, dim=0)
-        before = cumulative - kept
-        # never the first, which a top-p that rounds to 0 would reach as well
-        kept[1:].masked_fill_(before[1:] >= params.top_p * cumulative[-1], 0.0)
-    weights_V.zero_()
-    weights_V[tokens] = kept
+        weights = ((kept - kept[0]) / params.temperature).exp_()
+        cumulative = torch.cumsum(weights, dim=0)
+        is_needed = cumulative - weights < params.top_p * cumulative[-1]
+        is_needed[0] = True  # a top-p that rounds to 0 leaves the first all the same
+        kept, tokens = kept[is_needed], tokens[is_needed]
+    return kept, tokens
+
+
+def _pass_points(drawable_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float]) -> Tensor:
+    """Inverse CDF by torch's operators, one token per row.
+
+    The greatest logit is taken over what can be drawn: a greater one of the padding would leave no token any weight at
+    a low temperature.
+    """
+    device = drawable_BV.device
+    weights_BV = drawable_BV - drawable_BV.amax(dim=-1, keepdim=True)
+    weights_BV.div_(torch.tensor(temperatures, device=device)[:, None]).exp_()
+    return inverse_cdf(weights_BV, torch.tensor(uniforms, dtype=torch.float32, device=device)[:, None])[:, 0]
+
+
+def _logprobs_of(tokens_B: Tensor, logits_BV: Tensor, temperatures: Sequence[float], num_tokens: int) -> Tensor:
+    logits_B1 = logits_BV.gather(1, tokens_B[:, None])
+    return normalization(logits_BV, temperatures, num_tokens).logprobs(logits_B1)[:, 0]
+
+
+def _temperatures(params: Sequence[SamplingParams]) -> list[float]:
+    """Those of the distributions that logprobs are of: 1 where the likeliest token is taken."""
+    return [each.temperature or 1.0 for each in params]
 
 
 def inverse_cdf(weights_BV: Tensor, uniforms_BK: Tensor) -> Tensor:
@@ -110,23 +153,18 @@ def inverse_cdf(weights_BV: Tensor, uniforms_BK: Tensor) -> Tensor:
     return torch.minimum(drawn, last)
 
 
-def likeliest(logits_BV: Tensor, params: Sequence[SamplingParams], k: int) -> TopkLogprobs:
+def likeliest(logits_BV: Tensor, params: Sequence[SamplingParams], num_tokens: int, k: int) -> TopkLogprobs:
     """The k likeliest tokens of each row, under the distribution whose logprobs `draw` gives; changes no logits."""
-    temperatures = torch.tensor([each.temperature or 1.0 for each in params], device=logits_BV.device)
-    tempered_BV = logits_BV / temperatures[:, None]
-    return topk_table(tempered_BV, torch.logsumexp(tempered_BV, dim=-1), k)
+    return topk_table(logits_BV, normalization(logits_BV, _temperatures(params), num_tokens), k)
 
 
-def topk_table(logits_BV: Tensor, log_totals_B: Tensor, k: int) -> TopkLogprobs:
-    """The k highest logits of each row as logprobs; a vocabulary of fewer tokens leaves cells absent.
-
-    `log_totals_B` are the rows' logsumexp.
-    """
+def topk_table(logits_BV: Tensor, normalization: Normalization, k: int) -> TopkLogprobs:
+    """The k highest logits of each row as logprobs; a vocabulary of fewer tokens leaves cells absent."""
     num_rows, vocab_size = logits_BV.shape
     best = torch.topk(logits_BV, min(k, vocab_size))
     table = absent_topk(num_rows, k)
     table.token_ids[:, :vocab_size] = best.indices.cpu().numpy()
-    table.logprobs[:, :vocab_size] = (best.values - log_totals_B[:, None]).cpu().numpy()
+    table.logprobs[:, :vocab_size] = normalization.logprobs(best.values).cpu().numpy()
     return table
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eztinker.engine.draw import absent_topk, inverse_cdf, topk_table
+from eztinker.engine.draw import Normalization, absent_topk, inverse_cdf, normalization, topk_table
 from eztinker.model.decoder import Decoder
 from eztinker.model.head import chunks_of_positions
 from eztinker.model.lora import LowRankAdapter, adapter_rows
@@ -82,35 +82,38 @@ class PromptScorer:
 
     def _judge(self, positions: slice, logits_MV: Tensor) -> None:
         """Enter the scores of `positions`, whose tokens these logits judge."""
-        log_totals_M = torch.logsumexp(logits_MV, dim=-1)
+        normalized = normalization(logits_MV, [1.0] * len(logits_MV), self.num_drawable)
         start = max(positions.start, self.request.first_scored)
         if start < positions.stop:
             wanted = slice(start - positions.start, None)
-            self._score(slice(start, positions.stop), logits_MV[wanted], log_totals_M[wanted])
+            self._score(slice(start, positions.stop), logits_MV[wanted], normalized.rows(wanted))
         if self.request.target_prompt_logprobs is not None:
-            self._score_targets(self.request.target_prompt_logprobs, positions, logits_MV, log_totals_M)
+            self._score_targets(self.request.target_prompt_logprobs, positions, logits_MV, normalized)
         if self.request.prompt_alt_tokens_k:
-            self._draw_alternatives(positions, logits_MV, log_totals_M)
+            self._draw_alternatives(positions, logits_MV, normalized)
 
-    def _score(self, positions: slice, logits_MV: Tensor, log_totals_M: Tensor) -> None:
+    def _score(self, positions: slice, logits_MV: Tensor, normalized: Normalization) -> None:
         scores = self.scores
         if scores.prompt_logprobs is not None:
             tokens = torch.from_numpy(self.request.prompt[positions].astype(np.int64)).to(logits_MV.device)
-            logprobs = logits_MV.gather(1, tokens[:, None])[:, 0] - log_totals_M
+            logprobs = normalized.logprobs(logits_MV.gather(1, tokens[:, None]))[:, 0]
             scores.prompt_logprobs[positions] = logprobs.cpu().numpy()
         if scores.topk_prompt_logprobs is not None:
-            table = topk_table(logits_MV, log_totals_M, self.request.topk_prompt_logprobs)
+            table = topk_table(logits_MV, normalized, self.request.topk_prompt_logprobs)
             scores.topk_prompt_logprobs.token_ids[positions] = table.token_ids
             scores.topk_prompt_logprobs.logprobs[positions] = table.logprobs
 
-    def _score_targets(self, targets: PromptTargets, positions: slice, logits_MV: Tensor, log_totals_M: Tensor) -> None:
+    def _score_targets(
+        self, targets: PromptTargets, positions: slice, logits_MV: Tensor, normalized: Normalization
+    ) -> None:
         assert self.scores.target_prompt_logprobs is not None
         cells = np.flatnonzero((targets.positions >= positions.start) & (targets.positions < positions.stop))
         rows = torch.from_numpy(targets.positions[cells] - positions.start).to(logits_MV.device)
         tokens = torch.from_numpy(targets.tokens[cells]).to(logits_MV.device)
-        self.scores.target_prompt_logprobs[cells] = (logits_MV[rows, tokens] - log_totals_M[rows]).cpu().numpy()
+        logprobs = normalized.rows(rows).logprobs(logits_MV[rows, tokens][:, None])[:, 0]
+        self.scores.target_prompt_logprobs[cells] = logprobs.cpu().numpy()
 
-    def _draw_alternatives(self, positions: slice, logits_MV: Tensor, log_totals_M: Tensor) -> None:
+    def _draw_alternatives(self, positions: slice, logits_MV: Tensor, normalized: Normalization) -> None:
         assert self.scores.prompt_alt_tokens is not None
         k, temperature = self.request.prompt_alt_tokens_k, self.request.params.temperature
         drawable_MV = logits_MV[:, : self.num_drawable]
@@ -122,6 +125,6 @@ class PromptScorer:
             weights_MV = ((drawable_MV - best.values) / temperature).exp_()
             tokens_MK = inverse_cdf(weights_MV, uniforms.to(logits_MV.device))
         rows = slice(positions.start - 1, positions.stop - 1)
-        logprobs = logits_MV.gather(1, tokens_MK) - log_totals_M[:, None]
+        logprobs = normalized.logprobs(logits_MV.gather(1, tokens_MK))
         self.scores.prompt_alt_tokens.tokens[rows] = tokens_MK.cpu().numpy()
         self.scores.prompt_alt_tokens.logprobs[rows] = logprobs.cpu().numpy()

@@ -7,7 +7,7 @@ or for all: the samples of the others keep their places, and go on where they we
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -279,13 +279,18 @@ class Sampler:
         return [row.take(token, logprob) for row, token, logprob in zip(rows, tokens, logprobs, strict=True)]
 
     def _note_likeliest(self, logits: Tensor, rows: Sequence[SampleRow]) -> None:
-        """Keep the top-k of the coming token for the samples that want it."""
-        wanting = [place for place, row in enumerate(rows) if row.job.request.topk_sample_logprobs]
-        if not wanting:
-            return
-        requests = [rows[place].job.request for place in wanting]
-        widest = max(request.topk_sample_logprobs for request in requests)
-        table = likeliest(logits[wanting], [request.params for request in requests], widest)
-        for index, (place, request) in enumerate(zip(wanting, requests, strict=True)):
-            cells = slice(index, index + 1), slice(request.topk_sample_logprobs)
-            rows[place].topk.append(TopkLogprobs(token_ids=table.token_ids[cells], logprobs=table.logprobs[cells]))
+        """Keep the top-k of the coming token for the samples that want it.
+
+        Those that want equally many are looked up together: which of two equally likely tokens comes first may depend
+        on how many are asked for.
+        """
+        by_k: dict[int, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            by_k[row.job.request.topk_sample_logprobs].append(place)
+        by_k.pop(0, None)
+        for k, places in by_k.items():
+            params = [rows[place].job.request.params for place in places]
+            table = likeliest(logits[places], params, self._num_tokens, k)
+            for index, place in enumerate(places):
+                cells = slice(index, index + 1)
+                rows[place].topk.append(TopkLogprobs(token_ids=table.token_ids[cells], logprobs=table.logprobs[cells]))

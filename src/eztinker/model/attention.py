@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from eztinker.model.device import own_attention_kernels, prefers_plain_attention
+from eztinker.model.device import own_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVBlock, KVCache
 from eztinker.model.plain_attention import attend_grid, softmax_attention
 
@@ -67,7 +67,7 @@ class PackedAttention:
         if self._kept is not None:
             self._kept.append((k_TKD, v_TKD))
         prefix = self._prefix.layer(layer) if self._prefix else None
-        kernels = own_attention_kernels(q_THD, q_THD.shape[-1])
+        kernels = own_kernels(q_THD)
         if kernels is None:
             return self._attend_by_groups(q_THD, k_TKD, v_TKD, prefix, window)
 

@@ -18,12 +18,12 @@ from torch.nn import functional
 from eztinker.model.attention import Attention, CachedAttention
 from eztinker.model.config import DecoderConfig, read_config
 from eztinker.model.cpu_kernels import AdaptedRows, DecodeKernel, LayerWeights, LowRanks
-from eztinker.model.device import fits_bfloat16, own_attention_kernels, prefers_plain_attention
+from eztinker.model.device import fits_bfloat16, is_batch_invariant, own_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVCache
-from eztinker.model.linear import FrozenLinear, LowRankDelta
+from eztinker.model.linear import FrozenLinear, LowRankDelta, product
 from eztinker.model.lora import HEAD, LowRankAdapter
 from eztinker.model.pointwise import rms_norm, swiglu
-from eztinker.model.rope import cos_sin, rotate
+from eztinker.model.rope import RotationTable, rotate
 from eztinker.model.weights import WeightFiles
 
 AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]
@@ -39,6 +39,7 @@ class Decoder:
         self._embedding = embedding.bfloat16() if fits_bfloat16(embedding) else embedding
         self._layers = [_Layer(config, weights, layer) for layer in range(config.num_layers)]
         self._final_norm = weights.get("model.norm.weight")
+        self._rotations = RotationTable(config.rope, dtype, device)
         self._decode_kernel = self._new_decode_kernel()
         self._low_ranks_of: WeakKeyDictionary[LowRankAdapter, LowRanks] = WeakKeyDictionary()
         tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
@@ -64,7 +65,7 @@ class Decoder:
 
     def stages(self, attention: Attention, adapters: AdapterRows = ()) -> list[Callable[[Tensor], Tensor]]:
         """The way from tokens to final hidden states in pieces, each a function of what the one before it gives."""
-        cos, sin = self._cos_sin(attention.positions_T)
+        cos, sin = self._rotations.at(attention.positions_T)
         layers = [
             partial(layer.forward, cos=cos, sin=sin, attention=attention, index=index, adapters=adapters)
             for index, layer in enumerate(self._layers)
@@ -81,14 +82,25 @@ class Decoder:
             return self.hidden_states(tokens_B, CachedAttention(cache, tokens_B.shape[0]), adapters)
         positions_B, _ = cache.make_room(tokens_B.shape[0])
         x_BH = self._embed(tokens_B, adapters)
-        adapted = [AdaptedRows(self._low_ranks(adapter), adapter.scale, rows) for adapter, rows in adapters]
-        cos_sin = self._cos_sin(positions_B)
-        self._decode_kernel.append(x_BH, *cos_sin, *cache.keys_and_values, positions_B, adapted)
+        low_ranks = [self._low_ranks(self._decode_kernel, adapter) for adapter, _ in adapters]
+        adapted = [
+            AdaptedRows(each, adapter.scale, rows) for each, (adapter, rows) in zip(low_ranks, adapters, strict=True)
+        ]
+        self._decode_kernel.append(x_BH, *self._rotations.at(positions_B), *cache.keys_and_values, positions_B, adapted)
         return rms_norm(x_BH, self._final_norm, self.config.rms_norm_eps)
 
     def logits(self, hidden_MH: Tensor, adapters: AdapterRows = ()) -> Tensor:
         """Next-token logits, float32 (M, V)."""
         return self.head(hidden_MH, _deltas(adapters, HEAD)).float()
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a sequence's logits are the same to the bit whatever its batch neighbours are.
+
+        Our own kernels see to it, for every model; the products of torch add up in an order that depends on how many
+        rows there are.
+        """
+        return is_batch_invariant(self.dtype, self.device)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -116,14 +128,10 @@ class Decoder:
             device=self.device,
         )
 
-    def _cos_sin(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = cos_sin(self.config.rope, positions_T)
-        return cos.to(self.dtype), sin.to(self.dtype)
-
     def _new_decode_kernel(self) -> DecodeKernel | None:
         """All layers as one kernel, where this machine has our own for every step of them."""
         config = self.config
-        kernels = own_attention_kernels(self._final_norm, config.head_dim)
+        kernels = own_kernels(self._final_norm)
         layers = [weights for layer in self._layers if (weights := layer.packed_weights()) is not None]
         if kernels is None or len(layers) < len(self._layers):
             return None
@@ -131,13 +139,15 @@ class Decoder:
             kernels, layers, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, eps=config.rms_norm_eps
         )
 
-    def _low_ranks(self, adapter: LowRankAdapter) -> LowRanks:
+    def _low_ranks(self, kernel: DecodeKernel, adapter: LowRankAdapter) -> LowRanks:
         """What the adapter adds to every linear layer in turn, as the decode kernel takes it."""
         known = self._low_ranks_of.get(adapter)
         if known is None:
             keys = [key for layer in self._layers for key in layer.keys]
             packed = [adapter.packed[key] if key in adapter.factors else None for key in keys]
-            known = self._low_ranks_of[adapter] = LowRanks([(each.a, each.b) if each else None for each in packed])
+            known = self._low_ranks_of[adapter] = kernel.low_ranks(
+                [(each.a, each.b) if each else None for each in packed]
+            )
         return known
 
     def _embed(self, tokens_T: Tensor, adapters: AdapterRows) -> Tensor:
@@ -152,9 +162,11 @@ class Decoder:
             factors = adapter.factors.get(HEAD)
             if factors is not None:
                 tokens = tokens_T if rows is None else tokens_T[rows]
-                update = functional.embedding(tokens, factors.bs[0]) @ factors.a * adapter.scale
+                update = product(functional.embedding(tokens, factors.bs[0]), factors.a, adapter.packed_head_a)
                 whole = torch.arange(tokens_T.shape[0], device=self.device)
-                x_TH = x_TH.index_add(0, whole if rows is None else whole[rows], update.to(self.dtype))
+                x_TH = x_TH.index_add(
+                    0, whole if rows is None else whole[rows], (update * adapter.scale).to(self.dtype)
+                )
         return x_TH
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.errors import ConfigError
-from eztinker.model.cpu_kernels import CpuKernels, PackedWeight, cpu_kernels, processor_flags
+from eztinker.model.cpu_kernels import CpuKernels, PackedWeight, cpu_kernels, kernels_name, processor_flags
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -90,15 +90,25 @@ def kernels_for(dtype: torch.dtype, device: torch.device) -> CpuKernels | None:
     return cpu_kernels(dtype) if device.type == "cpu" else None
 
 
+def kernels_text(dtype: torch.dtype, device: torch.device) -> str:
+    """Which instructions our own kernels use for a model of `dtype` and for its logits, or "none: " and why."""
+    if device.type != "cpu":
+        return f"none: they are for CPUs, not for {device.type}"
+    model, logits = kernels_name(dtype), kernels_name(torch.float32)
+    return model if model == logits else f"{model}; for logits {logits}"
+
+
 def own_kernels(x: Tensor) -> CpuKernels | None:
     """EZTinker's own operators, where they work on tensors like `x`."""
     return kernels_for(x.dtype, x.device)
 
 
-def own_attention_kernels(x: Tensor, head_dim: int) -> CpuKernels | None:
-    """Those of them that work on heads of `head_dim` channels."""
-    kernels = own_kernels(x)
-    return kernels if kernels is not None and kernels.takes_heads_of(head_dim) else None
+def is_batch_invariant(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether what a model of `dtype` computes for a sequence never depends on what else is in the batch.
+
+    It takes our own kernels for the model's numbers and for logits, which are always float32.
+    """
+    return all(kernels_for(each, device) is not None for each in (dtype, torch.float32))
 
 
 def fits_bfloat16(weight: Tensor) -> bool:
@@ -113,7 +123,7 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None = None) -> Matmul:
     rows. oneDNN's operators are private to torch, so anything unexpected falls back to the public one.
     """
     kernels = own_kernels(weight)
-    if kernels is not None and kernels.takes_inputs_of(weight.shape[1]):
+    if kernels is not None:
         return OwnMatmul(kernels, kernels.pack_weight(weight, bias, narrow=fits_bfloat16(weight)))
     if weight.device.type == "cpu":
         try:

@@ -80,7 +80,7 @@ class LowRankDelta:
         """Add the delta into `y_MO`, in place; gives x A^T of its rows, which the backward pass needs."""
         x = x_MI if self.rows is None else x_MI[self.rows]
         kernels = own_kernels(y_MO)
-        if kernels is not None and kernels.takes_inputs_of(x.shape[1]):
+        if kernels is not None:
             packed = self.packed or PackedFactors(kernels, self.a, torch.block_diag(*self.bs), y_MO.dtype)
             y = y_MO if self.rows is None else y_MO[self.rows]
             hidden = packed.add_to(y, x, self.scale)
@@ -106,7 +106,7 @@ class LowRankDelta:
         kernels = own_kernels(grad)
         grad_hidden, grad_bs = [], []
         for b, part, columns in self._projections(hidden):
-            if kernels is not None and kernels.takes_inputs_of(b.shape[0]):
+            if kernels is not None:
                 b_RO = kernels.pack_weight(b.to(x.dtype).T)
                 grad_hidden.append(kernels.linear(grad[:, columns], b_RO))
             else:
@@ -128,6 +128,25 @@ class LowRankDelta:
             num_outputs, rank = b.shape
             yield b, hidden[:, start_h : start_h + rank], slice(start_o, start_o + num_outputs)
             start_h, start_o = start_h + rank, start_o + num_outputs
+
+
+def product(x_MR: Tensor, a_RI: Tensor, packed: PackedWeight | None = None) -> Tensor:
+    """x A, differentiable in both, in the dtype of both; `packed` is A transposed, as our own kernels read it."""
+    return _Product.apply(x_MR, a_RI, packed)  # type: ignore[no-any-return]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_MR: Tensor, a_RI: Tensor, packed: PackedWeight | None) -> Tensor:
+        ctx.save_for_backward(x_MR, a_RI)
+        kernels = own_kernels(x_MR)
+        return x_MR @ a_RI if kernels is None else kernels.linear(x_MR, packed or kernels.pack_weight(a_RI.T))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_MI: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x_MR, a_RI = ctx.saved_tensors
+        return grad_MI @ a_RI.T, x_MR.T @ grad_MI, None
 
 
 class _AdaptedLinear(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eztinker.errors import InvalidInput
 from eztinker.model.config import DecoderConfig
+from eztinker.model.cpu_kernels import PackedWeight
 from eztinker.model.device import kernels_for
 from eztinker.model.linear import LowRankDelta, PackedFactors
 from eztinker.types import LoraSpec
@@ -74,12 +75,15 @@ class LowRankAdapter:
         *,
         in_float32: bool = False,
         packed: Mapping[str, PackedFactors] | None = None,
+        packed_head_a: PackedWeight | None = None,
     ) -> None:
         self.factors = factors
         self.scale = scale
         self._in_float32 = in_float32
         self.packed = packed or {}
         """The factors of every fused weight as our own kernels read them, if these are to be used."""
+        self.packed_head_a = packed_head_a
+        """A of the head, transposed, in float32: for what an adapter of a tied head changes in the embedding."""
 
     def delta(self, key: str, rows: Tensor | None) -> LowRankDelta | None:
         """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
@@ -119,11 +123,11 @@ class Adapter(LowRankAdapter):
             }
         kernels = kernels_for(dtype, self.flat.device)
         packed = {
-            key: PackedFactors(kernels, each.a, each.bs[0], dtype)
-            for key, each in fused.items()
-            if kernels is not None and kernels.takes_inputs_of(each.a.shape[1])
+            key: PackedFactors(kernels, each.a, each.bs[0], dtype) for key, each in fused.items() if kernels is not None
         }
-        return LowRankAdapter(fused, self.scale, in_float32=True, packed=packed)
+        head, float32_kernels = fused.get(HEAD), kernels_for(torch.float32, self.flat.device)
+        packed_head_a = float32_kernels.pack_weight(head.a.T) if head and float32_kernels else None
+        return LowRankAdapter(fused, self.scale, in_float32=True, packed=packed, packed_head_a=packed_head_a)
 
     def require_grad(self, grads: Tensor) -> None:
         """Make backward passes add this adapter's gradient into `grads`, a flat buffer like `flat`."""

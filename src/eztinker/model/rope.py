@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from eztinker.errors import Unsupported
 from eztinker.model.cpu_kernels import CpuKernels
-from eztinker.model.device import own_attention_kernels
+from eztinker.model.device import own_kernels
+
+_BLOCK_POSITIONS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,17 +41,42 @@ def rope_config(raw: dict[str, Any], head_dim: int) -> RopeConfig:
     return RopeConfig(head_dim=head_dim, theta=float(theta), kind=kind, scaling=scaling)
 
 
-def cos_sin(rope: RopeConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of every channel and of its partner, for `rotate`: float32 (T, head_dim), attention scaling included."""
-    inverse_frequencies, amplitude = FREQUENCIES[rope.kind](rope)
-    angles = positions_T.float()[:, None] * inverse_frequencies.to(positions_T.device)[None, :]
-    cos, sin = angles.cos() * amplitude, angles.sin() * amplitude
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+class RotationTable:
+    """Cosines and sines of every position, made a block at a time and kept.
+
+    Vectorised cosines may differ in their last bit with the place of a number in its tensor. A position's are computed
+    in the same place of a tensor of the same size whoever asks, so they never depend on the batch.
+    """
+
+    def __init__(self, rope: RopeConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self._inverse_frequencies, self._amplitude = FREQUENCIES[rope.kind](rope)
+        self._dtype, self._device = dtype, device
+        self._cos_PD, self._sin_PD = (torch.empty(0, rope.head_dim, dtype=dtype, device=device) for _ in "ab")
+
+    def at(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of every channel and of its partner, for `rotate`: (T, head_dim), attention scaling included."""
+        num_positions = int(positions_T.max()) + 1 if positions_T.numel() else 0
+        while len(self._cos_PD) < num_positions:
+            self._grow(max(len(self._cos_PD), _BLOCK_POSITIONS))
+        return self._cos_PD[positions_T], self._sin_PD[positions_T]
+
+    def _grow(self, num_more: int) -> None:
+        start = len(self._cos_PD)
+        blocks = [self._block(first) for first in range(start, start + num_more, _BLOCK_POSITIONS)]
+        self._cos_PD = torch.cat([self._cos_PD, *(cos for cos, _ in blocks)])
+        self._sin_PD = torch.cat([self._sin_PD, *(sin for _, sin in blocks)])
+
+    def _block(self, first: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(first, first + _BLOCK_POSITIONS, dtype=torch.float32)
+        angles = positions[:, None] * self._inverse_frequencies[None, :]
+        cos, sin = angles.cos() * self._amplitude, angles.sin() * self._amplitude
+        pairs = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        return pairs[0].to(self._device, self._dtype), pairs[1].to(self._device, self._dtype)
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Turn channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
-    kernels = own_attention_kernels(x_THD, x_THD.shape[-1])
+    kernels = own_kernels(x_THD)
     if kernels is not None and torch.is_grad_enabled() and x_THD.requires_grad:
         return _Rotated.apply(kernels, x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return]
     if kernels is not None:

@@ -160,6 +160,10 @@ class Ready(Event):
     device: str
     dtype: str
     num_threads: int
+    kernels: str = ""
+    """Instructions that EZTinker's own kernels use, such as "AVX2", or "none: " and why; empty if not known."""
+    is_batch_invariant: bool = False
+    """Whether a sequence's tokens and logprobs are the same to the bit whatever its batch neighbours are."""
 
 
 class Started(Event):

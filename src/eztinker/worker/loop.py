@@ -10,7 +10,7 @@ from eztinker.engine.scheduler import Scheduler
 from eztinker.engine.training_queue import Outcome
 from eztinker.errors import Cancelled
 from eztinker.failpoints import reach
-from eztinker.model.device import choose_device, choose_dtype, set_up_cpu
+from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text, set_up_cpu
 from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Ready, Sample, Shutdown, Started, Status, Submit
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
@@ -20,6 +20,12 @@ from eztinker.worker.operations import Operations, success
 log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_SECONDS = 1.0
+
+_PROMISE = {
+    True: "What is sampled has the same bits whatever is sampled beside it",
+    False: "What is sampled beside a sequence may change last bits of its logprobs, and now and then a token",
+}
+"""What a start says, by whether the engine is batch invariant."""
 
 
 def serve(link: Link) -> None:
@@ -47,8 +53,17 @@ def _start(link: Link, configure: Configure) -> Loop:
         max_batch_size=configure.max_batch_size,
         scheduler=scheduler,
     )
-    dtype_name = str(dtype).removeprefix("torch.")
-    link.send(Ready(pid=os.getpid(), device=str(device), dtype=dtype_name, num_threads=num_threads))
+    ready = Ready(
+        pid=os.getpid(),
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        num_threads=num_threads,
+        kernels=kernels_text(dtype, device),
+        is_batch_invariant=is_batch_invariant(dtype, device),
+    )
+    log.info("The engine computes on %s in %s, threads: %d", ready.device, ready.dtype, num_threads)
+    log.info("Own kernels: %s. %s", ready.kernels, _PROMISE[ready.is_batch_invariant])
+    link.send(ready)
     return Loop(link, scheduler, Operations(base_models))
 
 

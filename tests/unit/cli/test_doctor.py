@@ -14,12 +14,14 @@ from eztinker.cli.checks import (
     check_data_dir,
     check_disk,
     check_embedded_model,
+    check_engine,
     check_hub,
     check_key,
     check_memory,
     check_server,
 )
 from eztinker.keys import ensure_api_key
+from tests.instruction_sets import USABLE
 
 
 def test_little_memory_is_noted_with_a_smaller_batch():
@@ -47,6 +49,23 @@ def test_an_open_key_file_is_bad_and_the_finding_says_what_closes_it(tmp_path: P
     finding = check_key(tmp_path)
     assert finding.verdict is Verdict.BAD
     assert "chmod 600" in finding.found
+
+
+def test_missing_kernels_are_noted_with_what_is_not_promised_without_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    torch, kernels = check_engine()
+    assert torch.found.startswith("torch ")
+    assert kernels.verdict is Verdict.NOTE
+    assert "last bits of its logprobs" in kernels.found
+    assert "compiler" in (kernels.fix or "")
+
+
+@pytest.mark.skipif(not USABLE, reason="this machine has no kernels of ours")
+def test_kernels_are_named_with_what_they_promise():
+    _, kernels = check_engine()
+    assert kernels.verdict is Verdict.GOOD
+    assert kernels.found.endswith("; samples have the same bits in any batch")
+    assert USABLE[0][1].name in kernels.found
 
 
 def test_a_missing_embedded_model_names_the_command_that_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,16 @@ SPECS = [
 LOSSES = ["cross_entropy", "importance_sampling", "ppo"]
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_model: Callable[..., Path]) -> Decoder:
-    return load_decoder(tiny_model("qwen2", tie=True))
+MODELS: dict[str, dict[str, Any]] = {
+    "even sizes": {},
+    "odd sizes": {"hidden": 51, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 18}
+    | {"intermediate_size": 171},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def decoder(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Decoder:
+    return load_decoder(tiny_model("qwen2", tie=True, **MODELS[request.param]))
 
 
 def new_run(decoder: Decoder, spec: LoraSpec) -> TrainingRun:

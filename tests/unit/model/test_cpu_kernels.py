@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eztinker.model.cpu_kernels import CpuKernels, building, cpu_kernels
+from eztinker.model.cpu_kernels import CpuKernels, building
 from eztinker.model.rope import rotate
-from tests.unit.model.instruction_sets import ALL_SETS, NAMES, USABLE, has_compiler, name_of
+from tests.instruction_sets import NAMES, USABLE
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 """Relative to results around 1: a few float32 roundings, or one of bfloat16."""
 ROW_COUNTS = [*range(14), 16, 17, 32, 100]
-HEADS, KV_HEADS, HEAD_DIM = 6, 2, 64
-HEAD_SHAPES = [(9, 3, 64), (2, 2, 32), (4, 1, 96), (8, 4, 128), (7, 1, 64)]
+HEADS, KV_HEADS = 6, 2
+HEAD_SHAPES = [
+    (9, 3, 64),
+    (2, 2, 32),
+    (4, 1, 96),
+    (8, 4, 128),
+    (7, 1, 64),
+    (4, 2, 2),
+    (3, 1, 18),
+    (5, 5, 40),
+    (6, 2, 80),
+]
 """Heads, key-value heads and their size: groups of 1 to 7 heads."""
 
 
@@ -52,7 +59,8 @@ def assert_rounds_to(ours: Tensor, exact: Tensor) -> None:
 
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
 @pytest.mark.parametrize(
-    ("num_outputs", "num_inputs"), [(32, 64), (70, 300), (5, 2), (17, 258), (47, 130), (70, 576), (5, 32)]
+    ("num_outputs", "num_inputs"),
+    [(32, 64), (70, 300), (5, 2), (17, 258), (47, 130), (70, 576), (5, 32), (17, 1), (40, 255), (33, 257)],
 )
 def test_a_linear_layer_is_the_product_with_the_weight(
     kernels: CpuKernels, dtype: torch.dtype, num_rows: int, num_outputs: int, num_inputs: int
@@ -83,7 +91,7 @@ def test_narrow_weights_give_the_same_to_the_bit(
     assert narrow.packed.nbytes * 2 == wide.packed.nbytes
 
 
-@pytest.mark.parametrize("num_inputs", [96, 100])
+@pytest.mark.parametrize("num_inputs", [96, 100, 97])
 def test_columns_of_a_wider_matrix_are_inputs_too(kernels: CpuKernels, dtype: torch.dtype, num_inputs: int):
     x, weight = draw(20, 300, dtype=dtype)[:, 40 : 40 + num_inputs], draw(70, num_inputs, dtype=dtype, seed=1)
     packed = kernels.pack_weight(weight)
@@ -129,15 +137,18 @@ def test_gradients_of_norm_and_gated_activation(kernels: CpuKernels, dtype: torc
     assert_rounds_to(kernels.swiglu_backward(narrow_grad, x), exact_grad)
 
 
-def test_rotating_is_the_formula_to_the_bit_and_so_is_its_gradient(kernels: CpuKernels, dtype: torch.dtype):
-    heads = draw(7, HEADS + KV_HEADS, HEAD_DIM, dtype=dtype)[:, :HEADS]
-    angles = draw(7, HEAD_DIM // 2, dtype=torch.float32, seed=1)
+@pytest.mark.parametrize("head_dim", [2, 6, 18, 20, 40, 64, 80])
+def test_rotating_is_the_formula_to_the_bit_and_so_is_its_gradient(
+    kernels: CpuKernels, dtype: torch.dtype, head_dim: int
+):
+    heads = draw(7, HEADS + KV_HEADS, head_dim, dtype=dtype)[:, :HEADS]
+    angles = draw(7, head_dim // 2, dtype=torch.float32, seed=1)
     cos = torch.cat([angles.cos()] * 2, dim=-1).to(dtype)
     sin = torch.cat([-angles.sin(), angles.sin()], dim=-1).to(dtype)
-    grad = draw(7, HEADS, HEAD_DIM, dtype=dtype, seed=2)
+    grad = draw(7, HEADS, head_dim, dtype=dtype, seed=2)
 
     def by_torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return torch.addcmul(x * cos[:, None, :], x.roll(HEAD_DIM // 2, dims=-1), sin[:, None, :])
+        return torch.addcmul(x * cos[:, None, :], x.roll(head_dim // 2, dims=-1), sin[:, None, :])
 
     assert torch.equal(kernels.rotate(heads, cos, sin), by_torch(heads, cos, sin))
     exact = heads.double().requires_grad_()
@@ -207,7 +218,7 @@ def test_many_rows_are_multiplied_like_few(kernels: CpuKernels, dtype: torch.dty
         assert torch.equal(together, apart)
 
 
-@pytest.mark.parametrize(("vocab_size", "num_drawable"), [(5, 5), (49_152, 49_152), (1000, 990)])
+@pytest.mark.parametrize(("vocab_size", "num_drawable"), [(5, 5), (49_152, 49_152), (1000, 990), (1000, 3)])
 def test_drawing_passes_the_point_that_the_uniform_names(
     kernels: CpuKernels, dtype: torch.dtype, vocab_size: int, num_drawable: int
 ):
@@ -223,80 +234,39 @@ def test_drawing_passes_the_point_that_the_uniform_names(
         at_point = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
         assert int(tokens[row]) == (at_point if temperature else int(exact[:num_drawable].argmax()))
         assert float(logprobs[row]) == pytest.approx(float(exact[tokens[row]]), abs=1e-5)
+    greatest, log_totals = kernels.normalize(logits, [each or 1.0 for each in temperatures], num_drawable)
+    own = logits.gather(1, tokens[:, None])[:, 0]
+    assert torch.equal((own - greatest) / torch.tensor([each or 1.0 for each in temperatures]) - log_totals, logprobs)
 
 
-def test_without_a_compiler_there_are_no_kernels_and_nobody_complains(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert cpu_kernels.__wrapped__(torch.float32) is None
-    assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    ("flags", "dtype", "expected"),
-    [
-        (building.AMX.needed | building.AVX2.needed, torch.bfloat16, building.AMX),
-        (building.AVX512_BF16.needed | building.AVX2.needed, torch.bfloat16, building.AVX512_BF16),
-        (building.AVX512.needed | building.AVX2.needed, torch.bfloat16, building.AVX2),
-        (building.AVX512.needed | building.AVX2.needed, torch.float32, building.AVX512),
-        ({"avx2", "fma", "f16c"}, torch.float32, building.AVX2),
-        ({"avx2"}, torch.float32, None),
-        ({"avx2", "fma"}, torch.float16, None),
-    ],
-)
-def test_the_fastest_instructions_that_the_processor_has_are_taken(
-    monkeypatch: pytest.MonkeyPatch,
-    flags: set[str],
-    dtype: torch.dtype,
-    expected: building.InstructionSet | None,
-):
-    monkeypatch.setattr(building, "processor_flags", lambda: flags)
-    assert building.usable_sets(dtype)[:1] == ([expected] if expected else [])
-
-
-@pytest.mark.skipif(not has_compiler, reason="this machine has no C compiler")
-@pytest.mark.parametrize(("dtype", "instruction_set"), ALL_SETS, ids=[name_of(*each) for each in ALL_SETS])
-def test_the_sources_compile_for_processors_other_than_this_one(
-    tmp_path: Path, dtype: torch.dtype, instruction_set: building.InstructionSet
-):
-    command = [*building.compile_command(instruction_set, dtype), "-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, "-o", str(tmp_path / "library.so"), *map(str, building.SOURCES)], check=True)
-
-
-def test_a_compiler_that_fails_is_reported_and_done_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
-):
-    monkeypatch.setenv("CC", "false")
-    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
-    with caplog.at_level(logging.WARNING):
-        assert cpu_kernels.__wrapped__(dtype) is None
-    assert "could not be had" in caplog.text
-    assert not list(tmp_path.glob("*.so"))
-
-
-def test_instructions_that_cannot_be_had_leave_it_to_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    compiled: tuple[torch.dtype, building.InstructionSet],
-):
-    dtype, instruction_set = compiled
-    unknown = building.InstructionSet("unheard-of", frozenset(), ("-mno-such-instructions",))
-    monkeypatch.setattr(building, "usable_sets", lambda _: [unknown, instruction_set])
-    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
-    with caplog.at_level(logging.WARNING):
-        assert cpu_kernels.__wrapped__(dtype) is not None
-    assert "unheard-of" in caplog.text
-
-
-def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: torch.dtype):
-    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
-    assert cpu_kernels.__wrapped__(dtype) is not None
-    (library,) = tmp_path.iterdir()
-    monkeypatch.setattr(building.subprocess, "run", None)  # a second compilation would fail
-    assert cpu_kernels.__wrapped__(dtype) is not None
-    assert list(tmp_path.iterdir()) == [library]
+def test_sizes_that_do_not_fit_are_refused_before_memory_is_touched(kernels: CpuKernels, dtype: torch.dtype):
+    packed = kernels.pack_weight(draw(20, 24, dtype=dtype))
+    x, heads, angles = draw(3, 24, dtype=dtype), draw(3, 4, 16, dtype=dtype), draw(3, 16, dtype=dtype)
+    starts = torch.zeros(3, dtype=torch.int64)
+    logits = draw(3, 50, dtype=torch.float32)
+    wrong = {
+        "The input must be": lambda: kernels.linear(x[:, :23], packed),
+        "The output must be": lambda: kernels.add_linear(draw(3, 19, dtype=dtype), x, packed, 1.0),
+        "The input must be .* of shape": lambda: kernels.linear(x.double(), packed),
+        "The bias must be": lambda: kernels.pack_weight(draw(20, 24, dtype=dtype), draw(19, dtype=dtype)),
+        "The norm's weight must be": lambda: kernels.rms_norm(x, draw(23, dtype=dtype), 1e-5),
+        "The norm's gradient must be": lambda: kernels.rms_norm_backward(x[:2], x, draw(24, dtype=dtype), 1e-5),
+        "The gate and up must be": lambda: kernels.swiglu(draw(3, 23, dtype=dtype)),
+        "The cosines must be": lambda: kernels.rotate(heads, angles[:, :14], angles),
+        "15 channels": lambda: kernels.rotate(heads[:, :, :15].contiguous(), angles[:, :15], angles[:, :15]),
+        "4 query heads cannot share 3": lambda: kernels.attend_packed(
+            heads, heads[:, :3], heads[:, :3], None, starts, 3, None
+        ),
+        "The keys must be": lambda: kernels.attend_packed(heads, heads[:2], heads, None, starts, 3, None),
+        "side by side": lambda: kernels.attend_packed(heads, heads[:, ::2], heads[:, ::2], None, starts, 3, None),
+        "3 tokens need": lambda: kernels.attend_packed(heads, heads, heads, None, starts[:2], 3, None),
+        "not 51": lambda: kernels.draw(logits, [1.0] * 3, [0.5] * 3, 51),
+        "3 rows of logits": lambda: kernels.draw(logits, [1.0] * 2, [0.5] * 3, 50),
+        "Logits must be float32": lambda: kernels.normalize(logits.double(), [1.0] * 3, 50),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def qkv(num_tokens: int, dtype: torch.dtype, seed: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:

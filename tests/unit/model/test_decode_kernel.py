@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from eztinker.model import device
 from eztinker.model.attention import PackedAttention
-from eztinker.model.cpu_kernels import building
+from eztinker.model.cpu_kernels import DecodeKernel, LayerWeights, PackedWeight, cpu_kernels
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter, adapter_rows
 from eztinker.types import LoraSpec
 from tests.oracles import CPU, draw_tokens, load_decoder
-from tests.unit.model.instruction_sets import NAMES, USABLE
 
 LENGTHS = [9, 1, 30, 17, 64]
 NUM_STEPS = 3
@@ -41,16 +39,17 @@ MODELS = {
     ),
     "norms of the heads": ("qwen3", {}),
     "a tied head": ("llama", {"tie": True}),
+    "small heads": ("llama", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}),
+    "heads that registers do not divide": (
+        "qwen3",
+        {"num_attention_heads": 3, "head_dim": 20, "hidden": 60, "num_key_value_heads": 1},
+    ),
+    "heads of half a tile": ("llama", {"head_dim": 80}),
+    "odd sizes": (
+        "llama",
+        {"hidden": 51, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 18, "intermediate_size": 171},
+    ),
 }
-
-
-@pytest.fixture(params=USABLE, ids=NAMES)
-def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
-    """Of the decoder, whose kernels are the ones named."""
-    dtype, instruction_set = request.param
-    kernels = building.kernels_in(instruction_set, dtype)
-    monkeypatch.setattr(device, "cpu_kernels", lambda asked: kernels if asked == dtype else None)
-    return dtype
 
 
 def trained(decoder: Decoder, spec: LoraSpec) -> Adapter:
@@ -84,9 +83,11 @@ def read(
 @torch.inference_mode()
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("model", MODELS)
-def test_each_row_is_what_the_layers_give_one_by_one(model: str, dtype: torch.dtype, tiny_model: Callable[..., Path]):
+def test_each_row_is_what_the_layers_give_one_by_one(
+    model: str, kernel_dtype: torch.dtype, tiny_model: Callable[..., Path]
+):
     family, options = MODELS[model]
-    decoder = load_decoder(tiny_model(family, **options), dtype)
+    decoder = load_decoder(tiny_model(family, **options), kernel_dtype)
     adapters = adapters_of(decoder)
     sequences = [draw_tokens(length + NUM_STEPS, seed) for seed, length in enumerate(LENGTHS)]
     expected, _ = read(decoder, sequences, adapters)
@@ -104,22 +105,62 @@ def test_each_row_is_what_the_layers_give_one_by_one(model: str, dtype: torch.dt
         assert torch.equal(hidden, wanted)
 
 
-@torch.inference_mode()
-def test_a_layer_of_an_odd_number_of_inputs_is_left_to_torch(dtype: torch.dtype, tiny_model: Callable[..., Path]):
-    """Numbers of bfloat16 are multiplied in pairs."""
-    directory = tiny_model("llama", intermediate_size=171)
-    decoder, exact = load_decoder(directory, dtype), load_decoder(directory, torch.float64)
-    tokens = draw_tokens(12)
-    spec = LoraSpec(rank=3, seed=1, alpha=8.0)
-    (ours,), (wanted,) = (
-        read(each, [tokens], [trained(each, spec).for_sampling(each.dtype)])[0] for each in (decoder, exact)
-    )
-    torch.testing.assert_close(ours.double(), wanted, rtol=0.1, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
+@pytest.mark.parametrize("sizes", [{"num_heads": 4}, {"num_heads": 3, "num_kv_heads": 2}, {"num_kv_heads": 3}])
+def test_weights_that_do_not_fit_the_heads_are_refused(kernel_dtype: torch.dtype, sizes: dict[str, int]):
+    kernels = cpu_kernels(kernel_dtype)
+    assert kernels is not None
+
+    def weight(outputs: int, inputs: int) -> PackedWeight:
+        return kernels.pack_weight(torch.zeros(outputs, inputs, dtype=kernel_dtype))
+
+    def layer(norm_width: int) -> LayerWeights:
+        return LayerWeights(
+            attn_norm=torch.ones(norm_width, dtype=kernel_dtype),
+            mlp_norm=torch.ones(norm_width, dtype=kernel_dtype),
+            q_norm=None,
+            k_norm=None,
+            qkv=weight(48, 20),
+            output=weight(20, 24),
+            gate_up=weight(14, 20),
+            down=weight(20, 7),
+            window=None,
+        )
+
+    fitting = {"num_heads": 2, "num_kv_heads": 1}
+    kernel = DecodeKernel(kernels, [layer(20)], **fitting, eps=1e-5)
+    with pytest.raises(ValueError, match=r"layer 1 must be .* of shape \(20,\)"):
+        DecodeKernel(kernels, [layer(20), layer(19)], **fitting, eps=1e-5)
+    with pytest.raises(ValueError, match="The weights of layer 0 do not fit"):
+        DecodeKernel(kernels, [layer(20)], **{**fitting, **sizes}, eps=1e-5)
+    with pytest.raises(ValueError, match="does not fit a weight of 48 x 20"):
+        kernel.low_ranks([(weight(3, 20), weight(47, 3)), None, None, None])
+
+
+def test_a_step_that_does_not_fit_the_cache_is_refused(kernel_dtype: torch.dtype, tiny_model_dir: Path):
+    decoder = load_decoder(tiny_model_dir, kernel_dtype)
+    cache = decoder.new_cache()
+    _, attention = read(decoder, [[1, 2, 3]], [None])
+    cache.add_row(attention.block(0))
+    kernel = decoder._decode_kernel
+    assert kernel is not None
+    x, angles = torch.zeros(1, 64, dtype=kernel_dtype), torch.zeros(1, 32, dtype=kernel_dtype)
+    places = torch.tensor([3])
+    keys, values = cache.keys_and_values
+    for message, arguments in {
+        "hidden states": (x[:, 1:], angles, keys, places),
+        "rotation": (x, angles[:, :30], keys, places),
+        "cache must be": (x, angles, keys[1:], places),
+        "but 400 is to be written": (x, angles, keys, torch.tensor([400])),
+        "positions": (x, angles, keys, torch.tensor([3, 3])),
+    }.items():
+        own_x, own_cos, own_keys, own_places = arguments
+        with pytest.raises(ValueError, match=message):
+            kernel.append(own_x, own_cos, angles, own_keys, values, own_places, [])
 
 
 @torch.inference_mode()
-def test_an_adapter_that_was_not_made_for_sampling_is_not_overlooked(dtype: torch.dtype, tiny_model_dir: Path):
-    decoder = load_decoder(tiny_model_dir, dtype)
+def test_an_adapter_that_was_not_made_for_sampling_is_not_overlooked(kernel_dtype: torch.dtype, tiny_model_dir: Path):
+    decoder = load_decoder(tiny_model_dir, kernel_dtype)
     cache = decoder.new_cache()
     _, attention = read(decoder, [[1, 2, 3]], [None])
     cache.add_row(attention.block(0))

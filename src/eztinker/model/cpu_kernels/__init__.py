@@ -1,6 +1,6 @@
 """Kernels of our own for CPUs: C sources, how they are compiled, and the operators they become."""
 
-from eztinker.model.cpu_kernels.building import cpu_kernels, processor_flags
+from eztinker.model.cpu_kernels.building import cpu_kernels, kernels_name, processor_flags
 from eztinker.model.cpu_kernels.decoding import AdaptedRows, DecodeKernel, LayerWeights, LowRanks
 from eztinker.model.cpu_kernels.operators import CpuKernels, PackedWeight
 
@@ -12,5 +12,6 @@ __all__ = [
     "LowRanks",
     "PackedWeight",
     "cpu_kernels",
+    "kernels_name",
     "processor_flags",
 ]

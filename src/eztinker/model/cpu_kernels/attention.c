@@ -45,19 +45,42 @@ static inline int num_seen(const Queries *queries, int token) {
     return queries->seen.before.count + queries->seen.own.count - (queries->tokens - 1 - token);
 }
 
-/* Each of the two headers defines
- *   attend(queries, scratch, most)  all outputs, if no query sees more than `most` tokens
- *   scratch_size(most, dim)         the floats of `scratch` that this takes for each thread
- *   leave_attention()               what a thread calls when it is done */
+#include "register_attention.h"
 #ifdef TILED
 #include "tiled_attention.h"
-#else
-#include "register_attention.h"
+static inline int fits_tiles(int dim) { return dim % TILE_INPUTS == 0; }
 #endif
+
+/* The floats of `scratch` that `attend` takes for each thread. */
+int64_t scratch_size(int most_seen, int dim) {
+#ifdef TILED
+    if (fits_tiles(dim)) return tiled_scratch_size(most_seen, dim);
+#endif
+    (void)dim;
+    return register_scratch_size(most_seen);
+}
+
+/* All outputs, if no query sees more than `most_seen` tokens. */
+static void attend(const Queries *queries, float *scratch, int most_seen) {
+#ifdef TILED
+    if (fits_tiles(queries->dim)) {
+        attend_in_tiles(queries, scratch, most_seen);
+        return;
+    }
+#endif
+    attend_in_registers(queries, scratch, most_seen);
+}
+
+/* What a thread calls when it is done. */
+static inline void leave_attention(void) {
+#ifdef TILED
+    _tile_release();
+#endif
+}
 
 /* One new token per sequence: append its key and value, (rows, kv_heads, dim), to the row's cache at its position, and
  * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
- * their strides from row to row; `dim` is a multiple of 32. A row sees its newest `window` tokens. `scratch` is
+ * their strides from row to row. A row sees its newest `window` tokens. `scratch` is
  * `scratch_size(capacity, dim)` floats for each thread. */
 void append_and_attend(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v,
                        int64_t v_stride, number *keys, number *values, const int64_t *positions, number *out, float *scratch,

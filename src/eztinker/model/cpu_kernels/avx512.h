@@ -43,10 +43,12 @@ static inline Floats sums_of(const Floats *x) {
     return _mm512_shuffle_f32x4(octets[0], octets[1], 0x88) + _mm512_shuffle_f32x4(octets[0], octets[1], 0xDD);
 }
 
-static inline void load_words(const uint32_t *x, Floats *lower, Floats *upper) {
-    __m512i words = _mm512_loadu_si512(x);
+static inline void split_words(__m512i words, Floats *lower, Floats *upper) {
     *lower = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
     *upper = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xFFFF0000)));
+}
+static inline void load_words(const uint32_t *x, Floats *lower, Floats *upper) {
+    split_words(_mm512_loadu_si512(x), lower, upper);
 }
 
 #ifdef BFLOAT16
@@ -62,21 +64,27 @@ static inline void store(uint16_t *y, int count, Floats x) { _mm256_mask_storeu_
 #define PAIRED 2
 typedef __m512bh Factors;
 
+static inline __mmask32 first_of_pairs(int count) { return count >= 32 ? 0xFFFFFFFF : (1u << count) - 1; }
 static inline Factors factors(const uint16_t *x) { return (Factors)_mm512_loadu_si512(x); }
+static inline Factors first_factors(const uint16_t *x, int count) {
+    return (Factors)_mm512_maskz_loadu_epi16(first_of_pairs(count), x);
+}
 static inline Factors repeated(const uint16_t *x) {
     int pair;
     memcpy(&pair, x, sizeof pair);
     return (Factors)_mm512_set1_epi32(pair);
 }
+static inline Factors repeated_alone(const uint16_t *x) { return (Factors)_mm512_set1_epi32(*x); }
 static inline Floats multiply_add(Factors a, Factors b, Floats sum) { return _mm512_dpbf16_ps(sum, a, b); }
 
 /* 32 numbers as two registers, even and odd ones: a register of pairs widens to them in one step each. */
-static inline void load_halves(const uint16_t *x, Floats *even, Floats *odd) {
-    load_words((const uint32_t *)x, even, odd);
+static inline void load_halves(const uint16_t *x, int count, Floats *even, Floats *odd) {
+    split_words(_mm512_maskz_loadu_epi16(first_of_pairs(count), x), even, odd);
 }
-static inline void store_halves(uint16_t *y, Floats even, Floats odd) {
+static inline void store_halves(uint16_t *y, int count, Floats even, Floats odd) {
     __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrowed(odd)), 16);
-    _mm512_storeu_si512(y, _mm512_or_si512(_mm512_cvtepu16_epi32(narrowed(even)), upper));
+    __m512i pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(narrowed(even)), upper);
+    _mm512_mask_storeu_epi16(y, first_of_pairs(count), pairs);
 }
 
 #endif

@@ -42,7 +42,7 @@ class LowRanks:
     """What an adapter adds to the weights of one layer after the other, in the order of `WEIGHTS`."""
 
     def __init__(self, pairs: Sequence[tuple[PackedWeight, PackedWeight] | None]) -> None:
-        """A and B for each weight; None leaves it alone."""
+        """A and B for each weight; None leaves it alone. Made by `DecodeKernel.low_ranks`, which checks them."""
         self._pairs = pairs  # which the pointers lead to
         self.table = (_LowRank * len(pairs))(*(_LowRank(p[0].weight, p[1].weight) if p else _LowRank() for p in pairs))
         self.greatest_rank = max((pair[0].weight.outputs for pair in pairs if pair), default=0)
@@ -98,12 +98,18 @@ class DecodeKernel:
     def __init__(
         self, kernels: CpuKernels, layers: Sequence[LayerWeights], *, num_heads: int, num_kv_heads: int, eps: float
     ) -> None:
-        """All heads are of the same size, one that `kernels.takes_heads_of`."""
+        """All heads are of the same size.
+
+        Raises:
+            ValueError: weights do not fit each other.
+        """
         self._kernels = kernels
         self._tensors = layers  # which the pointers lead to
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
         first = layers[0]
         head_dim = first.output.weight.inputs // num_heads
+        for index, layer in enumerate(layers):
+            _check_sizes(kernels, index, layer, first.qkv.weight.inputs, num_heads, num_kv_heads)
         self._model = _Model(self._layers, len(layers), num_heads, num_kv_heads, head_dim, eps)
         weights = [getattr(first, name).weight for name in WEIGHTS]
         self._widths = {
@@ -118,6 +124,18 @@ class DecodeKernel:
             "some_outputs": max(weight.outputs for weight in weights),
         }
         """Numbers of a row in each of the buffers."""
+
+    def low_ranks(self, pairs: Sequence[tuple[PackedWeight, PackedWeight] | None]) -> LowRanks:
+        """What an adapter adds to each weight of each layer in turn, as `append` takes it.
+
+        Raises:
+            ValueError: it was made for other weights.
+        """
+        weights = [getattr(layer, name).weight for layer in self._tensors for name in WEIGHTS]
+        for weight, pair in zip(weights, pairs, strict=True):
+            if pair and not _fits(weight, *pair):
+                raise ValueError(f"An adapter does not fit a weight of {weight.outputs} x {weight.inputs}")
+        return LowRanks(pairs)
 
     def append(
         self,
@@ -136,7 +154,7 @@ class DecodeKernel:
             positions_B: where each row's token goes.
         """
         num_rows, num_threads, capacity = x_BH.shape[0], torch.get_num_threads(), keys_NRKSD.shape[3]
-        assert positions_B.shape[0] == num_rows, "every row needs a place in the cache"
+        self._check(x_BH, (cos_BD, sin_BD), (keys_NRKSD, values_NRKSD), positions_B)
         widths = {**self._widths, "low": max((each.low_ranks.greatest_rank for each in adapted), default=0)}
         buffers = {name: x_BH.new_empty(num_rows, width) for name, width in widths.items()}
         buffers["scratch"] = self._kernels.new_scratch(capacity, self._model.dim)
@@ -156,6 +174,60 @@ class DecodeKernel:
             threads=num_threads,
         )
         self._kernels.decode(ctypes.byref(self._model), ctypes.byref(step))
+
+    def _check(
+        self,
+        x_BH: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        cache: tuple[Tensor, Tensor],
+        positions_B: Tensor,
+    ) -> None:
+        """See that the step's tensors have the sizes that the kernel goes by."""
+        model, num_rows = self._model, x_BH.shape[0]
+        _, cache_rows, _, capacity, _ = cache[0].shape
+        self._kernels.check("hidden states", x_BH, (num_rows, self._widths["normed"]))
+        for each in cos_sin:
+            self._kernels.check("rotation", each, (num_rows, model.dim))
+        for each in cache:
+            self._kernels.check("cache", each, (model.num_layers, cache_rows, model.kv_heads, capacity, model.dim))
+        if num_rows > cache_rows or positions_B.shape != (num_rows,) or positions_B.dtype != torch.int64:
+            raise ValueError(f"{num_rows} sequences need as many rows of the cache and int64 positions")
+        if num_rows and not 0 <= int(positions_B.min()) <= int(positions_B.max()) < capacity:
+            raise ValueError(f"The cache has {capacity} positions, but {int(positions_B.max())} is to be written")
+        tensors = (x_BH, *cos_sin, *cache, positions_B)
+        assert all(each.is_contiguous() for each in tensors), "the kernel reads whole tensors"
+
+
+def _check_sizes(
+    kernels: CpuKernels, index: int, layer: LayerWeights, hidden_size: int, num_heads: int, num_kv_heads: int
+) -> None:
+    """See that a layer's weights fit each other, for the kernel goes from one to the next by these sizes.
+
+    Raises:
+        ValueError: they do not.
+    """
+    head_dim, rest = divmod(layer.output.weight.inputs, num_heads)
+    wanted = {
+        "qkv": ((num_heads + 2 * num_kv_heads) * head_dim, hidden_size),
+        "output": (hidden_size, num_heads * head_dim),
+        "gate_up": (2 * layer.down.weight.inputs, hidden_size),
+        "down": (hidden_size, layer.down.weight.inputs),
+    }
+    found = {name: (getattr(layer, name).weight.outputs, getattr(layer, name).weight.inputs) for name in WEIGHTS}
+    if rest or num_heads % num_kv_heads or found != wanted:
+        raise ValueError(
+            f"The weights of layer {index} do not fit {num_heads} heads and {num_kv_heads} key-value heads: they are "
+            f"{found}, and would have to be {wanted}"
+        )
+    for name in NORMS:
+        norm, width = getattr(layer, name), head_dim if name in ("q_norm", "k_norm") else hidden_size
+        if norm is not None:
+            kernels.check(f"{name} of layer {index}", norm, (width,))
+
+
+def _fits(weight: Weight, a: PackedWeight, b: PackedWeight) -> bool:
+    outputs_of_a, inputs_of_a = a.weight.outputs, a.weight.inputs
+    return (b.weight.outputs, b.weight.inputs, inputs_of_a) == (weight.outputs, outputs_of_a, weight.inputs)
 
 
 def _layer(layer: LayerWeights) -> _Layer:

@@ -49,32 +49,82 @@ static int likeliest(const float *logits, int count) {
     return 0;
 }
 
+/* A row's distribution: `drawable` of its logits can be drawn, the rest is padding of the vocabulary. */
+typedef struct {
+    const float *logits;
+    int vocab, drawable;
+    Floats sharpness; /* 1 / temperature */
+} Row;
+
+static inline int num_stretches(int count) { return (count + STRETCH - 1) / STRETCH; }
+static inline int stretch_size(int count, int stretch) {
+    return count - stretch * STRETCH < STRETCH ? count - stretch * STRETCH : STRETCH;
+}
+
+/* The weights of all that can be drawn, e^((logit - most) / temperature), summed stretch by stretch; gives their total.
+ * `most` is the greatest of them: a greater logit of the padding would leave them no weight at a low temperature. */
+static double weigh_drawable(const Row *row, float most, float *sums) {
+    double total = 0;
+    for (int s = 0; s < num_stretches(row->drawable); s++) {
+        const float *logits = row->logits + s * STRETCH;
+        total += sums[s] = sum_of_weights(logits, stretch_size(row->drawable, s), repeat(most), row->sharpness);
+    }
+    return total;
+}
+
+/* Where the cumulative weight of what can be drawn passes `wanted`. */
+static int pass_in(const Row *row, float most, const float *sums, double wanted) {
+    int s = 0;
+    while (s < num_stretches(row->drawable) - 1 && wanted >= sums[s]) wanted -= sums[s++];
+    int start = s * STRETCH;
+    return start + pass_point(row->logits + start, stretch_size(row->drawable, s), repeat(most), row->sharpness, wanted);
+}
+
+/* The log of the sum of e^((logit - most) / temperature) over the whole vocabulary. `*most` and `total` are those of what
+ * can be drawn; `*most` becomes the greatest of all. */
+static float log_total(const Row *row, float *most, double total) {
+    const float *padding = row->logits + row->drawable;
+    int count = row->vocab - row->drawable;
+    float top = greatest(padding, count);
+    if (top > *most) {
+        float lanes[LANES];
+        store_floats(lanes, LANES, exp_of((repeat(*most) - repeat(top)) * row->sharpness));
+        total *= lanes[0];
+        *most = top;
+    }
+    return (float)log(total + sum_of_weights(padding, count, repeat(*most), row->sharpness));
+}
+
 /* One token per row of logits (rows, vocab), among the first `drawable`, and its log-probability among all: the
  * likeliest where the temperature is 0, else where the cumulative probability of the tempered distribution passes
  * the row's number in [0, 1). */
 void draw(const float *logits, const float *temperatures, const double *uniforms, int64_t *tokens, float *logprobs,
           int rows, int vocab, int drawable, int threads) {
 #pragma omp parallel for num_threads(threads)
-    for (int row = 0; row < rows; row++) {
-        const float *own = logits + (size_t)row * vocab;
-        float temperature = temperatures[row] > 0 ? temperatures[row] : 1.0f, top = greatest(own, vocab);
-        Floats most = repeat(top), sharpness = repeat(1.0f / temperature);
-        int num_stretches = (drawable + STRETCH - 1) / STRETCH, token = likeliest(own, drawable);
-        float sums[num_stretches];
-        double total = 0;
-        for (int s = 0; s < num_stretches; s++) {
-            int start = s * STRETCH, count = drawable - start < STRETCH ? drawable - start : STRETCH;
-            total += sums[s] = sum_of_weights(own + start, count, most, sharpness);
-        }
-        if (temperatures[row] > 0) {
-            double wanted = uniforms[row] * total;
-            int s = 0;
-            while (s < num_stretches - 1 && wanted >= sums[s]) wanted -= sums[s++];
-            int start = s * STRETCH, count = drawable - start < STRETCH ? drawable - start : STRETCH;
-            token = start + pass_point(own + start, count, most, sharpness, wanted);
-        }
-        total += sum_of_weights(own + drawable, vocab - drawable, most, sharpness);
-        tokens[row] = token;
-        logprobs[row] = (own[token] - top) / temperature - (float)log(total);
+    for (int r = 0; r < rows; r++) {
+        const float *own = logits + (size_t)r * vocab;
+        float temperature = temperatures[r] > 0 ? temperatures[r] : 1.0f, sums[num_stretches(drawable)];
+        Row row = {own, vocab, drawable, repeat(1.0f / temperature)};
+        int token = likeliest(own, drawable);
+        float most = own[token];
+        double total = weigh_drawable(&row, most, sums);
+        if (temperatures[r] > 0) token = pass_in(&row, most, sums, uniforms[r] * total);
+        float log_of_total = log_total(&row, &most, total);
+        tokens[r] = token;
+        logprobs[r] = (own[token] - most) / temperature - log_of_total;
+    }
+}
+
+/* For each row of logits (rows, vocab) what turns them into log-probabilities, (logit - mosts) / temperature - log_totals,
+ * to the bit those of `draw`. Temperatures are above 0. */
+void normalize(const float *logits, const float *temperatures, float *mosts, float *log_totals, int rows, int vocab,
+               int drawable, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int r = 0; r < rows; r++) {
+        const float *own = logits + (size_t)r * vocab;
+        float sums[num_stretches(drawable)];
+        Row row = {own, vocab, drawable, repeat(1.0f / temperatures[r])};
+        mosts[r] = greatest(own, drawable);
+        log_totals[r] = log_total(&row, &mosts[r], weigh_drawable(&row, mosts[r], sums));
     }
 }

@@ -18,11 +18,12 @@
 #endif
 
 static inline int num_blocks(int outputs) { return (outputs + OUTPUTS - 1) / OUTPUTS; }
+static inline int num_steps(int inputs) { return (inputs + PAIRED - 1) / PAIRED; } /* of PAIRED inputs, or fewer */
 static inline size_t weight_size(int narrow) { return narrow ? sizeof(uint16_t) : sizeof(float); }
 
 /* Bytes that the packed form of a weight takes. */
 int64_t packed_size(int outputs, int inputs, int narrow) {
-    return (int64_t)num_blocks(outputs) * OUTPUTS * inputs * weight_size(narrow);
+    return (int64_t)num_blocks(outputs) * OUTPUTS * num_steps(inputs) * PAIRED * weight_size(narrow);
 }
 
 static inline uint16_t upper_half(number x) {
@@ -36,7 +37,7 @@ static inline uint16_t upper_half(number x) {
 }
 
 /* Lay a weight (outputs, inputs) out as (blocks, inputs / PAIRED, OUTPUTS, PAIRED): what one instruction multiplies
- * lies together, in the order it is read. Outputs beyond the last are zeros. PAIRED divides `inputs`.
+ * lies together, in the order it is read. Outputs and inputs beyond the last are zeros.
  *
  * Narrow weights take 16 bits, the upper halves of float32 numbers whose lower halves are zeros: their products are the
  * same, and half as much comes from memory. IN_WORDS, a block's outputs n and n + LANES are the halves of one word, which
@@ -44,13 +45,14 @@ static inline uint16_t upper_half(number x) {
 void pack_weight(const number *weight, void *packed, int outputs, int inputs, int narrow, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int block = 0; block < num_blocks(outputs); block++) {
-        size_t to = (size_t)block * OUTPUTS * inputs;
+        size_t to = (size_t)block * OUTPUTS * num_steps(inputs) * PAIRED;
         for (int i = 0; i < inputs; i += PAIRED)
             for (int place = 0; place < OUTPUTS; place++) {
                 int output = narrow && IN_WORDS ? place / 2 + place % 2 * LANES : place;
                 output += block * OUTPUTS;
                 for (int pair = 0; pair < PAIRED; pair++, to++) {
-                    number x = output < outputs ? weight[(size_t)output * inputs + i + pair] : 0;
+                    int is_there = output < outputs && i + pair < inputs;
+                    number x = is_there ? weight[(size_t)output * inputs + i + pair] : 0;
                     if (narrow)
                         ((uint16_t *)packed)[to] = upper_half(x);
                     else
@@ -112,12 +114,12 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
     for (int r = 0; r < rows; r++) low[r] = high[r] = repeat(0);
     const size_t step = OUTPUTS * PAIRED * weight_size(narrow); /* bytes of weights that are multiplied at once */
     int inputs = product->weight.inputs;
-    const char *weight = (const char *)product->weight.packed + step * (inputs / PAIRED) * block;
-    const char *next = weight + step * (inputs / PAIRED) + step / parts * (inputs / PAIRED) * part;
+    const char *weight = (const char *)product->weight.packed + step * num_steps(inputs) * block;
+    const char *next = weight + step * num_steps(inputs) + step / parts * num_steps(inputs) * part;
     for (int chunk = 0; chunk < inputs; chunk += CHUNK) {
         Floats chunk_low[ROWS], chunk_high[ROWS];
         for (int r = 0; r < rows; r++) chunk_low[r] = chunk_high[r] = repeat(0);
-        int end = chunk + CHUNK < inputs ? chunk + CHUNK : inputs;
+        int end = chunk + CHUNK < inputs ? chunk + CHUNK : inputs - inputs % PAIRED;
 #pragma GCC unroll 4
         for (int i = chunk; i < end; i += PAIRED, weight += step) {
             if (parts == 1)
@@ -133,6 +135,17 @@ static inline __attribute__((always_inline)) void linear_tile(const int rows, co
                 chunk_high[r] = multiply_add(weights_high, input, chunk_high[r]);
             }
         }
+#if PAIRED > 1
+        if (chunk + CHUNK >= inputs && end < inputs) { /* an input without another to be paired with */
+            Factors weights_low, weights_high;
+            load_weights(weight, narrow, &weights_low, &weights_high);
+            for (int r = 0; r < rows; r++) {
+                Factors input = repeated_alone(x + r * product->x_stride + end);
+                chunk_low[r] = multiply_add(weights_low, input, chunk_low[r]);
+                chunk_high[r] = multiply_add(weights_high, input, chunk_high[r]);
+            }
+        }
+#endif
         for (int r = 0; r < rows; r++) {
             low[r] += chunk_low[r];
             high[r] += chunk_high[r];

@@ -23,8 +23,10 @@
  * and for products of the dtype:
  *   Factors, PAIRED             a register of numbers to multiply, and how many of them are added up in each lane
  *   factors(x), repeated(x)     WIDE numbers; the first PAIRED ones in every lane
+ *   first_factors(x, count)     the first `count` of WIDE numbers, zeros beyond
+ *   repeated_alone(x)           the first number in every lane, zeros in the places of those it is paired with
  *   multiply_add(a, b, sum)
- *   load_halves, store_halves   2 * LANES numbers as two registers, in an order that is theirs
+ *   load_halves, store_halves   the first `count` of 2 * LANES numbers as two registers, in an order that is theirs
  */
 #pragma once
 
@@ -52,15 +54,16 @@ static inline Floats repeated(const number *x) { return repeat(*x); }
 typedef Floats Factors;
 
 static inline Factors factors(const number *x) { return load(x, LANES); }
+static inline Factors first_factors(const number *x, int count) { return load(x, count); }
 static inline Floats multiply_add(Factors a, Factors b, Floats sum) { return fused(a, b, sum); }
 
-static inline void load_halves(const number *x, Floats *left, Floats *right) {
-    *left = load(x, LANES);
-    *right = load(x + LANES, LANES);
+static inline void load_halves(const number *x, int count, Floats *left, Floats *right) {
+    *left = load(x, count);
+    *right = count > LANES ? load(x + LANES, count - LANES) : repeat(0);
 }
-static inline void store_halves(number *y, Floats left, Floats right) {
-    store(y, LANES, left);
-    store(y + LANES, LANES, right);
+static inline void store_halves(number *y, int count, Floats left, Floats right) {
+    store(y, count, left);
+    if (count > LANES) store(y + LANES, count - LANES, right);
 }
 #endif
 

@@ -75,21 +75,28 @@ void swiglu_backward(const number *grad, const number *gate_up, number *grad_gat
     }
 }
 
-/* Turn channel i against channel i + dim / 2 of `heads` heads of every token; `dim` is a multiple of 32.
+/* One half of a head's channels, turned against the other half. */
+static inline void rotate_half(const number *own, const number *partner, const number *cos, const number *sin, number *y,
+                               int channels) {
+    for (int i = 0; i < channels; i += LANES) {
+        int left = channels - i;
+        Floats turned = rounded(load(own + i, left) * load(cos + i, left));
+        store(y + i, left, fused(load(partner + i, left), load(sin + i, left), turned));
+    }
+}
+
+/* Turn channel i against channel i + dim / 2 of `heads` heads of every token; `dim` is even.
  * x has `stride` numbers from token to token; cos and sin, (tokens, dim), hold a channel's own factor and its
  * partner's. The product with cos is rounded first, as in torch. */
 void rotate(const number *x, int64_t stride, const number *cos, const number *sin, number *y, int tokens, int heads, int dim,
             int threads) {
+    int half = dim / 2;
 #pragma omp parallel for num_threads(threads) if ((int64_t)tokens * heads * dim > SMALL_WORK)
     for (int token = 0; token < tokens; token++)
         for (int head = 0; head < heads; head++) {
             const number *in = x + token * stride + head * dim;
             number *out = y + ((size_t)token * heads + head) * dim;
-            for (int i = 0; i < dim; i += LANES) {
-                const number *own = in + i, *partner = in + (i < dim / 2 ? i + dim / 2 : i - dim / 2);
-                Floats turned = rounded(load(own, LANES) * load(cos + token * dim + i, LANES));
-                turned = fused(load(partner, LANES), load(sin + token * dim + i, LANES), turned);
-                store(out + i, LANES, turned);
-            }
+            rotate_half(in, in + half, cos + token * dim, sin + token * dim, out, half);
+            rotate_half(in + half, in, cos + token * dim + half, sin + token * dim + half, out + half, half);
         }
 }

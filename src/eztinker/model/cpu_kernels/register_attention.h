@@ -31,10 +31,16 @@ static inline __attribute__((always_inline)) void score(const int queries, const
             for (size_t i = 0; i < dim * sizeof(number); i += 64) PREFETCH((const char *)value + i);
             Floats sums[QUERIES];
             for (int query = 0; query < queries; query++) sums[query] = repeat(0);
-            for (int i = 0; i < dim; i += WIDE) {
+            int i = 0;
+            for (; i + WIDE <= dim; i += WIDE) {
                 Factors part = factors(key + i);
                 for (int query = 0; query < queries; query++)
                     sums[query] = multiply_add(part, factors(q + query * dim + i), sums[query]);
+            }
+            if (i < dim) {
+                Factors part = first_factors(key + i, dim - i);
+                for (int query = 0; query < queries; query++)
+                    sums[query] = multiply_add(part, first_factors(q + query * dim + i, dim - i), sums[query]);
             }
             for (int query = 0; query < queries; query++) products[query][lane] = sums[query];
         }
@@ -66,10 +72,10 @@ static inline Floats sum_of_parts(const Floats *x) {
     return sum;
 }
 
-/* The values seen, weighted and added for each query: 2 * LANES channels. Every PARTS-th is summed apart, since a sum
- * waits for its last term. */
+/* The values seen, weighted and added for each query: `channels` of them, 2 * LANES at most. Every PARTS-th is summed
+ * apart, since a sum waits for its last term. */
 static inline __attribute__((always_inline)) void add_values(const int queries, const float *weights, int room,
-                                                             const Seen *seen, int count, int channel,
+                                                             const Seen *seen, int count, int channel, int channels,
                                                              const float *shares, number *out, int dim) {
     Floats one[QUERIES][PARTS], other[QUERIES][PARTS];
     for (int query = 0; query < queries; query++)
@@ -79,7 +85,7 @@ static inline __attribute__((always_inline)) void add_values(const int queries, 
         for (int part = 0; part < PARTS; part++) {
             int each = token + part < count ? token + part : count - 1;
             Floats values[2];
-            load_halves(value_of(seen, each) + channel, &values[0], &values[1]);
+            load_halves(value_of(seen, each) + channel, channels, &values[0], &values[1]);
 #pragma GCC unroll 4
             for (int query = 0; query < queries; query++) {
                 Floats weight = repeat(token + part < count ? weights[(size_t)query * room + each] : 0.0f);
@@ -89,9 +95,11 @@ static inline __attribute__((always_inline)) void add_values(const int queries, 
         }
     for (int query = 0; query < queries; query++) {
         Floats share = repeat(shares[query]);
-        store_halves(out + query * dim + channel, sum_of_parts(one[query]) * share, sum_of_parts(other[query]) * share);
+        store_halves(out + query * dim + channel, channels, sum_of_parts(one[query]) * share,
+                     sum_of_parts(other[query]) * share);
     }
 }
+
 /* softmax(q k^T / sqrt(dim)) v of heads that share keys and values. */
 static inline __attribute__((always_inline)) void attend_heads(const int queries, const number *q, const Seen *seen,
                                                                number *out, int dim, float *scores, int room) {
@@ -100,8 +108,10 @@ static inline __attribute__((always_inline)) void attend_heads(const int queries
     score(queries, q, seen, count, dim, scores, room, most);
     for (int query = 0; query < queries; query++)
         shares[query] = 1.0f / exponentiate(scores + (size_t)query * room, count, most[query]);
-    for (int channel = 0; channel < dim; channel += 2 * LANES)
-        add_values(queries, scores, room, seen, count, channel, shares, out, dim);
+    int channel = 0;
+    for (; channel + 2 * LANES <= dim; channel += 2 * LANES)
+        add_values(queries, scores, room, seen, count, channel, 2 * LANES, shares, out, dim);
+    if (channel < dim) add_values(queries, scores, room, seen, count, channel, dim - channel, shares, out, dim);
 }
 
 /* All heads of a group, (group, dim). `scores` is room for QUERIES rows of `room` floats, one per token seen. */
@@ -115,12 +125,9 @@ static void attend_group(int group, const number *q, const Seen *seen, number *o
         }
 }
 
-int64_t scratch_size(int most_seen, int dim) {
-    (void)dim;
-    return (int64_t)QUERIES * most_seen;
-}
+static int64_t register_scratch_size(int most_seen) { return (int64_t)QUERIES * most_seen; }
 
-static void attend(const Queries *queries, float *scratch, int most_seen) {
+static void attend_in_registers(const Queries *queries, float *scratch, int most_seen) {
     for (int token = 0; token < queries->tokens; token++) {
         Seen seen = queries->seen;
         seen.own.count -= queries->tokens - 1 - token;
@@ -130,5 +137,3 @@ static void attend(const Queries *queries, float *scratch, int most_seen) {
         attend_group(queries->group, q, &seen, out, queries->dim, scratch, most_seen);
     }
 }
-
-static void leave_attention(void) {}

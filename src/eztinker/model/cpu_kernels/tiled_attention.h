@@ -1,7 +1,7 @@
 /* Attention of bfloat16 in the tiles of AMX, for attention.c.
  *
- * Up to 16 queries are rows of a tile. Their scores come as keys times queries, since keys lie in memory as a tile of
- * inputs has to, and are turned over; their weights, rounded to bfloat16, then multiply the values, which are laid out
+ * It takes heads whose size TILE_INPUTS divides. Up to 16 queries are rows of a tile. Their scores come as keys times queries, since keys lie in memory as a tile of
+ * inputs has to, and are transposed; their weights, rounded to bfloat16, then multiply the values, which are laid out
  * pair by pair for all queries of a task. Keys are taken in blocks of BLOCK from the sequence's first on, whoever asks:
  * so a query's sums are the same whether it is read among others or drawn alone. (Values that a query does not see are
  * multiplied by a weight of zero, so they have to be finite.) */
@@ -21,7 +21,7 @@ typedef struct {
     number *queries; /* (dim / 2, TILE_ROWS, 2) */
 } Tiles;
 
-int64_t scratch_size(int most_seen, int dim) {
+static int64_t tiled_scratch_size(int most_seen, int dim) {
     int64_t room = whole_blocks(most_seen);
     return TILE_ROWS * room + room * dim / 2 + TILE_ROWS * dim / 2;
 }
@@ -32,8 +32,8 @@ static Tiles tiles_in(float *scratch, int most_seen, int dim) {
     return (Tiles){room, scratch, values, values + (size_t)room * dim};
 }
 
-/* y (rows, 16) with `y_stride` from row to row = x (16, 16) turned over. */
-static inline void turn_over(const float *x, float *y, int y_stride, int rows) {
+/* y (rows, 16) with `y_stride` from row to row = x (16, 16) transposed. */
+static inline void transpose_16x16(const float *x, float *y, int y_stride, int rows) {
     __m512 a[16], b[16];
     for (int i = 0; i < 16; i++) a[i] = _mm512_load_ps(x + 16 * i);
     for (int i = 0; i < 16; i += 2) {
@@ -72,7 +72,7 @@ static void lay_out_queries(const Queries *queries, int query, int rows, number 
     for (int i = 0; i < queries->dim; i += TILE_INPUTS) {
         for (int row = 0; row < rows; row++)
             memcpy(pairs + row * TILE_ROWS, query_of(queries, query + row) + i, TILE_BYTES);
-        turn_over(pairs, (float *)(y + i * TILE_ROWS), TILE_ROWS, TILE_ROWS);
+        transpose_16x16(pairs, (float *)(y + i * TILE_ROWS), TILE_ROWS, TILE_ROWS);
     }
 }
 
@@ -140,7 +140,7 @@ static void add_tiled_values(const Queries *queries, int query, int rows, int co
     _Alignas(64) float sums[4][TILE_ROWS][TILE_ROWS];
     MEMORY_WAS_WRITTEN();
     for (int channel = 0; channel < dim; channel += 4 * TILE_ROWS) {
-        int columns = dim - channel < 4 * TILE_ROWS ? 2 : 4; /* the size of heads is a multiple of 32 */
+        int columns = dim - channel < 4 * TILE_ROWS ? 2 : 4; /* `dim` is a multiple of 32 */
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -191,7 +191,7 @@ static void attend_tile(const Queries *queries, int query, int rows, int start, 
             _tile_dpbf16ps(5, 6, 7);
         }
         _tile_stored(5, sums, TILE_BYTES);
-        turn_over(sums, tiles->scores + key, tiles->room, rows);
+        transpose_16x16(sums, tiles->scores + key, tiles->room, rows);
     }
     for (int row = 0; row < rows; row++) {
         int seen = num_seen(queries, (query + row) / queries->group), begin = seen - queries->window;
@@ -201,7 +201,7 @@ static void attend_tile(const Queries *queries, int query, int rows, int start, 
     add_tiled_values(queries, query, rows, count, shares, tiles);
 }
 
-static void attend(const Queries *queries, float *scratch, int most_seen) {
+static void attend_in_tiles(const Queries *queries, float *scratch, int most_seen) {
     Tiles tiles = tiles_in(scratch, most_seen, queries->dim);
     int rows = queries->tokens * queries->group, first_key = num_seen(queries, 0) - queries->window;
     int start = first_key < 0 ? 0 : first_key / BLOCK * BLOCK;
@@ -209,5 +209,3 @@ static void attend(const Queries *queries, float *scratch, int most_seen) {
     for (int query = 0; query < rows; query += TILE_ROWS)
         attend_tile(queries, query, rows - query < TILE_ROWS ? rows - query : TILE_ROWS, start, &tiles);
 }
-
-static void leave_attention(void) { _tile_release(); }

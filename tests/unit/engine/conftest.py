@@ -1,0 +1,5 @@
+"""What the tests of bits share."""
+
+from tests.kernel_fixtures import kernel_dtype, threads
+
+__all__ = ["kernel_dtype", "threads"]
