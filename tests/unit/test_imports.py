@@ -17,11 +17,12 @@ WORDS = {"types", "errors", "failpoints"}
 ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings"}
 MAY_IMPORT = {
     "protocol": WORDS,
-    "base_models": WORDS | {"config", "float_tensors"},
-    "model": WORDS,
+    "model_files": WORDS | {"float_tensors"},
+    "base_models": WORDS | {"config", "float_tensors", "model_files"},
+    "model": WORDS | {"model_files"},
     "engine": WORDS | {"loss_specs", "model"},
     "checkpoints": WORDS | {"float_tensors", "flushing"},
-    "worker": WORDS | {"protocol", "checkpoints", "engine", "model"},
+    "worker": WORDS | {"protocol", "checkpoints", "engine", "model", "model_files"},
     "oplog": WORDS | {"flushing"},
     "service": WORDS
     | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, serialize_file
 
-from eztinker.base_models.base_model import WEIGHTS_INDEX_FILE
 from eztinker.base_models.weight_shapes import head_is_tied, weight_files
 from eztinker.float_tensors import load_float32, to_bfloat16_bits
+from eztinker.model_files.tensor_files import WEIGHTS_INDEX_FILE
 
 MergedDtype = Literal["float32", "bfloat16"]
 _WIDTHS: dict[MergedDtype, int] = {"float32": 4, "bfloat16": 2}

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from eztinker.errors import InvalidInput
-from eztinker.model.config import DecoderConfig
 from eztinker.model.device import kernels_for
 from eztinker.model.linear import LowRankDelta, PackedFactors
+from eztinker.model_files.config import DecoderConfig
 from eztinker.types import LoraSpec
 
 HEAD = "lm_head"
