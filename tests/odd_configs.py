@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 DEFAULT_THETA = 10000.0
 
@@ -95,8 +96,10 @@ def _windows(rng: random.Random, family: str) -> Config:
     if family == "llama":
         return rng.choice([{}, {"sliding_window": 4}, {"layer_types": ["full_attention", "full_attention"]}])
     if family == "mistral":
-        uniform = {"sliding_window": window, "layer_types": ["sliding_attention"] * 2}
-        return rng.choice([{}, {"sliding_window": None}, {"sliding_window": window}, uniform])
+        by_layer = [{"layer_types": ["full_attention", "sliding_attention", kind]} for kind in _LAYER_TYPES]
+        return rng.choice(
+            [{}, {"sliding_window": None}, *({"sliding_window": window, **each} for each in ({}, *by_layer))]
+        )
     mixed = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
     used = {"use_sliding_window": True, "sliding_window": window}
     return rng.choice(
@@ -126,7 +129,9 @@ def _with_defaults_left_out(config: Config, rng: random.Random) -> Config:
         unsaid["num_key_value_heads"] = config["num_attention_heads"]
     if config["model_type"] == "mistral":
         unsaid["num_key_value_heads"] = 8
-    if config["model_type"] != "qwen3" and config["hidden_size"] == config["head_dim"] * config["num_attention_heads"]:
+    # transformers reads a mistral with layer_types as a ministral, which wants its head_dim.
+    says_head_dim = config["model_type"] == "qwen3" or (config["model_type"] == "mistral" and "layer_types" in config)
+    if not says_head_dim and config["hidden_size"] == config["head_dim"] * config["num_attention_heads"]:
         unsaid["head_dim"] = config["head_dim"]
     return {
         key: value for key, value in config.items() if key not in unsaid or unsaid[key] != value or rng.random() < 0.5
@@ -316,19 +321,12 @@ def _spoilt_windows() -> dict[str, Spoilt]:
         ),
         "layers of another kind": Spoilt("'linear_attention'", {"layer_types": [full, "linear_attention"]}),
         "windows in a family without": Spoilt(
-            "layer_types names layers that are not full_attention",
+            "layer_types names sliding_attention layers, but this family has none",
             {"layer_types": [sliding] * 2, "sliding_window": 4},
             families=("llama",),
         ),
-        "some layers without the window": Spoilt(
-            "layer_types names layers that are not sliding_attention",
-            {"layer_types": [sliding, full], "sliding_window": 4},
-            families=("mistral",),
-        ),
         "windowed layers and no window": Spoilt(
-            "layer_types names layers that are not full_attention",
-            {"layer_types": [sliding, sliding], "sliding_window": None},
-            families=("mistral",),
+            "there is no window", {"layer_types": [sliding, full], "sliding_window": None}, families=("mistral",)
         ),
         "windowed layers that are switched off": Spoilt(
             "there is no window", {"layer_types": [sliding, full], "use_sliding_window": False}, families=qwen

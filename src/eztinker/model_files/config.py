@@ -167,15 +167,19 @@ def _num_layers(fields: JsonFields) -> int:
 
 def _llama(fields: JsonFields) -> DecoderConfig:
     bias = fields.flag("attention_bias")
-    windows = _uniform_windows(fields, None)
     return DecoderConfig(
-        **_common(fields), sliding_windows=windows, qkv_bias=bias, output_bias=bias, mlp_bias=fields.flag("mlp_bias")
+        **_common(fields),
+        sliding_windows=_no_windows(fields),
+        qkv_bias=bias,
+        output_bias=bias,
+        mlp_bias=fields.flag("mlp_bias"),
     )
 
 
 def _mistral(fields: JsonFields) -> DecoderConfig:
     window = fields.optional_integer("sliding_window", DEFAULT_WINDOW)
-    return DecoderConfig(**_common(fields), sliding_windows=_uniform_windows(fields, window))
+    types = _layer_types(fields) or [FULL if window is None else SLIDING] * _num_layers(fields)
+    return DecoderConfig(**_common(fields), sliding_windows=_windows(types, window))
 
 
 def _qwen2(fields: JsonFields) -> DecoderConfig:
@@ -200,32 +204,28 @@ def _layer_types(fields: JsonFields) -> list[str] | None:
     return types
 
 
-def _uniform_windows(fields: JsonFields, window: int | None) -> tuple[int | None, ...]:
-    """One window for all layers, which `layer_types` must not deny: transformers passes over it in these families."""
-    kind = FULL if window is None else SLIDING
-    if any(each != kind for each in _layer_types(fields) or ()):
+def _windows(types: list[str], window: int | None) -> tuple[int | None, ...]:
+    if window is None and SLIDING in types:
+        raise Unsupported(f"layer_types names {SLIDING} layers, but there is no window (sliding_window)")
+    return tuple(window if kind == SLIDING else None for kind in types)
+
+
+def _no_windows(fields: JsonFields) -> tuple[None, ...]:
+    if SLIDING in (_layer_types(fields) or ()):
         raise Unsupported(
-            f"layer_types names layers that are not {kind}, but all layers of this family are; correct layer_types or "
-            "sliding_window, or serve it under the family it was trained as"
+            f"layer_types names {SLIDING} layers, but this family has none; serve it under the family it was trained as"
         )
-    return (window,) * _num_layers(fields)
+    return (None,) * _num_layers(fields)
 
 
 def _qwen_windows(fields: JsonFields) -> tuple[int | None, ...]:
     """Qwen lists its windowed layers in `layer_types`; older files say from which layer on they begin."""
-    num_layers = _num_layers(fields)
     window = fields.optional_integer("sliding_window", DEFAULT_WINDOW)
     if not fields.flag("use_sliding_window"):
         window = None
     first = fields.integer("max_window_layers", DEFAULT_FIRST_WINDOWED_LAYER, low=-MAX_LAYERS)
-    types = _layer_types(fields)
-    if types is None:
-        types = [SLIDING if window is not None and layer >= first else FULL for layer in range(num_layers)]
-    if window is None and SLIDING in types:
-        raise Unsupported(
-            f"layer_types names {SLIDING} layers, but there is no window (use_sliding_window, sliding_window)"
-        )
-    return tuple(window if kind == SLIDING else None for kind in types)
+    older = [SLIDING if window is not None and layer >= first else FULL for layer in range(_num_layers(fields))]
+    return _windows(_layer_types(fields) or older, window)
 
 
 FAMILIES: Mapping[str, Callable[[JsonFields], DecoderConfig]] = {

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from eztinker.errors import DataDamaged, DataNotFound
 from eztinker.model_files.json_fields import read_json
@@ -144,12 +144,13 @@ def _tensor(tensor_name: str, entry: Any, path: Path, data_start: int) -> Stored
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"its header has no shape and place of {shown}")
-    num_bytes = offsets[1] - offsets[0]
+    start, end = offsets
+    num_bytes = end - start
     # Types this table does not have (of 4 and 6 bits) are refused by name where they are needed.
     if num_bytes < 0 or (isinstance(dtype, str) and math.prod(shape) * DTYPE_BYTES.get(dtype, 0) not in (0, num_bytes)):
         raise ValueError(f"{shown} of type {str(dtype)[:20]} and shape {shape[:8]} cannot take {num_bytes} bytes")
-    return StoredTensor(path, str(dtype)[:20], tuple(shape), data_start + offsets[0], num_bytes)
+    return StoredTensor(path, str(dtype)[:20], tuple(shape), data_start + start, num_bytes)
 
 
-def _are_counts(values: Any) -> bool:
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -69,7 +70,10 @@ def folder_of(tokenizer_files: list[Path], tmp_path: Path) -> Callable[[Config],
 @torch.inference_mode()
 def transformers_logits(folder: Path) -> Tensor:
     """What transformers computes from a folder that it finds nothing odd about."""
-    model, notes = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, notes = cast(
+        "tuple[Any, dict[str, Any]]",
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True),
+    )
     assert not any(notes.values()), notes
     return model(torch.tensor([TOKENS])).logits[0]
 
