@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from eztinker.errors import DataDamaged, Unsupported
 from eztinker.float_tensors import FLOAT_DTYPES, as_float32
 from eztinker.model_files.config import DecoderConfig, read_config
@@ -29,6 +31,17 @@ class ModelFolder:
     def head_is_tied(self) -> bool:
         """Whether the output layer is the embedding."""
         return HEAD not in self.tensors
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """The numbers of one tensor, float32."""
+        tensor = self.tensors[name]
+        with tensor.file.open("rb") as file:
+            file.seek(tensor.start)
+            return as_float32(file.read(tensor.num_bytes), tensor.dtype).reshape(tensor.shape)
 
 
 def read_model_folder(directory: Path, name: str) -> ModelFolder:
