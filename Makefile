@@ -43,8 +43,8 @@ conformance: setup ## run the tests that show conformance and write docs/conform
 torture: setup ## kill engines and servers a thousand times under the unmodified SDK (hours)
 	OMP_NUM_THREADS=1 EZTINKER_TORTURE=full $(BIN)/pytest -v tests/torture tests/simulation tests/integration/test_faulty_disk.py
 
-full-size: setup ## run the tests of many clients and open polls at their full size, and print what they took
-	EZTINKER_FULL_SIZE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/e2e/test_concurrency.py tests/e2e/test_open_polls.py
+full-size: setup ## run the tests of many clients, open polls and odd models at their full size, and print what they took
+	EZTINKER_FULL_SIZE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/e2e/test_concurrency.py tests/e2e/test_open_polls.py tests/unit/model_files
 
 lint: $(VENV)/.installed ## check style and types
 	$(BIN)/ruff check .

@@ -226,6 +226,7 @@ def _spoilt() -> dict[str, Spoilt]:
         "fields by layer": Spoilt("per_layer_config", {"per_layer_config": {"0": {"intermediate_size": 32}}}),
         "GPTQ": Spoilt("are quantized", {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
         "AWQ": Spoilt("are quantized", {"quantization_config": {"quant_method": "awq"}}),
+        "quantization that says nothing": Spoilt("are quantized", {"quantization_config": {}}),
         "fp8": Spoilt("are quantized", {"quantization_config": {"quant_method": "fp8"}}),
         "another family": Spoilt("is of the family 'gemma3_text'", {"model_type": "gemma3_text"}),
         "a family of a list": Spoilt("is of the family", {"model_type": ["llama"]}),

@@ -88,11 +88,12 @@ def _check_tokenizer(directory: Path, vocab_size: int, name: str) -> None:
 
 def _eos_token_ids(directory: Path, vocab_size: int, name: str) -> tuple[int, ...]:
     """Chat models list more end tokens in generation_config.json than config.json has."""
+    found = []
     for file_name in ("generation_config.json", "config.json"):
         content = _read_if_there(directory / file_name, name)
         if "eos_token_id" in content:
-            return _token_ids(content["eos_token_id"], vocab_size, f"{file_name} of base model {name!r}")
-    return ()
+            found.append(_token_ids(content["eos_token_id"], vocab_size, f"{file_name} of base model {name!r}"))
+    return found[0] if found else ()
 
 
 def _token_ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:

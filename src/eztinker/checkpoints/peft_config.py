@@ -53,10 +53,10 @@ WITHOUT_EFFECT = frozenset(
 """Fields that do not change what a saved adapter computes."""
 # All others change it, those of a peft that is newer than this list among them, unless they are null, false or empty.
 
-HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-"""Ways to draw the first factors (`init_lora_weights`) that leave the base model's weights as they are."""
+HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+"""Named ways to draw the first factors (`init_lora_weights`) that leave the base model's weights as they are."""
 CONVERTIBLE_STARTS = ("pissa", "olora", "corda", "lora_ga")
-"""Those that do not, and that peft itself can save as a plain LoRA."""
+"""Beginnings of those that do not, and that peft itself can save as a plain LoRA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def read_peft_config(raw: bytes) -> PeftConfig:
         rank=rank,
         scale=scale,
         base_model=_text(config, "base_model_name_or_path"),
-        ties_head=bool(config.get("ensure_weight_tying")),
+        ties_head=_flag(config, "ensure_weight_tying"),
         target_modules=_names(config, "target_modules"),
         exclude_modules=_names(config, "exclude_modules") or (),
         layers=_layers(config),
@@ -131,7 +131,7 @@ def _check_plain(config: Mapping[str, Any]) -> None:
 
 def _check_start(start: Any) -> None:
     """A start that took something out of the base weights leaves factors that mean nothing on the base model."""
-    if (start in HARMLESS_STARTS and not isinstance(start, (int, float))) or isinstance(start, bool):
+    if start is None or isinstance(start, bool) or (isinstance(start, str) and start in HARMLESS_STARTS):
         return
     kind = start if isinstance(start, str) else ""
     way = (
@@ -151,7 +151,14 @@ def _rank_and_scale(config: Mapping[str, Any]) -> tuple[int, float]:
         raise InvalidInput(f"r in {CONFIG} must be an integer from 1 to {MAX_RANK}, got {_shown(rank)}")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_ALPHA:
         raise InvalidInput(f"lora_alpha in {CONFIG} must be a number of at most {MAX_ALPHA:,}, got {_shown(alpha)}")
-    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return rank, alpha / (math.sqrt(rank) if _flag(config, "use_rslora") else rank)
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidInput(f"{key} in {CONFIG} must be true or false, got {_shown(value)}")
+    return bool(value)
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:

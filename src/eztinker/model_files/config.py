@@ -99,7 +99,7 @@ def _check_computed(fields: JsonFields) -> None:
         ),
         ("per_layer_config", "fields that differ by layer (per_layer_config) are not supported"),
     ):
-        if fields.raw(key):
+        if fields.raw(key) is not None:
             raise Unsupported(what)
 
 

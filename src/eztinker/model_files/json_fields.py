@@ -107,14 +107,14 @@ def read_json(path: Path, *, name: str) -> dict[str, Any]:
         DataNotFound: there is no such file.
         DataDamaged: it holds no JSON object.
     """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise DataNotFound(
+            f"The folder of base model {name!r} has no {path.name}; expected a model in the Hugging Face layout"
+        )
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataNotFound(
-            f"The folder of base model {name!r} has no {path.name}; expected a model in the Hugging Face layout"
-        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataDamaged(f"{path.name} of base model {name!r} cannot be read ({error}); fetch it again") from error
     if not isinstance(content, dict):

@@ -23,7 +23,7 @@ def num_token_ids(directory: Path, name: str) -> int:
         raise DataNotFound(f"The folder of base model {name!r} has no {TOKENIZER_FILE}; fetch that file too")
     content = read_json(path, name=name)
     try:
-        ids = [*_vocabulary_ids(content["model"]["vocab"]), *(token["id"] for token in content["added_tokens"])]
+        ids = [*_vocabulary_ids(content["model"]["vocab"]), *(token["id"] for token in content.get("added_tokens", []))]
         if not all(type(each) is int and each >= 0 for each in ids):
             raise ValueError("an id is no number")
         return max(ids) + 1

@@ -114,6 +114,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "layers in text": {"layers_to_transform": "0"},
     "layers of floats": {"layers_to_transform": [0.5]},
     "layers of flags": {"layers_to_transform": [True]},
+    "a flag in text": {"use_rslora": "false"},
+    "another flag in text": {"ensure_weight_tying": "no"},
     "a rank of true": {"r": True},
     "a rank of a float": {"r": 4.0},
     "an alpha of true": {"lora_alpha": True},

@@ -104,7 +104,7 @@ def test_vllm_knows_every_module_and_its_factors_make_the_same_numbers(
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())  # two layers with an adapter each
     with torch.no_grad():
         for module, delta in deltas_as_vllm_reads_them(tmp_path).items():
-            model.get_submodule(module).weight += delta
+            model.get_parameter(f"{module}.weight").add_(delta)
     assert_same_logits(run, model)
 
 

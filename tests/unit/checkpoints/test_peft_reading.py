@@ -191,7 +191,7 @@ def test_an_embedding_that_was_trained_beside_the_factors_is_refused(
 
 
 def test_a_scalar_in_place_of_an_embedding_is_refused(plain: dict[str, bytes], tiny_model: TinyModel):
-    bad = load(plain[WEIGHTS]) | {f"{PREFIX}lm_head.weight": np.float32(1.0)[None]}
+    bad = load(plain[WEIGHTS]) | {f"{PREFIX}lm_head.weight": np.ones(1, np.float32)}
     with pytest.raises(Unsupported, match="is not the weight of this base model"):
         read(plain | {WEIGHTS: save(bad)}, tiny_model("qwen2"))
 
