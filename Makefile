@@ -71,9 +71,9 @@ conformance: setup ## run the tests that show conformance and write docs/conform
 torture: setup ## kill engines and servers a thousand times under the unmodified SDK (hours)
 	OMP_NUM_THREADS=1 EZTINKER_TORTURE=full $(BIN)/pytest -v tests/torture tests/simulation tests/integration/test_faulty_disk.py
 
-full-size: setup ## run tests of many clients, open polls, large bodies and odd requests at their full size
+full-size: setup ## run tests of many clients, open polls, large bodies, odd requests and odd models at their full size
 	EZTINKER_FULL_SIZE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/e2e/test_concurrency.py tests/e2e/test_open_polls.py \
-	    tests/e2e/test_large_bodies.py tests/integration/api/test_fuzz.py
+	    tests/e2e/test_large_bodies.py tests/integration/api/test_fuzz.py tests/unit/model_files
 
 lint: $(VENV)/.installed ## check style and types
 	$(BIN)/ruff check .

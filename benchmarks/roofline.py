@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from eztinker.model.config import read_config
 from eztinker.model.device import DTYPES, fastest_matmul, set_up_cpu
+from eztinker.model_files.config import read_config
 
 _READ_BYTES = 512 << 20
 """Many times the largest processor cache."""
@@ -54,7 +54,7 @@ class Limits:
 
     @classmethod
     def of(cls, directory: Path, dtype: str, machine: Machine) -> Limits:
-        config = read_config(directory)
+        config = read_config(directory, directory.name)
         heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         per_layer = config.hidden_size * (heads + 3 * config.intermediate_size)
         body_params, head_params = config.num_layers * per_layer, config.hidden_size * config.vocab_size

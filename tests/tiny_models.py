@@ -56,13 +56,13 @@ def make_tiny_model(
         | config_overrides,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    _draw_weights(model, config.initializer_range, seed)
+    draw_weights(model, config.initializer_range, seed)
     model.save_pretrained(directory)
     _tokenizer(special_tokens).save_pretrained(directory)
     return directory
 
 
-def _draw_weights(model: torch.nn.Module, std: float, seed: int) -> None:
+def draw_weights(model: torch.nn.Module, std: float, seed: int) -> None:
     """Biases and norm weights too: at 0 and 1, as they are born, they would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -6,6 +6,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 _DTYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+FLOAT_DTYPES = {**{name: dtype.itemsize for name, dtype in _DTYPES.items()}, "BF16": 2}
+"""Bytes of a number of each type that is read, by its name in the files."""
 MAX_SHOWN_CHARS = 200
 """Of a tensor's name, in the sentence about it; a file may have any."""
 
@@ -29,9 +31,14 @@ def to_bfloat16_bits(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _float32(name: str, dtype: str, data: bytes) -> np.ndarray:
+def as_float32(data: bytes, dtype: str) -> np.ndarray:
+    """Numbers of one of `FLOAT_DTYPES` as float32, flat."""
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    if dtype not in _DTYPES:
-        raise ValueError(f"{name[:MAX_SHOWN_CHARS]} is of type {dtype}, not of floating-point numbers")
     return np.frombuffer(data, _DTYPES[dtype]).astype(np.float32)
+
+
+def _float32(name: str, dtype: str, data: bytes) -> np.ndarray:
+    if dtype not in FLOAT_DTYPES:
+        raise ValueError(f"{name[:MAX_SHOWN_CHARS]} is of type {dtype}, not of floating-point numbers")
+    return as_float32(data, dtype)

@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
-from eztinker.base_models.weight_shapes import weight_shapes
 from eztinker.checkpoints.peft import CONFIG, peft_parts
 from eztinker.checkpoints.peft_archive import pack
+from eztinker.model_files.folder import read_model_folder
 from eztinker.types import LoraSpec
 from tests.oracles import draw_tokens
 from tests.refusals import refused
@@ -196,7 +196,7 @@ def tied(directories: dict[str, Path]) -> dict[str, bytes]:
     """A PEFT folder that changes nothing in org/tied."""
     modules = {
         name.removesuffix(".weight"): shape
-        for name, shape in weight_shapes(directories["org/tied"]).items()
+        for name, shape in read_model_folder(directories["org/tied"], "tied").shapes.items()
         if name.endswith("q_proj.weight")
     }
     arrays = {f"{module}.lora_A.weight": np.zeros((2, shape[1]), np.float32) for module, shape in modules.items()}

@@ -70,6 +70,29 @@ def test_prompt_logprobs_and_the_likeliest_tokens_are_those_of_transformers(
         assert [logprob for _, logprob in row] == pytest.approx(values.tolist(), abs=1e-5)
 
 
+def test_as_many_tokens_as_the_context_has_are_scored_and_trained_on(
+    service: tinker.ServiceClient, sampler: tinker.SamplingClient, tiny_model_dir: Path
+):
+    tokens = draw_tokens(2048, seed=5)
+    logits = torch.log_softmax(transformers_logits(tiny_model_dir, tokens), dim=-1)
+    own = logits[:-1].gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
+    prompt = types.ModelInput.from_ints(tokens)
+    assert sampler.compute_logprobs(prompt).result()[1:] == pytest.approx(own, abs=1e-4)
+    table = sampler.sample(prompt, 1, ONE, topk_prompt_logprobs=1).result().topk_prompt_logprobs
+    assert table is not None
+    assert [row[0][0] for row in table[1:] if row] == logits[:-1].argmax(-1).tolist()
+    for many in (types.ModelInput.from_ints([*tokens, 1]), prompt):
+        with pytest.raises(tinker.BadRequestError, match="together they exceed the context of 2048 tokens"):
+            sampler.sample(many, 1, types.SamplingParams(max_tokens=2), include_prompt_logprobs=True).result()
+    with pytest.raises(tinker.BadRequestError, match="together they exceed"):
+        sampler.sample(prompt, 1, ONE).result()
+    inputs = {"target_tokens": [*tokens[1:], 1], "weights": [1.0] * 2048}
+    datum = types.Datum(model_input=prompt, loss_fn_inputs=inputs)  # pyright: ignore[reportArgumentType]
+    trainer = service.create_lora_training_client(base_model="tiny", rank=1).result()
+    outputs = trainer.forward([datum], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].data
+    assert outputs[:-1] == pytest.approx(own, abs=1e-4)
+
+
 @pytest.mark.conforms(83)
 def test_an_ending_is_scored_alone(sampler: tinker.SamplingClient, logprobs: Tensor):
     result = sampler.sample(

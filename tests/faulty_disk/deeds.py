@@ -19,12 +19,12 @@ import numpy as np
 
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
-from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
 from eztinker.checkpoints.peft import peft_parts
 from eztinker.checkpoints.peft_archive import pack
 from eztinker.checkpoints.store import ADAPTER_PART, OPTIMIZER_PART, tensors_part, write_checkpoint
 from eztinker.cli.export import Dtype, merge, write_peft
 from eztinker.errors import EZTinkerError
+from eztinker.model_files.folder import read_model_folder
 from eztinker.oplog import checkpoints, models, snapshots
 from eztinker.oplog.rows import Checkpoint, Model, Snapshot
 from eztinker.oplog.store import Store
@@ -143,14 +143,14 @@ def write(directory: Path) -> None:
 
 def adapter_parts(base_model: Path) -> dict[str, bytes]:
     """A PEFT folder that fits the base model."""
-    shapes = weight_shapes(base_model)
+    model = read_model_folder(base_model, "tiny")
     arrays = {}
-    for name, shape in shapes.items():
+    for name, shape in model.shapes.items():
         if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")):
             module = name.removesuffix(".weight")
             arrays[f"{module}.lora_A.weight"] = np.ones((LORA.rank, shape[1]), np.float32)
             arrays[f"{module}.lora_B.weight"] = np.ones((shape[0], LORA.rank), np.float32)
-    return peft_parts(arrays, LORA, "tiny", head_is_tied=head_is_tied(base_model))
+    return peft_parts(arrays, LORA, "tiny", head_is_tied=model.head_is_tied)
 
 
 def _model(session_id: str) -> Model:

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from eztinker.base_models.weight_shapes import weight_shapes
 from eztinker.checkpoints.store import verify_checkpoint
+from eztinker.model_files.folder import read_model_folder
 from eztinker.oplog import checkpoints
 from tests.faulty_disk.deeds import DOOMED, EXPORTS, NEW, OLD, Disk
 from tests.faulty_disk.disk import BROKEN, CHANGES, FULL, GROWTH, KILL, FaultyDisk
@@ -78,7 +78,8 @@ def is_whole_export(folder: Path, base_model: Path) -> bool:
     if folder.name == "peft":
         return {path.name for path in folder.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
     names = {path.name for path in base_model.iterdir()}
-    return {path.name for path in folder.iterdir()} == names and weight_shapes(folder) == weight_shapes(base_model)
+    merged, base = (read_model_folder(each, "tiny") for each in (folder, base_model))
+    return {path.name for path in folder.iterdir()} == names and merged.shapes == base.shapes
 
 
 def listed_after_a_restart(directory: Path, base_model: Path) -> set[str | None]:

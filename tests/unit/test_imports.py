@@ -27,18 +27,19 @@ ABOVE_THE_ENGINE = {
 }
 MAY_IMPORT = {
     "protocol": WORDS,
-    "base_models": WORDS | {"config", "float_tensors", "home"},
-    "model": WORDS,
+    "model_files": WORDS | {"float_tensors"},
+    "base_models": WORDS | {"config", "float_tensors", "home", "model_files"},
+    "model": WORDS | {"model_files"},
     "engine": WORDS | {"loss_specs", "model"},
     "checkpoints": WORDS | {"float_tensors", "flushing"},
-    "worker": WORDS | {"protocol", "checkpoints", "engine", "model"},
+    "worker": WORDS | {"protocol", "checkpoints", "engine", "model", "model_files"},
     "oplog": WORDS | {"flushing"},
     "service": WORDS
-    | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},
+    | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models", "model_files"},
     "api": WORDS | {"config", "addresses", "protocol", "service"},
     "dataset": {"errors"},
     "rl": {"errors", "client_settings", "dataset"},
-    "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "checkpoints", "dataset", "rl"},
+    "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "model_files", "checkpoints", "dataset", "rl"},
 }
 MAY_IMPORT_TORCH = {"model", "engine", "worker"}
 HEAVY = {"torch", "transformers", "tinker"}

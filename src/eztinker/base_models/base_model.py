@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from eztinker.errors import DataDamaged, DataNotFound, Unsupported
-from eztinker.types import KNOWN_MODEL_TYPES, Record
-
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+from eztinker.model_files.config import read_config
+from eztinker.model_files.folder import EMBEDDING, read_model_folder
+from eztinker.model_files.json_fields import read_json
+from eztinker.model_files.tensor_files import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, has_all_weights, missing_shards
+from eztinker.model_files.tokenizer_file import num_token_ids
+from eztinker.types import Record
 
 
 class BaseModel(Record, frozen=True):
@@ -28,47 +29,32 @@ class BaseModel(Record, frozen=True):
 
 
 def read_base_model(name: str, directory: Path) -> BaseModel:
-    """What `directory` holds, read from its configs alone; weights are only known to be there.
+    """What `directory` holds, read from its configs and the headers of its weights, which must belong together.
 
     Raises:
         DataNotFound: config, weights or tokenizer are missing.
-        DataDamaged: a config cannot be read.
-        Unsupported: a family the decoder does not know, weights it does not read, or a model that brings code.
+        DataDamaged: a file cannot be read, or config, weights and tokenizer are not those of one model.
+        Unsupported: a family or a variant the decoder does not know, weights it does not read, or a model that brings
+            code.
     """
-    config = _read_json(directory / "config.json", name)
-    _check_family(config, name)
-    _check_no_code(directory, config, name)
-    _check_weights(directory, config, name)
-    if not (directory / "tokenizer.json").is_file():
-        raise DataNotFound(f"The folder of base model {name!r} has no tokenizer.json; fetch that file too")
+    config = read_config(directory, name)
+    _check_no_code(directory, name)
+    _check_weights(directory, name)
+    read_model_folder(directory, name)
+    _check_tokenizer(directory, config.vocab_size, name)
     return BaseModel(
         name=name,
         directory=directory.absolute(),
-        model_type=config["model_type"],
-        vocab_size=_integer(config, "vocab_size", name),
-        context_length=_integer(config, "max_position_embeddings", name),
-        eos_token_ids=_eos_token_ids(directory, config, name),
+        model_type=config.model_type,
+        vocab_size=config.vocab_size,
+        context_length=config.context_length,
+        eos_token_ids=_eos_token_ids(directory, config.vocab_size, name),
     )
 
 
-def has_all_weights(directory: Path) -> bool:
-    """Whether the weights are there as safetensors, every shard of them."""
-    if (directory / WEIGHTS_FILE).is_file():
-        return True
-    return (directory / WEIGHTS_INDEX_FILE).is_file() and not _missing_shards(directory)
-
-
-def _check_family(config: dict[str, Any], name: str) -> None:
-    model_type = config.get("model_type")
-    if model_type not in KNOWN_MODEL_TYPES:
-        raise Unsupported(
-            f"Base model {name!r} is of the family {model_type!r}; families served are {', '.join(KNOWN_MODEL_TYPES)}"
-        )
-
-
-def _check_no_code(directory: Path, config: dict[str, Any], name: str) -> None:
-    tokenizer_path = directory / "tokenizer_config.json"
-    tokenizer_config = _read_json(tokenizer_path, name) if tokenizer_path.is_file() else {}
+def _check_no_code(directory: Path, name: str) -> None:
+    config = read_json(directory / "config.json", name=name)
+    tokenizer_config = _read_if_there(directory / "tokenizer_config.json", name)
     for file_name, content in (("config.json", config), ("tokenizer_config.json", tokenizer_config)):
         if "auto_map" in content:
             raise Unsupported(
@@ -77,13 +63,11 @@ def _check_no_code(directory: Path, config: dict[str, Any], name: str) -> None:
             )
 
 
-def _check_weights(directory: Path, config: dict[str, Any], name: str) -> None:
-    if "quantization_config" in config:
-        raise Unsupported(f"The weights of base model {name!r} are quantized; serve its bfloat16 or float32 version")
-    if has_all_weights(directory):
+def _check_weights(directory: Path, name: str) -> None:
+    if has_all_weights(directory, name):
         return
     if (directory / WEIGHTS_INDEX_FILE).is_file():
-        missing = ", ".join(_missing_shards(directory))
+        missing = ", ".join(missing_shards(directory, name))
         raise DataNotFound(f"The folder of base model {name!r} lacks {missing}; fetch the missing files")
     pickles = sorted(path.name for suffix in ("bin", "pt", "pth") for path in directory.glob(f"*.{suffix}"))
     if pickles:
@@ -94,38 +78,33 @@ def _check_weights(directory: Path, config: dict[str, Any], name: str) -> None:
     raise DataNotFound(f"The folder of base model {name!r} has no {WEIGHTS_FILE}; fetch the weights")
 
 
-def _missing_shards(directory: Path) -> list[str]:
-    index = _read_json(directory / WEIGHTS_INDEX_FILE, directory.name)
-    shards = sorted(set(index.get("weight_map", {}).values()))
-    return [shard for shard in shards if not (directory / shard).is_file()]
+def _check_tokenizer(directory: Path, vocab_size: int, name: str) -> None:
+    if (needed := num_token_ids(directory, name)) > vocab_size:
+        raise DataDamaged(
+            f"The tokenizer of base model {name!r} gives ids up to {needed - 1}, but {EMBEDDING} has {vocab_size} "
+            "rows; serve tokenizer and weights of one model"
+        )
 
 
-def _eos_token_ids(directory: Path, config: dict[str, Any], name: str) -> tuple[int, ...]:
+def _eos_token_ids(directory: Path, vocab_size: int, name: str) -> tuple[int, ...]:
     """Chat models list more end tokens in generation_config.json than config.json has."""
-    path = directory / "generation_config.json"
-    generation_config = _read_json(path, name) if path.is_file() else {}
-    ids = generation_config.get("eos_token_id", config.get("eos_token_id"))
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+    found = []
+    for file_name in ("generation_config.json", "config.json"):
+        content = _read_if_there(directory / file_name, name)
+        if "eos_token_id" in content:
+            found.append(_token_ids(content["eos_token_id"], vocab_size, f"{file_name} of base model {name!r}"))
+    return found[0] if found else ()
 
 
-def _integer(config: dict[str, Any], key: str, name: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise DataDamaged(f"config.json of base model {name!r} must give {key} as a positive integer, got {value!r}")
-    return value
+def _token_ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    for each in ids:
+        if type(each) is not int or not 0 <= each < vocab_size:
+            raise DataDamaged(
+                f"{where} must give eos_token_id as ids from 0 to {vocab_size - 1}, got {repr(each)[:100]}; correct it"
+            )
+    return tuple(ids)
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataNotFound(
-            f"The folder of base model {name!r} has no {path.name}; expected a model in the Hugging Face layout"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DataDamaged(f"{path.name} of base model {name!r} cannot be read ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise DataDamaged(f"{path.name} of base model {name!r} must hold a JSON object; fetch it again")
-    return content
+def _read_if_there(path: Path, name: str) -> dict[str, Any]:
+    return read_json(path, name=name) if path.is_file() else {}

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eztinker.base_models.base_model import BaseModel, has_all_weights, read_base_model
+from eztinker.base_models.base_model import BaseModel, read_base_model
 from eztinker.base_models.embedded import EMBEDDED_NAME, embedded_model_directory
 from eztinker.base_models.hub import cached_snapshot, download_snapshot
-from eztinker.errors import ConfigError, DataNotFound, ModelNotServed
+from eztinker.errors import ConfigError, DataNotFound, ModelNotServed, UserError
 from eztinker.home import expanded, require_utf8
+from eztinker.model_files.tensor_files import has_all_weights
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,11 +66,7 @@ def load_catalog(specs: list[str], console: Console | None = None) -> Catalog:
     """
     if specs:
         return Catalog(_load(spec, console) for spec in specs)
-    models = [read_base_model(EMBEDDED_NAME, embedded_model_directory(console))]
-    in_hub_cache = _complete_cached_snapshot(HUB_DEFAULT_NAME)
-    if in_hub_cache:
-        models.append(read_base_model(HUB_DEFAULT_NAME, in_hub_cache))
-    return Catalog(models)
+    return Catalog([read_base_model(EMBEDDED_NAME, embedded_model_directory(console)), *_default_of_the_hub(console)])
 
 
 def _load(spec: str, console: Console | None) -> BaseModel:
@@ -87,6 +84,17 @@ def _load(spec: str, console: Console | None) -> BaseModel:
     return read_base_model(name, _complete_cached_snapshot(name) or download_snapshot(name))
 
 
+def _default_of_the_hub(console: Console | None) -> list[BaseModel]:
+    """The hub's model that is served without being asked for; damaged files of it keep nobody from starting."""
+    try:
+        directory = _complete_cached_snapshot(HUB_DEFAULT_NAME)
+        return [read_base_model(HUB_DEFAULT_NAME, directory)] if directory else []
+    except UserError as error:
+        if console:
+            console.print(f"Note: {HUB_DEFAULT_NAME} in the hub's cache is not served. {error.message}", markup=False)
+        return []
+
+
 def _existing_directory(path: str, name: str) -> Path:
     directory = expanded(path)
     if not directory.is_dir():
@@ -97,4 +105,4 @@ def _existing_directory(path: str, name: str) -> Path:
 def _complete_cached_snapshot(repo_id: str) -> Path | None:
     """A download that was interrupted leaves a snapshot without all its weights."""
     directory = cached_snapshot(repo_id)
-    return directory if directory and has_all_weights(directory) else None
+    return directory if directory and has_all_weights(directory, repo_id) else None

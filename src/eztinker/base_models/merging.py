@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, serialize_file
 
-from eztinker.base_models.base_model import WEIGHTS_INDEX_FILE
-from eztinker.base_models.weight_shapes import head_is_tied, weight_files
 from eztinker.float_tensors import load_float32, to_bfloat16_bits
+from eztinker.model_files.folder import read_model_folder
+from eztinker.model_files.tensor_files import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, weight_files
 
 MergedDtype = Literal["float32", "bfloat16"]
 _WIDTHS: dict[MergedDtype, int] = {"float32": 4, "bfloat16": 2}
@@ -36,8 +36,8 @@ def write_merged(
         factors: `<module>.lora_A.weight` (r, inputs) and `<module>.lora_B.weight` (outputs, r) of every module.
         dtype: float32 is what was trained; bfloat16 is half as large, and rounds small changes away.
     """
-    is_tied = head_is_tied(base)
-    for path in weight_files(base):
+    is_tied = read_model_folder(base, base.name).head_is_tied
+    for path in weight_files(base, base.name):
         weights = load_float32(path.read_bytes())
         if is_tied:
             weights.pop(_HEAD, None)  # a stale copy, which no program that reads the config looks at
@@ -46,7 +46,7 @@ def write_merged(
             if change is not None:
                 weights[name] = weight + np.float32(scale) * change
         _write_weights(directory / path.name, weights, dtype)
-    _write_config(base, directory, dtype)
+    _write_config(base, directory, dtype, is_tied=is_tied)
     for path in base.iterdir():
         if path.is_file() and path.name != "config.json" and not path.name.endswith(_WEIGHT_SUFFIXES):
             shutil.copyfile(path, directory / path.name)
@@ -85,15 +85,16 @@ def _from_the_disk(error: SafetensorError) -> Exception:
     return error if told is None else OSError(int(told[1]), os.strerror(int(told[1])))
 
 
-def _write_config(base: Path, directory: Path, dtype: MergedDtype) -> None:
+def _write_config(base: Path, directory: Path, dtype: MergedDtype, *, is_tied: bool) -> None:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)  # how older versions spell it
     config["dtype"] = dtype
+    config["tie_word_embeddings"] = is_tied  # some files say yes and hold two different weights
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_index(base: Path, directory: Path, *, without_head: bool) -> None:
-    if not (base / WEIGHTS_INDEX_FILE).is_file():
+    if (base / WEIGHTS_FILE).is_file():
         return
     index = json.loads((base / WEIGHTS_INDEX_FILE).read_text(encoding="utf-8"))
     if without_head:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import numpy as np
+from safetensors.numpy import load
 
 from eztinker.checkpoints.store import Arrays, tensors_part
 from eztinker.types import LoraSpec
@@ -18,7 +20,7 @@ UNEMBEDDING = "model.unembed_tokens"
 
 
 def peft_parts(arrays: Arrays, lora: LoraSpec, base_model: str, *, head_is_tied: bool) -> dict[str, bytes]:
-    """The two files of the folder.
+    """The two files of the folder, as programs of this protocol expect them.
 
     Where the head is tied to the embedding, an adapter of the head changes both. PEFT then wants the embedding's two
     factors, which are the head's transposed, and ties the head itself; programs that merge adapters of this protocol
@@ -32,6 +34,18 @@ def peft_parts(arrays: Arrays, lora: LoraSpec, base_model: str, *, head_is_tied:
         weights[f"{PREFIX}{EMBEDDING}.lora_embedding_A"] = np.ascontiguousarray(head_b.T)
         weights[f"{PREFIX}{EMBEDDING}.lora_embedding_B"] = np.ascontiguousarray(head_a.T)
     return {WEIGHTS: tensors_part(weights), CONFIG: _config(lora, base_model, head_is_tied)}
+
+
+def changes_tied_head(parts: Mapping[str, bytes]) -> bool:
+    """Whether the adapter changes a head that is the embedding, and so both of them at once."""
+    return bool(json.loads(parts[CONFIG]).get("ensure_weight_tying"))
+
+
+def with_plain_names(parts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same folder without the protocol's own name for the head, which loaders such as vLLM's refuse."""
+    weights = load(parts[WEIGHTS])
+    plain = {name.replace(UNEMBEDDING, HEAD): array for name, array in weights.items()}
+    return {**parts, WEIGHTS: tensors_part(plain)}
 
 
 def _config(lora: LoraSpec, base_model: str, head_is_tied: bool) -> bytes:

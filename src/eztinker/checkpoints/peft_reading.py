@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from eztinker.checkpoints.peft import CONFIG, EMBEDDING, HEAD, PREFIX, UNEMBEDDING, WEIGHTS
+from eztinker.checkpoints.peft_config import PeftConfig, read_peft_config
 from eztinker.errors import InvalidInput, Unsupported
-from eztinker.float_tensors import load_float32
+from eztinker.float_tensors import as_float32, load_float32, to_bfloat16_bits
 from eztinker.types import LORA_ALPHA, LoraSpec
 
-Shapes = Mapping[str, tuple[int, ...]]
 Arrays = dict[str, np.ndarray]
 
-MAX_RANK = 512
-MAX_ALPHA = 1_000_000
-MAX_CONFIG_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
 """Of what the weights' file says of its tensors: ten times that of an adapter on every weight of a 70B model."""
 _HEADER_LENGTH = struct.Struct("<Q")
@@ -28,23 +23,26 @@ _HEADER_LENGTH = struct.Struct("<Q")
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
-_BEYOND_PLAIN_LORA = (
-    "use_dora",
-    "use_qalora",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layer_replication",
-    "fan_in_fan_out",
-    "lora_bias",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
-)
-"""Fields of a PEFT config that change what is computed; a plain LoRA leaves them off."""
+
+class BaseWeights(Protocol):
+    """The base model that an adapter is for."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every weight by name."""
+        ...
+
+    @property
+    def head_is_tied(self) -> bool:
+        """Whether the output layer is the embedding."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """The numbers of one weight, float32."""
+        ...
 
 
-def read_peft(parts: Mapping[str, bytes], base_shapes: Shapes, *, head_is_tied: bool) -> tuple[Arrays, LoraSpec]:
+def read_peft(parts: Mapping[str, bytes], base: BaseWeights) -> tuple[Arrays, LoraSpec]:
     """The factors, by our names and float32, and the shape of the adapter in a PEFT folder.
 
     The folder's scale goes into the Bs, since ours is fixed. A module that the folder leaves alone gets factors of
@@ -52,67 +50,27 @@ def read_peft(parts: Mapping[str, bytes], base_shapes: Shapes, *, head_is_tied: 
 
     Args:
         parts: the folder's two files by name.
-        base_shapes: every weight of the base model it is for.
-        head_is_tied: whether that model's output layer is its embedding.
     Raises:
         InvalidInput: a file cannot be read, or a name, shape or number does not fit the base model.
         Unsupported: it is no plain LoRA.
     """
-    config = _read_config(parts[CONFIG])
-    rank, scale = _rank_and_scale(config)
+    config = read_peft_config(parts[CONFIG])
     named = _read_weights(parts[WEIGHTS])
+    _drop_base_weights(named, base)
+    _check_targets(named, config)
     given = {name.replace(UNEMBEDDING, HEAD): array for name, array in named.items()}
-    if head_is_tied:
-        _untie(given, is_shared=bool(config.get("ensure_weight_tying")) or given.keys() != named.keys())
-    modules = _adaptable_modules(base_shapes)
-    _check_factors(given, rank, modules)
+    if base.head_is_tied:
+        _untie(given, is_shared=config.ties_head or given.keys() != named.keys())
+    modules = _adaptable_modules(base.shapes)
+    _check_factors(given, config.rank, modules)
     lora = LoraSpec(
-        rank=rank,
+        rank=config.rank,
         seed=0,
         train_attn=_touches(given, ATTENTION_PROJECTIONS),
         train_mlp=_touches(given, MLP_PROJECTIONS),
         train_unembed=_touches(given, (HEAD,)),
     )
-    return _complete(given, lora, modules, np.float32(scale * rank / LORA_ALPHA)), lora
-
-
-def trained_on(parts: Mapping[str, bytes]) -> str | None:
-    """What a PEFT folder calls the base model it was trained on; None if it does not say.
-
-    Raises:
-        InvalidInput, Unsupported: as of `read_peft`.
-    """
-    name = _read_config(parts[CONFIG]).get("base_model_name_or_path")
-    if name is not None and not isinstance(name, str):
-        raise InvalidInput(f"base_model_name_or_path in {CONFIG} must be text, got {str(name)[:100]}")
-    return name or None
-
-
-def _read_config(raw: bytes) -> dict[str, Any]:
-    """The config of a plain LoRA."""
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise InvalidInput(f"{CONFIG} may have {MAX_CONFIG_BYTES} bytes, got {len(raw)}")
-    try:
-        config = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{CONFIG} cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise Unsupported(f"{CONFIG} does not describe a LoRA adapter; only those can be imported")
-    if beyond := [name for name in _BEYOND_PLAIN_LORA if config.get(name)]:
-        raise Unsupported(f"The adapter uses {', '.join(beyond)}, which is not supported; import a plain LoRA")
-    if config.get("bias", "none") != "none":
-        raise Unsupported(f"The adapter trains biases (bias {config['bias']!r}); import one with bias 'none'")
-    return config
-
-
-def _rank_and_scale(config: Mapping[str, Any]) -> tuple[int, float]:
-    """The rank, and what the product of the factors is multiplied by."""
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
-        raise InvalidInput(f"r in {CONFIG} must be an integer from 1 to {MAX_RANK}, got {str(rank)[:100]}")
-    if not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_ALPHA:
-        raise InvalidInput(f"lora_alpha in {CONFIG} must be a number of at most {MAX_ALPHA:,}, got {str(alpha)[:100]}")
-    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return _complete(given, lora, modules, np.float32(config.scale * config.rank / LORA_ALPHA)), lora
 
 
 def _read_weights(raw: bytes) -> Arrays:
@@ -131,7 +89,48 @@ def _read_weights(raw: bytes) -> Arrays:
     return {name.removeprefix(PREFIX): array for name, array in arrays.items()}
 
 
-def _adaptable_modules(base_shapes: Shapes) -> dict[str, tuple[int, int]]:
+def _drop_base_weights(named: Arrays, base: BaseWeights) -> None:
+    """Leave out the copies of embedding and head that peft saves beside an adapter of them, if they are copies.
+
+    Raises:
+        Unsupported: one was trained or resized, so the adapter is not all that was changed.
+    """
+    for module in (EMBEDDING, HEAD):
+        for name in (f"{module}.base_layer.weight", f"{module}.weight"):
+            if (saved := named.pop(name, None)) is None:
+                continue
+            ours = base.read(f"{EMBEDDING if base.head_is_tied else module}.weight")
+            if not _is_copy(saved, ours):
+                raise Unsupported(
+                    f"{name} in {WEIGHTS} is not the weight of this base model; import the adapter for the model it "
+                    "was trained on, or save it without trained or resized embeddings (save_embedding_layers=False)"
+                )
+
+
+def _is_copy(saved: np.ndarray, ours: np.ndarray) -> bool:
+    """Whether the numbers are the same, or were until they were rounded to train in fewer bits."""
+    if saved.shape != ours.shape:
+        return False
+    if np.array_equal(saved, ours):
+        return True
+    in_bfloat16 = as_float32(to_bfloat16_bits(ours).tobytes(), "BF16").reshape(ours.shape)
+    with np.errstate(over="ignore"):
+        return np.array_equal(saved, in_bfloat16) or np.array_equal(saved, ours.astype(np.float16))
+
+
+def _check_targets(named: Arrays, config: PeftConfig) -> None:
+    """Refuse factors that peft would pass over."""
+    for name in named:
+        module, is_factor, _ = name.partition(".lora_")
+        is_tied_head = config.ties_head and module == HEAD and config.targets(EMBEDDING)
+        if is_factor and module != UNEMBEDDING and not is_tied_head and not config.targets(module):
+            raise InvalidInput(
+                f"{WEIGHTS} has {name[:200]!r}, but by {CONFIG} (target_modules, exclude_modules, layers_to_transform) "
+                "its module has no factors; correct the one or the other"
+            )
+
+
+def _adaptable_modules(base_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     """Outputs and inputs of every projection an adapter may change."""
     projections = (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)
     modules = {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -49,9 +50,16 @@ def export(
 
 
 def write_peft(parts: dict[str, bytes], directory: Path) -> None:
-    """Make `directory` the adapter's folder."""
+    """Make `directory` the adapter's folder, under the names that peft and vLLM know."""
     from eztinker.checkpoints.disk import appearing_whole, write_file
+    from eztinker.checkpoints.peft import changes_tied_head, with_plain_names
 
+    parts = with_plain_names(parts)
+    if changes_tied_head(parts):
+        sys.stderr.write(
+            "Note: the model's output layer is its embedding, and the adapter changes both. peft from 0.19 on computes "
+            "that; for any other program, use: eztinker export merged\n"
+        )
     with appearing_whole(directory, num_bytes=sum(map(len, parts.values()))) as folder:
         for name, content in parts.items():
             write_file(folder / name, content)
@@ -60,13 +68,13 @@ def write_peft(parts: dict[str, bytes], directory: Path) -> None:
 def merge(parts: dict[str, bytes], base: Path, directory: Path, dtype: Dtype) -> None:
     """Make `directory` the model in `base` with the adapter in its weights."""
     from eztinker.base_models.merging import merged_bytes, write_merged
-    from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
     from eztinker.checkpoints.disk import appearing_whole
     from eztinker.checkpoints.peft_reading import read_peft
+    from eztinker.model_files.folder import read_model_folder
 
-    shapes = weight_shapes(base)
-    factors, lora = read_peft(parts, shapes, head_is_tied=head_is_tied(base))
-    with appearing_whole(directory, num_bytes=merged_bytes(shapes, dtype.value)) as folder:
+    model = read_model_folder(base, base.name)
+    factors, lora = read_peft(parts, model)
+    with appearing_whole(directory, num_bytes=merged_bytes(model.shapes, dtype.value)) as folder:
         write_merged(base, factors, lora.alpha / lora.rank, folder, dtype=dtype.value)
 
 

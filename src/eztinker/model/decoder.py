@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.model.attention import Attention, CachedAttention
-from eztinker.model.config import DecoderConfig, read_config
 from eztinker.model.cpu_kernels import AdaptedRows, DecodeKernel, LayerWeights, LowRanks
 from eztinker.model.device import fits_bfloat16, is_batch_invariant, own_kernels, prefers_plain_attention
 from eztinker.model.kv_cache import KVCache
@@ -25,6 +24,8 @@ from eztinker.model.lora import HEAD, LowRankAdapter
 from eztinker.model.pointwise import rms_norm, swiglu
 from eztinker.model.rope import RotationTable, rotate
 from eztinker.model.weights import WeightFiles
+from eztinker.model_files.config import DecoderConfig
+from eztinker.model_files.folder import read_model_folder
 
 AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]
 """Which rows of a batch go through which adapter; rows that no adapter names see the base model."""
@@ -42,9 +43,8 @@ class Decoder:
         self._rotations = RotationTable(config.rope, dtype, device)
         self._decode_kernel = self._new_decode_kernel()
         self._low_ranks_of: WeakKeyDictionary[LowRankAdapter, LowRanks] = WeakKeyDictionary()
-        tied = config.tie_word_embeddings or f"{HEAD}.weight" not in weights
-        self.head = FrozenLinear(embedding if tied else weights.get(f"{HEAD}.weight"))
-        self.head_is_tied = tied
+        self.head_is_tied = f"{HEAD}.weight" not in weights
+        self.head = FrozenLinear(embedding if self.head_is_tied else weights.get(f"{HEAD}.weight"))
 
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype, device: torch.device) -> Decoder:
@@ -52,9 +52,10 @@ class Decoder:
 
         Raises:
             Unsupported: a family or variant the decoder does not know.
-            DataNotFound, DataDamaged: weights are missing or unreadable.
+            DataNotFound, DataDamaged: weights are missing or unreadable, or are not those of the config.
         """
-        return cls(read_config(directory), WeightFiles(directory, dtype, device), dtype, device)
+        folder = read_model_folder(directory, directory.name)
+        return cls(folder.config, WeightFiles(folder.tensors, dtype, device), dtype, device)
 
     def hidden_states(self, tokens_T: Tensor, attention: Attention, adapters: AdapterRows = ()) -> Tensor:
         """Final hidden states after the last norm, (T, H), in the decoder's dtype."""

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from eztinker.errors import Unsupported
 from eztinker.model.cpu_kernels import CpuKernels
 from eztinker.model.device import own_kernels
+from eztinker.model_files.rope import RopeConfig
 
 _BLOCK_POSITIONS = 256
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RopeConfig:
-    head_dim: int
-    theta: float
-    kind: str = "default"
-    scaling: dict[str, float] = field(default_factory=dict)
-    """The numbers of the config's scaling block, under the names of the model files."""
-
-
-def rope_config(raw: dict[str, Any], head_dim: int) -> RopeConfig:
-    """Read both spellings: `rope_parameters` of newer files, `rope_theta` with `rope_scaling` of older ones."""
-    block = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = block.get("rope_type") or block.get("type") or "default"
-    if kind not in FREQUENCIES:
-        raise Unsupported(f"The rope type {kind!r} is not supported; supported are {', '.join(sorted(FREQUENCIES))}")
-    if block.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise Unsupported("A partial_rotary_factor other than 1 is not supported")
-    theta = block.get("rope_theta") or raw.get("rope_theta") or 10000.0
-    scaling = {name: float(value) for name, value in block.items() if isinstance(value, (int, float))}
-    scaling.setdefault("original_max_position_embeddings", float(raw.get("max_position_embeddings", 2048)))
-    return RopeConfig(head_dim=head_dim, theta=float(theta), kind=kind, scaling=scaling)
 
 
 class RotationTable:
@@ -111,6 +87,13 @@ def _linear(rope: RopeConfig) -> tuple[Tensor, float]:
     return frequencies / rope.scaling["factor"], amplitude
 
 
+def _proportional(rope: RopeConfig) -> tuple[Tensor, float]:
+    """Only the first channels turn, at the frequencies they have when all do."""
+    frequencies, amplitude = _linear(rope)
+    num_turning = int(rope.scaling["partial_rotary_factor"] * rope.head_dim // 2)
+    return torch.cat((frequencies[:num_turning], torch.zeros_like(frequencies[num_turning:]))), amplitude
+
+
 def _llama3(rope: RopeConfig) -> tuple[Tensor, float]:
     """Slow channels are slowed by `factor`, fast ones kept, those between blended (Llama 3.1 model files)."""
     frequencies, amplitude = _default(rope)
@@ -130,29 +113,19 @@ def _yarn(rope: RopeConfig) -> tuple[Tensor, float]:
     def channel_of(turns: float) -> float:
         return rope.head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
 
-    first, last = channel_of(rope.scaling.get("beta_fast", 32.0)), channel_of(rope.scaling.get("beta_slow", 1.0))
-    if rope.scaling.get("truncate", 1.0):
+    first, last = channel_of(rope.scaling["beta_fast"]), channel_of(rope.scaling["beta_slow"])
+    if rope.scaling["truncate"]:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, rope.head_dim - 1)
     width = last - first or 0.001
     slow = ((torch.arange(rope.head_dim // 2, dtype=torch.float32) - first) / width).clamp(0.0, 1.0)
-    return slow * frequencies / factor + (1 - slow) * frequencies, _yarn_amplitude(rope.scaling, factor)
-
-
-def _yarn_amplitude(scaling: dict[str, float], factor: float) -> float:
-    def magnitude(scale: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
-
-    if "attention_factor" in scaling:
-        return scaling["attention_factor"]
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return magnitude(scaling["mscale"]) / magnitude(scaling["mscale_all_dim"])
-    return magnitude(1.0)
+    return slow * frequencies / factor + (1 - slow) * frequencies, rope.scaling["attention_factor"]
 
 
 FREQUENCIES: dict[str, Callable[[RopeConfig], tuple[Tensor, float]]] = {
     "default": _default,
     "linear": _linear,
+    "proportional": _proportional,
     "llama3": _llama3,
     "yarn": _yarn,
 }

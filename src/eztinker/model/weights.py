@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from eztinker.errors import DataDamaged, DataNotFound
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from eztinker.errors import DataDamaged
+from eztinker.model_files.tensor_files import StoredTensor
 
 
 class WeightFiles:
     """Tensors by name, read when asked for and converted to one dtype on one device."""
 
-    def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self._directory, self._dtype, self._device = directory, dtype, device
-        self._file_of = dict(self._names())
+    def __init__(self, tensors: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> None:
+        self._tensors, self._dtype, self._device = tensors, dtype, device
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+        return name in self._tensors
 
     def get(self, name: str) -> Tensor:
-        """The tensor called `name`.
+        """The tensor called `name`, which is one of them.
 
         Raises:
-            DataDamaged: it is not there, or its file cannot be read.
+            DataDamaged: its file cannot be read, or has changed since its header was.
         """
-        if name not in self._file_of:
-            raise DataDamaged(f"The model in {self._directory} has no weight {name!r}; its files may be incomplete")
-        file = self._file_of[name]
+        stored = self._tensors[name]
         try:
-            with safe_open(file, framework="pt", device="cpu") as tensors:
-                return tensors.get_tensor(name).to(self._device, self._dtype)
-        except SafetensorError as error:
-            raise DataDamaged(f"{file} cannot be read ({error}); fetch the model again") from error
-
-    def find(self, name: str) -> Tensor | None:
-        return self.get(name) if name in self else None
-
-    def _names(self) -> Iterator[tuple[str, Path]]:
-        index = self._directory / INDEX
-        if index.exists():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            yield from ((name, self._directory / file) for name, file in weight_map.items())
-            return
-        single = self._directory / SINGLE
-        if not single.exists():
-            raise DataNotFound(f"{self._directory} holds no {SINGLE} and no {INDEX}; only safetensors weights are read")
-        try:
-            with safe_open(single, framework="pt") as tensors:
-                yield from ((name, single) for name in tensors.keys())  # noqa: SIM118 - not a mapping
-        except SafetensorError as error:
-            raise DataDamaged(f"{single} cannot be read ({error}); fetch the model again") from error
+            with safe_open(stored.file, framework="pt", device="cpu") as file:
+                tensor = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise DataDamaged(f"{stored.file.name} cannot be read ({error}); fetch the model again") from error
+        if tuple(tensor.shape) != stored.shape:
+            raise DataDamaged(f"{name} in {stored.file.name} has changed its shape while the model was being loaded")
+        return tensor.to(self._device, self._dtype)

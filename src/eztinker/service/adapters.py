@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
 from eztinker.base_models.naming import Sameness, sameness
-from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
 from eztinker.checkpoints.peft import CONFIG, peft_parts
 from eztinker.checkpoints.peft_archive import FILES, pack, unpack
-from eztinker.checkpoints.peft_reading import read_peft, trained_on
+from eztinker.checkpoints.peft_config import read_peft_config
+from eztinker.checkpoints.peft_reading import read_peft
 from eztinker.checkpoints.store import (
     ADAPTER_PART,
     read_manifest,
@@ -24,6 +24,7 @@ from eztinker.checkpoints.store import (
     write_checkpoint,
 )
 from eztinker.errors import InvalidInput
+from eztinker.model_files.folder import read_model_folder
 from eztinker.oplog import audit, checkpoints, models
 from eztinker.oplog.rows import Checkpoint, Model, ModelStatus
 from eztinker.oplog.store import Store
@@ -143,15 +144,16 @@ def packed(directory: Path, catalog: Catalog) -> bytes:
         return pack({name: verify_part(directory, name).read_bytes() for name in FILES})
     arrays = read_tensors(directory, manifest, ADAPTER_PART)
     base = catalog.get(manifest.base_model)
-    return pack(peft_parts(arrays, manifest.lora, manifest.base_model, head_is_tied=head_is_tied(base.directory)))
+    folder = read_model_folder(base.directory, base.name)
+    return pack(peft_parts(arrays, manifest.lora, manifest.base_model, head_is_tied=folder.head_is_tied))
 
 
 def _unpacked(
     archive: bytes | bytearray, base: BaseModel, catalog: Catalog
 ) -> tuple[dict[str, np.ndarray], LoraSpec, str | None]:
     parts = unpack(archive)
-    doubt = _doubt(trained_on(parts), base, catalog)
-    arrays, lora = read_peft(parts, weight_shapes(base.directory), head_is_tied=head_is_tied(base.directory))
+    doubt = _doubt(read_peft_config(parts[CONFIG]).base_model, base, catalog)
+    arrays, lora = read_peft(parts, read_model_folder(base.directory, base.name))
     return arrays, lora, doubt
 
 

@@ -37,7 +37,7 @@ def engine_request(wire: WireSampleRequest, base_model: BaseModel) -> SampleRequ
     if not len(wire.prompt):
         raise InvalidInput("The prompt must have at least one token", field="prompt")
     check_tokens("prompt", wire.prompt, base_model)
-    params = _params(wire.params, len(wire.prompt), base_model)
+    params = _params(wire.params, _max_tokens(wire, base_model), base_model)
     num_cells = wire.num_samples * params.max_tokens * wire.topk_sample_logprobs
     if num_cells > MAX_RESULT_CELLS:
         raise InvalidInput(
@@ -86,7 +86,7 @@ def _targets(wire: WireSampleRequest, base_model: BaseModel) -> PromptTargets | 
     return cells
 
 
-def _params(params: SamplingParamsBody, num_prompt_tokens: int, base_model: BaseModel) -> SamplingParams:
+def _params(params: SamplingParamsBody, max_tokens: int, base_model: BaseModel) -> SamplingParams:
     if params.temperature != 0 and not MIN_TEMPERATURE <= params.temperature < math.inf:
         raise InvalidInput(
             f"temperature must be 0 or a positive number of at least {MIN_TEMPERATURE}, got {params.temperature}",
@@ -100,7 +100,7 @@ def _params(params: SamplingParamsBody, num_prompt_tokens: int, base_model: Base
         _check_range("seed", params.seed, -MAX_SEED - 1, MAX_SEED)
     stop_token_ids, stop_strings = _stops(params.stop, base_model)
     return SamplingParams(
-        max_tokens=_max_tokens(params.max_tokens, num_prompt_tokens, base_model),
+        max_tokens=max_tokens,
         temperature=params.temperature,
         top_k=params.top_k,
         top_p=params.top_p,
@@ -110,11 +110,15 @@ def _params(params: SamplingParamsBody, num_prompt_tokens: int, base_model: Base
     )
 
 
-def _max_tokens(max_tokens: int | None, num_prompt_tokens: int, base_model: BaseModel) -> int:
+def _max_tokens(wire: WireSampleRequest, base_model: BaseModel) -> int:
     """What was asked for, or else the rest of the context."""
-    room = base_model.context_length - num_prompt_tokens
+    max_tokens, num_prompt_tokens = wire.params.max_tokens, len(wire.prompt)
     if max_tokens is not None and max_tokens < 1:
         raise InvalidInput(f"max_tokens must be at least 1, got {max_tokens}", field="max_tokens")
+    room = base_model.context_length - num_prompt_tokens
+    if room == 0 and _is_scored(wire):
+        # Clients that want scores alone have to ask for a token too. It takes no position, since nothing follows it.
+        room = 1
     if (max_tokens or 1) > room:
         raise ContextExceeded(
             f"The prompt has {num_prompt_tokens} tokens and max_tokens is {max_tokens or 1}; together they exceed the "
@@ -122,6 +126,12 @@ def _max_tokens(max_tokens: int | None, num_prompt_tokens: int, base_model: Base
             field="max_tokens",
         )
     return max_tokens or room
+
+
+def _is_scored(wire: WireSampleRequest) -> bool:
+    """Whether something is asked about the prompt itself."""
+    wants_numbers = wire.prompt_logprobs or bool(wire.topk_prompt_logprobs) or bool(wire.prompt_alt_tokens_k)
+    return wants_numbers or wire.target_prompt_logprobs is not None
 
 
 def _stops(stop: str | list[str | int] | None, base_model: BaseModel) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 
 from eztinker.engine.sampler import Sampler
 from eztinker.engine.scheduler import Scheduler
-from eztinker.errors import DataNotFound, ModelNotServed
+from eztinker.errors import DataDamaged, ModelNotServed
 from eztinker.model.decoder import Decoder
+from eztinker.model_files.tokenizer_file import TOKENIZER_FILE
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,16 @@ class BaseModels:
         started = time.monotonic()
         directory = Path(self._directories[name])
         decoder = Decoder.load(directory, self._dtype, self._device)
-        tokenizer_file = directory / "tokenizer.json"
-        if not tokenizer_file.exists():
-            raise DataNotFound(f"The base model {name!r} has no tokenizer.json; save its tokenizer in the fast format")
-        sampler = Sampler(decoder, Tokenizer.from_file(str(tokenizer_file)), max_batch_size=self._max_batch_size)
+        sampler = Sampler(decoder, _tokenizer(directory, name), max_batch_size=self._max_batch_size)
         self._scheduler.add_sampler(sampler)
         log.info("Base model %s loaded in %.1f s", name, time.monotonic() - started)
         return LoadedModel(decoder, sampler)
+
+
+def _tokenizer(directory: Path, name: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataDamaged(
+            f"{TOKENIZER_FILE} of base model {name!r} cannot be read ({error}); fetch it again"
+        ) from error

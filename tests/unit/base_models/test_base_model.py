@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.base_models.base_model import has_all_weights, read_base_model
+from eztinker.base_models.base_model import read_base_model
 from eztinker.errors import DataDamaged, DataNotFound, Unsupported
+from eztinker.model_files.tensor_files import has_all_weights
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def test_a_model_without_end_tokens_has_none(folder):
 
 def test_weights_in_shards_are_whole_only_with_every_shard(folder):
     split_into_shards(folder)
-    assert has_all_weights(folder)
+    assert has_all_weights(folder, "tiny")
     (folder / "model-00002-of-00002.safetensors").unlink()
-    assert not has_all_weights(folder)
+    assert not has_all_weights(folder, "tiny")
     with pytest.raises(DataNotFound, match=r"'tiny' lacks model-00002-of-00002\.safetensors; fetch"):
         read_base_model("tiny", folder)
 
@@ -81,7 +82,9 @@ def test_pickled_weights_are_refused(folder):
 
 def test_quantized_weights_are_refused(folder):
     edit(folder / "config.json", quantization_config={"quant_method": "gptq"})
-    with pytest.raises(Unsupported, match="are quantized; serve its bfloat16 or float32 version"):
+    with pytest.raises(
+        Unsupported, match="are quantized, which is not supported; serve the bfloat16 or float32 version"
+    ):
         read_base_model("tiny", folder)
 
 
@@ -99,8 +102,51 @@ def test_a_damaged_config_is_named(folder, text):
         read_base_model("tiny", folder)
 
 
-@pytest.mark.parametrize("value", [None, 0, "many"])
-def test_a_size_that_is_no_positive_integer_is_named(folder, value):
-    edit(folder / "config.json", vocab_size=value)
-    with pytest.raises(DataDamaged, match="must give vocab_size as a positive integer, got"):
+def tokenizer_with(folder: Path, **changes) -> None:
+    edit(folder / "tokenizer.json", **changes)
+
+
+def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(folder):
+    added = [{"id": 264, "content": "<|more|>", "special": True}]
+    tokenizer_with(folder, added_tokens=added)
+    with pytest.raises(DataDamaged, match=r"ids up to 264, but model\.embed_tokens\.weight has 264 rows"):
+        read_base_model("tiny", folder)
+
+
+@pytest.mark.parametrize("vocabulary", [{"a": 0, "b": 263}, [["a", -1.0]] * 264], ids=["by token", "by id"])
+def test_a_tokenizer_may_have_as_many_ids_as_the_embedding_has_rows(folder, vocabulary):
+    tokenizer_with(folder, model={"vocab": vocabulary}, added_tokens=[])
+    assert read_base_model("tiny", folder).vocab_size == 264
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": None},
+        {"model": {}},
+        {"model": {"vocab": {}}, "added_tokens": []},
+        {"model": {"vocab": {"a": "0"}}},
+        {"model": {"vocab": {"a": -1}}},
+        {"model": {"vocab": 5}},
+        {"added_tokens": [{"content": "x"}]},
+        {"added_tokens": None},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_without_tokens_is_refused(folder, changes):
+    tokenizer_with(folder, **changes)
+    with pytest.raises(DataDamaged, match=r"tokenizer\.json of base model 'tiny' lists no tokens with their ids"):
+        read_base_model("tiny", folder)
+
+
+def test_a_tokenizer_that_was_cut_off_is_refused(folder):
+    path = folder / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataDamaged, match=r"tokenizer\.json of base model 'tiny' cannot be read"):
+        read_base_model("tiny", folder)
+
+
+def test_a_config_as_deep_as_a_well_is_refused(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(DataDamaged, match=r"config\.json of base model 'tiny' cannot be read"):
         read_base_model("tiny", folder)

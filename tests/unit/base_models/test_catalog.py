@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from rich.console import Console
 
 from eztinker.base_models.catalog import EMBEDDED_NAME, HUB_DEFAULT_NAME, load_catalog
-from eztinker.errors import ConfigError, DataNotFound, ModelNotServed
+from eztinker.errors import ConfigError, DataDamaged, DataNotFound, ModelNotServed
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,31 @@ def test_by_default_the_hub_model_is_served_too_where_the_cache_has_all_of_it(
     assert load_catalog([]).names == [EMBEDDED_NAME, HUB_DEFAULT_NAME]
     (snapshot / "model.safetensors").unlink()
     assert load_catalog([]).names == [EMBEDDED_NAME]
+
+
+def cut_off(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def test_by_default_a_damaged_model_in_the_hub_cache_is_left_out_and_told(
+    embedded_model_dir, tiny_model_dir, hub_cache, capsys
+):
+    cut_off(put_in_hub_cache(hub_cache, HUB_DEFAULT_NAME, tiny_model_dir))
+    assert load_catalog([], Console(stderr=True, soft_wrap=True)).names == [EMBEDDED_NAME]
+    assert (
+        "is not served. model.safetensors of base model 'Qwen/Qwen2-0.5B-Instruct' is damaged"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("spec", ["a={0}", "{0}", "org/tiny"])
+def test_a_damaged_model_is_refused_by_whatever_way_it_is_named(tiny_model_dir, tmp_path, hub_cache, spec):
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "tiny"))
+    cut_off(folder)
+    put_in_hub_cache(hub_cache, "org/tiny", folder)
+    with pytest.raises(DataDamaged, match=r"model\.safetensors of base model '(a|tiny|org/tiny)' is damaged"):
+        load_catalog([spec.format(folder)])
 
 
 def test_the_embedded_model_can_be_named(embedded_model_dir):

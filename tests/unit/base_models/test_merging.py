@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eztinker.base_models.merging import MergedDtype, write_merged
+from eztinker.errors import DataDamaged
 from tests.oracles import draw_tokens, load_decoder, packed_logits, transformers_logits
 from tests.unit.engine.engine_helpers import TinyModel, new_run
 
@@ -57,3 +60,28 @@ def test_a_model_in_shards_stays_in_shards(tiny_model: TinyModel, tmp_path: Path
     torch.testing.assert_close(transformers_logits(merged, TOKENS), expected, rtol=1e-4, atol=1e-4)
     index = json.loads((merged / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
+
+
+def test_a_head_that_differs_from_the_embedding_it_is_said_to_share_is_merged_alone(
+    tiny_model: TinyModel, tmp_path: Path
+):
+    """The merged config says that the two are not tied, for programs that would believe the old one."""
+    base, merged = Path(shutil.copytree(tiny_model("llama", tie=True), tmp_path / "base")), tmp_path / "merged"
+    weights = load_file(base / "model.safetensors")
+    head = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(weights | {"lm_head.weight": head}, base / "model.safetensors", {"format": "pt"})
+    merged.mkdir()
+    expected = merge(base, merged)
+    torch.testing.assert_close(transformers_logits(merged, TOKENS), expected, rtol=1e-4, atol=1e-4)
+    assert json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is False
+    embedding = load_file(merged / "model.safetensors")["model.embed_tokens.weight"]
+    torch.testing.assert_close(embedding, weights["model.embed_tokens.weight"], rtol=0, atol=0)
+
+
+def test_a_folder_whose_weights_are_not_those_of_its_config_is_not_merged(tiny_model: TinyModel, tmp_path: Path):
+    base, merged = Path(shutil.copytree(tiny_model("llama"), tmp_path / "base")), tmp_path / "merged"
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    with pytest.raises(DataDamaged, match=r"mlp\..*_proj\.weight of base model 'base' has the shape"):
+        write_merged(base, {}, 1.0, merged, dtype="float32")
+    assert not merged.exists()

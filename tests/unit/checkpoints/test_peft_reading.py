@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,18 +19,19 @@ from safetensors.numpy import load, save
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from eztinker.base_models.weight_shapes import head_is_tied, weight_shapes
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS, peft_parts
 from eztinker.checkpoints.peft_archive import FILES, pack, unpack
 from eztinker.checkpoints.peft_reading import read_peft
 from eztinker.errors import EZTinkerError, InvalidInput, Unsupported
 from eztinker.model.lora import Adapter
+from eztinker.model_files.folder import read_model_folder
 from tests.oracles import CPU, draw_tokens, load_decoder, packed_logits
 from tests.unit.engine.engine_helpers import TinyModel, new_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft's use of transformers
     pytest.mark.filterwarnings("ignore:.*tie:UserWarning"),  # peft advises against merging adapters of tied weights
+    pytest.mark.filterwarnings("ignore:(?i).*\\beva\\b:UserWarning"),
     pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning"),  # those that peft ties itself
 ]
 TOKENS = draw_tokens(20, seed=1)
@@ -41,16 +42,24 @@ def parts_in(directory: Path) -> dict[str, bytes]:
 
 
 def read(parts: dict[str, bytes], base: Path):
-    return read_peft(parts, weight_shapes(base), head_is_tied=head_is_tied(base))
+    return read_peft(parts, read_model_folder(base, base.name))
+
+
+def foreign_model(base: Path, **config: Any) -> PeftModel:
+    """A model as peft makes it, with factors that are not zero."""
+    torch.manual_seed(0)
+    lora = LoraConfig(task_type="CAUSAL_LM", **{"init_lora_weights": False, **config})
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
+    with torch.no_grad():
+        for name, factor in model.named_parameters():
+            if ".lora_" in name:
+                factor.add_(0.05 * torch.randn(factor.shape))
+    return cast("PeftModel", model)
 
 
 def foreign_adapter(base: Path, directory: Path, dtype: torch.dtype = torch.float32, **config: Any) -> None:
-    """Write an adapter as peft makes and saves it, with a B that is not zero."""
-    torch.manual_seed(0)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **config)
-    )
-    model.save_pretrained(str(directory), save_embedding_layers=False)
+    """Write an adapter as peft makes and saves it."""
+    foreign_model(base, **config).save_pretrained(str(directory), save_embedding_layers=False)
     factors = {name: factor.to(dtype) for name, factor in load_file(directory / WEIGHTS).items()}
     save_file(factors, directory / WEIGHTS)
 
@@ -59,16 +68,24 @@ FOREIGN = {
     "two modules": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
     "everything": {"r": 3, "lora_alpha": 6.0, "target_modules": "all-linear"},
     "rank-stabilised": {"r": 9, "lora_alpha": 3, "use_rslora": True, "target_modules": ["down_proj", "lm_head"]},
+    "gaussian": {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
+    "eva": {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": "eva"},
+    "orthogonal": {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": "orthogonal"},
+    "mica": {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": "mica"},
+    "one layer": {"r": 4, "target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
+    "all layers but one": {
+        "r": 4,
+        "target_modules": ["q_proj"],
+        "exclude_modules": ["model.layers.0.self_attn.q_proj"],
+    },
+    "a pattern": {"r": 4, "target_modules": r".*\.1\..*(q|v)_proj", "lora_dropout": 0.5},
     "bfloat16": {"r": 2, "lora_alpha": 64, "target_modules": ["o_proj"], "dtype": torch.bfloat16},
 }
 
 
-@pytest.mark.parametrize("case", FOREIGN)
-def test_an_adapter_of_peft_computes_here_what_it_computes_there(tiny_model: TinyModel, tmp_path: Path, case: str):
-    base = tiny_model("qwen2")
-    foreign_adapter(base, tmp_path, **FOREIGN[case])
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path)).eval()
-    arrays, lora = read(parts_in(tmp_path), base)
+def assert_computes_as_in_peft(base: Path, directory: Path) -> None:
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(directory)).eval()
+    arrays, lora = read(parts_in(directory), base)
     decoder = load_decoder(base)
     adapter = Adapter.new(decoder.config, lora, CPU)
     adapter.fill(arrays)
@@ -78,6 +95,119 @@ def test_an_adapter_of_peft_computes_here_what_it_computes_there(tiny_model: Tin
     (unadapted,) = packed_logits(decoder, [TOKENS])
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     assert (ours - unadapted).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_an_adapter_of_peft_computes_here_what_it_computes_there(tiny_model: TinyModel, tmp_path: Path, case: str):
+    base = tiny_model("qwen2")
+    foreign_adapter(base, tmp_path, **FOREIGN[case])
+    assert_computes_as_in_peft(base, tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "lora_ga"])
+def test_a_start_that_changed_the_base_weights_is_refused(tiny_model: TinyModel, tmp_path: Path, start: str):
+    """The factors alone are off by nats: peft takes something out of the base weights when it loads them."""
+    base = tiny_model("qwen2")
+    foreign_adapter(base, tmp_path, r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
+    with pytest.raises(Unsupported, match=f"init_lora_weights '{start}'"):
+        read(parts_in(tmp_path), base)
+
+
+@pytest.mark.filterwarnings("ignore:.*changes the base weights:UserWarning")
+@pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_4"])
+def test_what_peft_makes_of_such_an_adapter_on_request_is_read(tiny_model: TinyModel, tmp_path: Path, start: str):
+    base = tiny_model("qwen2")
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=start)  # type: ignore[arg-type]
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    model.save_pretrained(str(tmp_path / "at first"))
+    with torch.no_grad():
+        for name, factor in model.named_parameters():
+            if ".lora_" in name:
+                factor.add_(0.05 * torch.randn(factor.shape))
+    trained = model.eval()(input_ids=torch.tensor([TOKENS])).logits[0]
+    model.save_pretrained(str(tmp_path / "plain"), path_initial_model_for_weight_conversion=str(tmp_path / "at first"))
+    assert_computes_as_in_peft(base, tmp_path / "plain")
+    arrays, lora = read(parts_in(tmp_path / "plain"), base)
+    adapter = Adapter.new((decoder := load_decoder(base)).config, lora, CPU)
+    adapter.fill(arrays)
+    (ours,) = packed_logits(decoder, [TOKENS], [(adapter, None)])
+    torch.testing.assert_close(ours, trained, rtol=1e-4, atol=1e-4)
+
+
+SAVED: dict[str, tuple[bool, dict[str, Any], bool | str]] = {
+    "an untied head": (False, {"target_modules": ["lm_head"]}, "auto"),
+    "an untied head among others": (False, {"target_modules": ["q_proj", "lm_head"]}, "auto"),
+    "embeddings that nobody asked for": (False, {"target_modules": ["q_proj"]}, True),
+    "a tied head by the embedding's name": (
+        True,
+        {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+        "auto",
+    ),
+    "a tied head by its own name": (True, {"target_modules": ["lm_head"], "ensure_weight_tying": True}, "auto"),
+    "a tied head by both": (
+        True,
+        {"target_modules": ["embed_tokens", "lm_head", "o_proj"], "ensure_weight_tying": True},
+        "auto",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*save_embedding_layers:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", SAVED)
+def test_copies_of_embedding_and_head_that_peft_saves_are_no_obstacle(
+    tiny_model: TinyModel, tmp_path: Path, case: str, dtype: torch.dtype
+):
+    tie, config, save_embedding_layers = SAVED[case]
+    base = tiny_model("qwen2", tie=tie)
+    model = foreign_model(base, r=4, lora_alpha=2, **config).to(dtype)
+    model.save_pretrained(str(tmp_path), save_embedding_layers=save_embedding_layers)
+    names = load_file(tmp_path / WEIGHTS).keys()
+    if "its own name" not in case:
+        assert any(name.endswith(("base_layer.weight", "embed_tokens.weight")) for name in names)
+    if dtype == torch.float32:
+        assert_computes_as_in_peft(base, tmp_path)
+    else:
+        read(parts_in(tmp_path), base)
+
+
+@pytest.mark.filterwarnings("ignore:.*save_embedding_layers:UserWarning")
+@pytest.mark.parametrize(
+    "change",
+    [lambda w: w + 1e-6, lambda w: w[:-1], lambda w: torch.cat((w, w[:1])), lambda w: w * 0],
+    ids=["moved a little", "cut", "resized", "zero"],
+)
+def test_an_embedding_that_was_trained_beside_the_factors_is_refused(
+    tiny_model: TinyModel, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]
+):
+    base = tiny_model("qwen2")
+    foreign_model(base, r=4, target_modules=["lm_head"]).save_pretrained(str(tmp_path))
+    weights = load_file(tmp_path / WEIGHTS)
+    name = "base_model.model.lm_head.base_layer.weight"
+    save_file(weights | {name: change(weights[name]).contiguous()}, tmp_path / WEIGHTS)
+    with pytest.raises(Unsupported, match=r"lm_head\.base_layer\.weight .* is not the weight of this base model"):
+        read(parts_in(tmp_path), base)
+
+
+def test_a_scalar_in_place_of_an_embedding_is_refused(plain: dict[str, bytes], tiny_model: TinyModel):
+    bad = load(plain[WEIGHTS]) | {f"{PREFIX}lm_head.weight": np.ones(1, np.float32)}
+    with pytest.raises(Unsupported, match="is not the weight of this base model"):
+        read(plain | {WEIGHTS: save(bad)}, tiny_model("qwen2"))
+
+
+PASSED_OVER: dict[str, dict[str, Any]] = {
+    "another target": {"target_modules": ["k_proj"]},
+    "an exclusion": {"exclude_modules": ["q_proj"]},
+    "another layer": {"layers_to_transform": [1]},
+}
+
+
+@pytest.mark.parametrize("case", PASSED_OVER)
+def test_factors_that_peft_would_pass_over_are_refused(plain: dict[str, bytes], tiny_model: TinyModel, case: str):
+    changed = json.dumps(json.loads(plain[CONFIG]) | PASSED_OVER[case]).encode()
+    with pytest.raises(InvalidInput, match=r"q_proj\.lora_[AB]\.weight', but by adapter_config\.json"):
+        read(plain | {CONFIG: changed}, tiny_model("qwen2"))
 
 
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])

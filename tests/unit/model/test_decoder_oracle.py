@@ -98,7 +98,9 @@ def test_sequences_too_long_for_plain_attention(tiny_model: Callable[..., Path],
 
 def test_a_rope_nobody_here_knows_is_refused_by_name(tiny_model: Callable[..., Path]):
     directory = tiny_model("llama", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
-    with pytest.raises(Unsupported, match="'dynamic' is not supported; supported are default, linear, llama3, yarn"):
+    with pytest.raises(
+        Unsupported, match="'dynamic' is not supported; supported are default, linear, llama3, proportional, yarn"
+    ):
         load_decoder(directory)
 
 

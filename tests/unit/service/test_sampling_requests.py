@@ -86,6 +86,36 @@ def test_a_prompt_that_leaves_no_room_is_refused():
         engine_request(wire(prompt=(1,) * 8), BASE)
 
 
+SCORES: dict[str, dict[str, Any]] = {
+    "logprobs": {"prompt_logprobs": True},
+    "the last logprob": {"prompt_logprobs": True, "prompt_logprobs_last_n": 1},
+    "likeliest tokens": {"topk_prompt_logprobs": 2},
+    "logprobs of other tokens": {"target_prompt_logprobs": targets([[1]] * 7)},
+    "tokens that might have stood there": {"prompt_alt_tokens_k": 2},
+}
+
+
+@pytest.mark.parametrize("max_tokens", [1, None])
+@pytest.mark.parametrize("scores", SCORES)
+def test_a_prompt_that_fills_the_context_is_scored(scores: str, max_tokens: int | None):
+    fields = {"prompt": (1,) * 8, **SCORES[scores]}
+    assert engine_request(wire(max_tokens=max_tokens, **fields), BASE).params.max_tokens == 1
+    with pytest.raises(ContextExceeded, match="8 tokens and max_tokens is 2; together they exceed the context of 8"):
+        engine_request(wire(max_tokens=2, **fields), BASE)
+    with pytest.raises(InvalidInput, match="max_tokens must be at least 1, got 0"):
+        engine_request(wire(max_tokens=0, **fields), BASE)
+
+
+def test_a_scored_prompt_has_the_rest_of_the_context_and_no_more():
+    almost = {"prompt": (1,) * 7, "prompt_logprobs": True}
+    assert engine_request(wire(**almost), BASE).params.max_tokens == 1
+    assert engine_request(wire(max_tokens=1, **almost), BASE).params.max_tokens == 1
+    with pytest.raises(ContextExceeded):
+        engine_request(wire(max_tokens=2, **almost), BASE)
+    with pytest.raises(ContextExceeded, match="9 tokens and max_tokens is 1"):
+        engine_request(wire(prompt=(1,) * 9, prompt_logprobs=True), BASE)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
