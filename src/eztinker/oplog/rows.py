@@ -217,6 +217,36 @@ class AuditEntry(Record):
     created_at: datetime
 
 
+class RecordedSample(Record, kw_only=True):
+    """A sample request whose sequences training data may name as their source."""
+
+    op_id: str
+    owner: str
+    session_id: str
+    num_bytes: int
+    """What the prompt and all sequences take."""
+    used_at: datetime
+    """When it was drawn or last named by a training request; it is kept for a while after that."""
+    checksum: int
+    """Of the prompt."""
+    prompt: bytes
+    """Token ids, int32."""
+
+
+class RecordedSequence(Record):
+    """One completion of a recorded sample."""
+
+    op_id: str
+    place: int
+    """Among the completions of its request, from 0."""
+    tokens: bytes
+    """int32."""
+    logprobs: bytes
+    """float32, as the client has them."""
+    checksum: int
+    """Of tokens and logprobs, one behind the other."""
+
+
 class UsageKind(StrEnum):
     """What was used: tokens, except for checkpoints."""
 

@@ -15,7 +15,7 @@ from eztinker.types import Datum
 MAX_DATA = 4096
 """Data in one request; the official client sends 1024."""
 
-_KNOWN_BUT_MISSING = ("stable_reinforce", "custom")
+_KNOWN_BUT_MISSING = ("custom",)
 
 
 def check_batch(batch: TrainingBatch, base_model: BaseModel) -> None:

@@ -31,6 +31,7 @@ from eztinker.service.engine_process import EngineProcess
 from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
 from eztinker.service.parking import Parking
+from eztinker.service.recorded_samples import RecordedSamples
 from eztinker.service.recovery import Recovery, recover_log
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
@@ -131,7 +132,8 @@ class Service:
             max_runs=config.max_runs,
         )
         self._parking = Parking(self._store, self.runs, self._lanes, self.checkpoints, self.clock)
-        self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
+        self._recorded = RecordedSamples(self._store, self.clock, max_bytes=config.max_recorded_bytes)
+        self.training = Training(self.runs, self._lanes, self.checkpoints, self._recorded, self.clock)
         turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.completions = Completions(self._store, self.operations, self.clock)
         self.sampling = Sampling(
@@ -181,6 +183,7 @@ class Service:
             self.completions.drop_fetched,
             self.audit.expire,
             self.usage.expire,
+            self._recorded.expire,
             partial(self.operations.expire_results, RESULT_RETENTION, self.config.max_result_bytes),
         )
         while True:
