@@ -1,4 +1,4 @@
-"""What a server of the Tinker API has to do, in 98 points, and what this one refuses by name."""
+"""What a server of the Tinker API has to do, in 99 points, and what this one refuses by name."""
 
 from __future__ import annotations
 
@@ -122,6 +122,7 @@ CHECKLIST: dict[str, dict[int, str]] = {
     },
     "What newer clients brought": {
         98: "training data name the recorded samples they are made of, and are held against them",
+        99: "an adapter is uploaded file by file, and becomes a checkpoint",
     },
 }
 

@@ -17,13 +17,14 @@ from tests.recipes.running import Cookbook, Verdict, cookbook_of, recipe_hub, ru
 
 _HEAD = """# Recipes of the cookbook
 
-Unmodified recipes of `tinker-cookbook`, each run for a few steps on a tiny model of the Qwen3 family, without a model hub. This
-page is written by `make recipes-page`. Green means that the recipe ran to its end and logged its training steps, and where
-rewards decide, that it learned; every change must leave those in bold green (`make recipes`).
+Unmodified recipes of `tinker-cookbook`, each run for a few steps on a tiny model of the Qwen3 family, without a model
+hub. This page is written by `make recipes-page`. Green means that the recipe ran to its end and logged its training
+steps, and where rewards decide, that it learned; every change must leave those in bold green (`make recipes`).
 
-`tinker-cookbook` 0.6.1 asks for `tml-renderers` 0.4.1, which the package index does not have for every platform. Its recipes on
-text do not need it: install the cookbook with `--no-deps`, and beside it what they import, as `make recipes` does. Without it are
-the models whose tokenizers it brings (`thinkingmachines/Inkling`, `moonshotai/Kimi-K3.1-Pro`), and the recipes on sound.
+`tinker-cookbook` 0.6.1 asks for `tml-renderers` 0.4.1, which the package index does not have for every platform. Its
+recipes on text do not need it: install the cookbook with `--no-deps`, and beside it what they import, as `make recipes`
+does. Without it are the models whose tokenizers it brings (`thinkingmachines/Inkling`, `moonshotai/Kimi-K3.1-Pro`), and
+the recipes on sound.
 
 """
 

@@ -247,6 +247,24 @@ class RecordedSequence(Record):
     """Of tokens and logprobs, one behind the other."""
 
 
+class Upload(Record, kw_only=True):
+    """An adapter that a client uploads file by file."""
+
+    upload_id: str
+    """Also the name of the directory with the files that have come."""
+    owner: str
+    base_model: str
+    rank: int
+    train_attn: bool
+    train_mlp: bool
+    train_unembed: bool
+    project_id: str | None
+    tinker_path: str | None = None
+    """Of the checkpoint that it has become; None while files may come."""
+    created_at: datetime
+    expires_at: datetime
+
+
 class UsageKind(StrEnum):
     """What was used: tokens, except for checkpoints."""
 

@@ -238,3 +238,21 @@ recorded_sequences = Table(
     Column("logprobs", LargeBinary, nullable=False),
     Column("checksum", BigInteger, nullable=False),
 )
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("upload_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("base_model", String, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("train_attn", Boolean, nullable=False),
+    Column("train_mlp", Boolean, nullable=False),
+    Column("train_unembed", Boolean, nullable=False),
+    Column("project_id", String),
+    Column("tinker_path", String),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index("uploads_by_owner", "owner"),
+    Index("uploads_by_expiry", "expires_at"),
+)

@@ -46,6 +46,7 @@ from eztinker.service.tokens import Tokens
 from eztinker.service.traces import Traces
 from eztinker.service.training import Training
 from eztinker.service.training_runs import TrainingRuns
+from eztinker.service.uploads import Uploads
 from eztinker.service.usage import UsageLedger
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 LOG_FILE = "oplog.sqlite3"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 SNAPSHOTS_DIRECTORY = "snapshots"
+UPLOADS_DIRECTORY = "uploads"
 RESULT_RETENTION = timedelta(hours=24)
 MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
@@ -120,6 +122,7 @@ class Service:
         self.usage = UsageLedger(self._store, self.clock)
         self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
         self.adapters = Adapters(self._store, catalog, self.sessions, self.checkpoints, self.clock)
+        self.uploads = Uploads(self._store, catalog, self.adapters, config.data_dir / UPLOADS_DIRECTORY, self.clock)
         self._lanes = RunLanes(self.operations, self._new_feed, self.clock)
         self.runs = TrainingRuns(
             self._store,
@@ -184,6 +187,7 @@ class Service:
             self.audit.expire,
             self.usage.expire,
             self._recorded.expire,
+            self.uploads.expire,
             partial(self.operations.expire_results, RESULT_RETENTION, self.config.max_result_bytes),
         )
         while True:

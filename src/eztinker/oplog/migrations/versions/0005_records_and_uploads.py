@@ -1,4 +1,4 @@
-"""Samples may be recorded, so that training requests can name them as their source."""
+"""Samples may be recorded, so that training requests can name them as their source; adapters come file by file."""
 
 from __future__ import annotations
 
@@ -31,3 +31,19 @@ def upgrade() -> None:
         sa.Column("logprobs", sa.LargeBinary, nullable=False),
         sa.Column("checksum", sa.BigInteger, nullable=False),
     )
+    op.create_table(
+        "uploads",
+        sa.Column("upload_id", sa.String, primary_key=True),
+        sa.Column("owner", sa.String, nullable=False),
+        sa.Column("base_model", sa.String, nullable=False),
+        sa.Column("rank", sa.Integer, nullable=False),
+        sa.Column("train_attn", sa.Boolean, nullable=False),
+        sa.Column("train_mlp", sa.Boolean, nullable=False),
+        sa.Column("train_unembed", sa.Boolean, nullable=False),
+        sa.Column("project_id", sa.String),
+        sa.Column("tinker_path", sa.String),
+        sa.Column("created_at", sa.DateTime, nullable=False),
+        sa.Column("expires_at", sa.DateTime, nullable=False),
+    )
+    op.create_index("uploads_by_owner", "uploads", ["owner"])
+    op.create_index("uploads_by_expiry", "uploads", ["expires_at"])
