@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Connection, Select, delete, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, or_, select, update
 
 from eztinker.oplog import queries
 from eztinker.oplog.rows import RecordedSample, RecordedSequence, SessionStatus
@@ -19,6 +19,13 @@ _MAX_NAMED = 500
 """Ids in one statement, which takes a limited number of parameters."""
 
 _op_id = recorded_samples.c.op_id
+# One by one: a list of pairs would keep SQLite from using the index.
+_SEQUENCE = queries.Prepared(
+    select(recorded_sequences).where(
+        recorded_sequences.c.op_id == bindparam("request"), recorded_sequences.c.place == bindparam("nth")
+    )
+)
+_SEQUENCE_COLUMNS = [column.name for column in recorded_sequences.columns]
 
 
 def add(db: Connection, sample: RecordedSample, sequences: Sequence[RecordedSequence]) -> None:
@@ -38,11 +45,8 @@ def samples(db: Connection, owner: str, session_id: str, op_ids: Iterable[str]) 
 
 def sequences(db: Connection, named: Iterable[tuple[str, int]]) -> list[RecordedSequence]:
     """The completions with these requests and places, as far as they are there."""
-    key = tuple_(recorded_sequences.c.op_id, recorded_sequences.c.place)
-    query = select(recorded_sequences)
-    return [
-        found for keys in _batched(named) for found in queries.many(db, query.where(key.in_(keys)), RecordedSequence)
-    ]
+    rows = (_SEQUENCE.run(db, {"request": op_id, "nth": place}).fetchone() for op_id, place in named)
+    return [RecordedSequence(**dict(zip(_SEQUENCE_COLUMNS, row, strict=True))) for row in rows if row is not None]
 
 
 def renew(db: Connection, op_ids: Iterable[str], now: datetime) -> None:

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
@@ -44,8 +43,8 @@ class Uploads:
         self._adapters = adapters
         self._root = root
         self._clock = clock
-        self._finishing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """By upload: a repeat of the last request waits for the first one's answer."""
+        self._finishing = asyncio.Lock()
+        """Keeps one adapter at a time in memory, and lets a repeat of a request wait for the first one's answer."""
 
     async def start(self, owner: str, *, base_model: str, lora: LoraSpec, project_id: str | None) -> Upload:
         """Take the files of an adapter of this shape for this base model, until the upload expires.
@@ -93,7 +92,7 @@ class Uploads:
             InvalidInput, Unsupported: a file is missing, or they do not hold a plain LoRA as it was announced.
             DiskFull, DiskBroken: the disk refused it.
         """
-        async with self._finishing.setdefault(upload_id, asyncio.Lock()):
+        async with self._finishing:
             upload = owned(await self._store.read(lambda db: uploads.get(db, upload_id)), owner, "upload")
             if upload.tinker_path is not None:
                 return upload.tinker_path
