@@ -23,8 +23,13 @@ CORE := tests/unit/oplog tests/unit/protocol tests/unit/api tests/unit/cli tests
   tests/unit/engine --ignore=tests/unit/engine/test_short_memory.py --ignore=tests/unit/engine/test_sampling_in_company.py
 KILLS := tests/torture/test_kills.py
 RECIPES := .venv-recipes
-# The newest cookbook needs renderers that are not published for every platform.
-COOKBOOK := 'tinker-cookbook[math-rl,multiplayer-rl]==0.5.8' 'setuptools<81'
+OLDER_RECIPES := .venv-recipes-0.5.8
+# The newest cookbook asks for renderers that are not published for every platform. Its recipes on text run without them,
+# so it is installed without what it asks for, and beside it what those recipes import.
+COOKBOOK := tinker-cookbook==0.6.1
+COOKBOOK_NEEDS := aiohttp blobfile chz cloudpickle datasets pylatexenc sympy termcolor textarena==0.7.4 tiktoken 'setuptools<81'
+OLDER_COOKBOOK := 'tinker-cookbook[math-rl,multiplayer-rl]==0.5.8' 'setuptools<81'
+COOKBOOK_PYTHONS := $(RECIPES)/bin/python $(OLDER_RECIPES)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-lowest test-newest recipes recipes-page kills kills-short conformance torture \
@@ -52,12 +57,12 @@ test-newest: $(NEWEST)/.installed ## run the core suite and a few kills with the
 	  $(NEWEST)/bin/pytest $(PYTEST_ARGS) $(CORE) && $(NEWEST)/bin/pytest $(KILLS); \
 	fi
 
-recipes: $(RECIPES)/.installed ## run unmodified recipes of the official cookbook, one of each kind; verdicts go to build/recipes.md
-	OMP_NUM_THREADS=1 $(RECIPES)/bin/python -m tests.recipes build/recipes.md
+recipes: $(RECIPES)/.installed $(OLDER_RECIPES)/.installed ## run unmodified recipes of the official cookbook, one of each kind; verdicts go to build/recipes.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.recipes build/recipes.md $(COOKBOOK_PYTHONS)
 
-recipes-page: $(RECIPES)/.installed ## run every recipe, and the cookbook's own exports, and write docs/recipes.md
-	OMP_NUM_THREADS=1 $(RECIPES)/bin/python -m tests.recipes --all docs/recipes.md
-	OMP_NUM_THREADS=1 $(RECIPES)/bin/python -m pytest tests/recipes
+recipes-page: $(RECIPES)/.installed $(OLDER_RECIPES)/.installed ## run every recipe, and the cookbook's own exports, and write docs/recipes.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.recipes --all docs/recipes.md $(COOKBOOK_PYTHONS)
+	for python in $(COOKBOOK_PYTHONS); do OMP_NUM_THREADS=1 $$python -m pytest tests/recipes || exit 1; done
 
 kills: setup ## kill engines and servers dozens of times under the unmodified SDK (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/torture
@@ -96,7 +101,7 @@ lock: $(VENV)/.python ## write requirements/lock.txt and lowest.txt anew from py
 	build/lock/bin/python requirements/lock.py
 
 clean: ## remove the environments and what tools cached
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(RECIPES) build/lock .pytest_cache .ruff_cache .nox .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(RECIPES) $(OLDER_RECIPES) build/lock .pytest_cache .ruff_cache .nox .hypothesis
 
 define install_torch
 $(@D)/bin/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --requirement requirements/torch.txt
@@ -142,11 +147,15 @@ $(VENV)/.embedded-model: $(VENV)/.installed
 	$(BIN)/eztinker fetch
 	touch $@
 
-# The cookbook pins older releases than ours. They lie in front of .venv in an environment of their own, so that .venv
-# stays as it is and what both need is not installed twice.
-$(RECIPES)/.installed: $(VENV)/.installed
-	$(BIN)/python -m venv --clear --without-pip $(RECIPES)
+# Cookbooks pin other releases than ours. They lie in front of .venv in environments of their own, so that .venv stays as
+# it is and what both need is not installed twice.
+$(RECIPES)/.installed: INSTALL = --no-deps $(COOKBOOK) && $(PIP_OF) install --quiet $(COOKBOOK_NEEDS)
+$(OLDER_RECIPES)/.installed: INSTALL = $(OLDER_COOKBOOK)
+PIP_OF = $(BIN)/pip --python $(@D)/bin/python
+
+$(RECIPES)/.installed $(OLDER_RECIPES)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv --clear --without-pip $(@D)
 	site() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; } && \
-	  echo "import site; site.addsitedir('$$(site $(BIN)/..)')" > "$$(site $(RECIPES))/behind.pth"
-	$(BIN)/pip --python $(RECIPES)/bin/python install --quiet $(COOKBOOK)
+	  echo "import site; site.addsitedir('$$(site $(BIN)/..)')" > "$$(site $(@D))/behind.pth"
+	$(PIP_OF) install --quiet $(INSTALL)
 	touch $@

@@ -149,6 +149,7 @@ SENT_AS: dict[str, list[Sent]] = {
                 "model_input": {"chunks": [{"tokens": [10, 12]}]},
                 "loss_fn_inputs": {**_DATUM["loss_fn_inputs"], "weights": _tensor(1.0, 0.5)},
             },
+            refused={"model_input_spans": [{}], "loss_fn_input_spans": [{}]},
         )
     ],
     "TensorData": [
@@ -317,8 +318,9 @@ SENT_AS: dict[str, list[Sent]] = {
                 "target_prompt_logprobs": {"data": [1, 2], "dtype": "int64", "shape": [2, 1]},
                 "prompt_alt_tokens_k": 2,
                 "prompt_logprobs_last_n": 1,
+                "record_stability_info": True,
             },
-            refused={"base_model": "tiny", "model_path": "tinker://m/sampler_weights/p", "record_stability_info": True},
+            refused={"base_model": "tiny", "model_path": "tinker://m/sampler_weights/p"},
         )
     ],
     "SamplingParams": [

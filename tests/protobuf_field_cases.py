@@ -21,6 +21,9 @@ def protobuf_request() -> tinker_public_pb2.ForwardBackwardRequest:
     sparse.sparse_csr.values = b"\0\0\x80\x3f" * 2
     sparse.sparse_csr.crow_indices = b"".join(each.to_bytes(8, "little") for each in (0, 1, 2))
     sparse.sparse_csr.col_indices = b"".join(each.to_bytes(8, "little") for each in (0, 1))
+    for spans in (datum.model_input_spans, datum.loss_fn_input_spans):
+        for span in (spans.add().prompt_tokens, spans.add().sampled_tokens):
+            span.sequence_id, span.offset, span.length = "op-1-0", 1, 2
     return message
 
 
@@ -60,6 +63,14 @@ def _datum_without(name: Any) -> tinker_public_pb2.ForwardBackwardRequest:
     return message
 
 
+def _span_with(kind: str, name: str, value: Any) -> tinker_public_pb2.ForwardBackwardRequest:
+    """The first span is a prompt's, the second one a completion's."""
+    message = protobuf_request()
+    spans = message.data[0].model_input_spans
+    setattr(spans[0].prompt_tokens if kind == "prompt_tokens" else spans[1].sampled_tokens, name, value)
+    return message
+
+
 def _text(tokens: bytes) -> tinker_public_pb2.ForwardBackwardRequest:
     message = protobuf_request()
     message.data[0].model_input[0].encoded_text.tokens = tokens
@@ -85,6 +96,18 @@ PROTOBUF: dict[str, tuple[tinker_public_pb2.ForwardBackwardRequest, tinker_publi
         "ForwardBackwardRequest.loss_fn_config_v2": _config_v2(_NUMBER),
         "Datum.model_input": _datum_without("model_input"),
         "Datum.loss_fn_inputs": _datum_without("loss_fn_inputs"),
+        "Datum.model_input_spans": _datum_without("model_input_spans"),
+        "Datum.loss_fn_input_spans": _datum_without("loss_fn_input_spans"),
+        "ProvenanceSpan.prompt_tokens": _span_with("sampled_tokens", "length", 5),
+        "ProvenanceSpan.sampled_tokens": _span_with("prompt_tokens", "length", 5),
+        **{
+            f"{message}.{name}": _span_with(kind, name, value)
+            for message, kind in (
+                ("PromptProvenanceSpan", "prompt_tokens"),
+                ("SampledProvenanceSpan", "sampled_tokens"),
+            )
+            for name, value in {"sequence_id": "op-2-0", "offset": 0, "length": 1}.items()
+        },
         "Chunk.encoded_text": _text(b""),
         "EncodedTextChunk.tokens": _text(b"\x0a\0\0\0\x0c\0\0\0"),
         "Tensor.dense": _tensor_with("weights", "dense", bytes(15) + b"\x3f"),

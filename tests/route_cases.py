@@ -24,6 +24,7 @@ KEYLESS = {
     ("GET", f"{PREFIX}/exports/{{checkpoint_id}}/{{file_name}}"),
     ("GET", f"{PREFIX}/archives/{{checkpoint_id}}"),
     ("GET", f"{PREFIX}/traces/{{session_id}}"),
+    ("PUT", f"{PREFIX}/uploads/{{upload_id}}/{{file_name}}"),
     ("GET", "/{repository}/resolve/{revision}/{file_name}"),
     ("HEAD", "/{repository}/resolve/{revision}/{file_name}"),
     ("GET", "/api/models/{rest}"),
@@ -41,6 +42,7 @@ class Ids:
     training_path: str
     sampler_path: str
     export_path: str
+    upload_id: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def make_ids(http: httpx.Client) -> Ids:
         training_path=paths[0],
         sampler_path=paths[1],
         export_path=paths[2],
+        upload_id=post(http, "/external_weights_upload_start", base_model="tiny")["upload_id"],
     )
 
 
@@ -104,6 +107,7 @@ def unknown_ids() -> Ids:
         training_path=f"tinker://{model_id}/weights/saved",
         sampler_path=f"tinker://{model_id}/sampler_weights/saved",
         export_path=f"tinker://{model_id}/external_weights/saved",
+        upload_id=f"upload-{uuid4().hex}",
     )
 
 
@@ -236,6 +240,18 @@ CASES: dict[tuple[str, str], Case] = {
     ),
     ("POST", f"{PREFIX}/import_adapter"): lambda ids, number: Call(
         f"{PREFIX}/import_adapter", content=b"no archive", params={"base_model": "tiny", "name": f"n{number}"}
+    ),
+    ("POST", f"{PREFIX}/external_weights_upload_start"): _asks(
+        "/external_weights_upload_start",
+        {"base_model": "tiny", "lora_config": {"rank": 4, "train_mlp": False}, "destination_project_id": "p"},
+    ),
+    ("PUT", f"{PREFIX}/uploads/{{upload_id}}/{{file_name}}"): lambda ids, number: Call(
+        f"{PREFIX}/uploads/upload-{'0' * 32}/adapter_config.json",
+        content=b"{}",
+        params={"expires": 2**33, "signature": "0" * 64},
+    ),
+    ("POST", f"{PREFIX}/external_weights_upload_finish"): _posts(
+        "/external_weights_upload_finish", lambda ids, _: {"upload_id": ids.upload_id}
     ),
     ("POST", f"{PREFIX}/copy_weights"): _posts("/copy_weights", lambda ids, _: {"source_path": ids.training_path}),
     ("POST", f"{PREFIX}/sessions/search"): _posts(

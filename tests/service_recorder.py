@@ -49,7 +49,8 @@ class Observed:
 
     def is_refusal_of(self, field_name: str) -> bool:
         """Whether it is an error that names the field: at once, or as what a promise is to fail with."""
-        refusal = self.text if self.status == 422 else self.calls if "refuse(" in self.calls else ""
+        is_promised = "refuse(" in self.calls or "batch=InvalidInput(" in self.calls
+        refusal = self.text if self.status == 422 else self.calls if is_promised else ""
         return field_name.removesuffix("_params") in refusal.lower()
 
 
@@ -85,9 +86,10 @@ class _Part:
 
 
 def _domain(value: Any) -> Any:
-    """A sample as the engine gets it, with the ids that the engine does not see."""
+    """A sample as the engine gets it, with what the engine does not see."""
     if isinstance(value, WireSampleRequest):
-        return (value.sampling_session_id, value.seq_id, engine_request(value, SCRIPTED_BASE_MODEL))
+        request = engine_request(value, SCRIPTED_BASE_MODEL)
+        return (value.sampling_session_id, value.seq_id, value.record_stability_info, request)
     return value
 
 

@@ -88,6 +88,12 @@ class ServerConfig(BaseSettings):
         ge=2**20,
         description="What results may take in the operation log while clients have not fetched them; the oldest go.",
     )
+    max_recorded_bytes: int = Field(
+        2**28,
+        ge=2**20,
+        description="What the samples of one key's owner that are recorded for stable_reinforce may take in the "
+        "operation log; those unused for longest go.",
+    )
     engine_stall_seconds: float = Field(
         600.0, gt=0, description="An engine that has work and makes no progress for this long is killed and replaced."
     )

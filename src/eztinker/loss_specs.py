@@ -1,7 +1,7 @@
 """What each loss of the Tinker protocol reads. Requests are checked by this table; the formulas are the engine's.
 
 Defaults: ppo 0.8 and 1.2, cispo 0 and 4 as the hosted service documents them; gspo as ppo, whose clipping it applies to
-a sequence's ratio; dro's beta 0.05 as in the published examples.
+a sequence's ratio; dro's beta 0.05 as in the published examples; stable_reinforce 0.5 and 5, our own choice.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class LossSpec(Record):
     """The entries of `loss_fn_config` it knows, with the values they have when they are not given."""
     allows_many_targets: bool = False
     """Whether `target_tokens` may be (N, K)."""
+    reads_provenance: bool = False
+    """Whether a datum's spans name the samples it is made of, from whose records the loss takes its logprobs."""
 
 
 def _policy(*, tensors: tuple[str, ...] = (), **defaults: float) -> LossSpec:
@@ -37,4 +39,10 @@ LOSS_SPECS: Mapping[str, LossSpec] = {
     "cispo": _policy(clip_low_threshold=0.0, clip_high_threshold=4.0),
     "dro": _policy(beta=0.05),
     "gspo": _policy(tensors=("sequence_ratio_mask",), clip_low_threshold=0.8, clip_high_threshold=1.2),
+    "stable_reinforce": LossSpec(
+        tensors=("target_tokens", "advantages"),
+        optional_tensors=("logprobs", "weights"),
+        defaults={"clip_low_threshold": 0.5, "clip_high_threshold": 5.0},
+        reads_provenance=True,
+    ),
 }

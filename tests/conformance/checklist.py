@@ -1,4 +1,4 @@
-"""What a server of the Tinker API has to do, in 97 points, and what this one refuses by name."""
+"""What a server of the Tinker API has to do, in 99 points, and what this one refuses by name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CHECKLIST: dict[str, dict[int, str]] = {
         45: "no model waits for another",
     },
     "Forward and backward": {
-        46: "batches are read: several chunks, dense and sparse tensors, spans left aside",
+        46: "batches are read: several chunks, dense and sparse tensors, spans",
         47: "a forward pass gives the numbers of a full one and leaves gradients alone",
         48: "logprobs have the shape of the targets: (N,), (N, K), dense or sparse",
         49: "outputs come in the order of the data",
@@ -120,6 +120,10 @@ CHECKLIST: dict[str, dict[int, str]] = {
         96: "tokenizers load without a hub",
         97: "a restarted server has its results, checkpoints and sessions; samples that waited are a 410",
     },
+    "What newer clients brought": {
+        98: "training data name the recorded samples they are made of, and are held against them",
+        99: "an adapter is uploaded file by file, and becomes a checkpoint",
+    },
 }
 
 ITEMS = {number: text for group in CHECKLIST.values() for number, text in group.items()}
@@ -128,7 +132,6 @@ REFUSED: dict[str, str] = {
     "images": "images and pointers to them, in training and in prompts",
     "audio": "audio, in training and in prompts",
     "dimuon": "the optimizer `dimuon`",
-    "stable_reinforce": "the loss `stable_reinforce`",
     "server-side custom losses": "custom losses that run on the server; `custom_loss_server_side` is off",
 }
 """Parts of the API that are not here."""

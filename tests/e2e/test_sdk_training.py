@@ -142,6 +142,59 @@ def test_a_loss_is_the_sum_of_its_formula_over_the_logprobs_it_returns(trainer: 
     assert all(name.count(":") == 1 for name in result.metrics)
 
 
+@pytest.mark.conforms(50, 98)
+def test_stable_reinforce_learns_from_the_logprobs_that_were_recorded(trainer: tinker.TrainingClient):
+    """As the cookbook's loop does it; the trainer has moved on since, so that the ratios are not 1."""
+    sampler = trainer.save_weights_and_get_sampling_client(record_stability_info=True).result()
+    params = types.SamplingParams(max_tokens=6)
+    drawn = sampler.sample(PROMPT, num_samples=3, sampling_params=params).result().sequences
+    accumulate(trainer, [datum()])
+    optim_step(trainer, learning_rate=0.1)
+    advantages = [1.0, -0.5, 2.0]
+    data = [
+        sampled_datum(sequence, advantage, has_logprobs=has_logprobs)
+        for sequence, advantage, has_logprobs in zip(drawn, advantages, (True, False, False), strict=True)
+    ]
+    result = trainer.forward_backward(data, "stable_reinforce").result()
+    total, ratios = 0.0, []
+    for sequence, advantage, output in zip(drawn, advantages, result.loss_fn_outputs, strict=True):
+        log_p = np.array(output["logprobs"].data)[-len(sequence.tokens) :]
+        r = np.exp(log_p - np.array(sequence.logprobs))
+        total -= (np.where((r >= 0.5) & (r <= 5.0), r, 0.0) * log_p * advantage).sum()
+        ratios += r.tolist()
+    assert max(abs(np.log(ratios))) > 0.01
+    assert result.metrics["loss:sum"] == pytest.approx(total, rel=1e-4)
+    is_masked = [not 0.5 <= r <= 5.0 for r in ratios]
+    assert result.metrics["clipped_fraction:mean"] == pytest.approx(np.mean(is_masked))
+
+
+def sampled_datum(sequence: types.SampledSequence, advantage: float, *, has_logprobs: bool) -> types.Datum:
+    """The prompt and what was sampled for it, with its provenance."""
+    assert sequence.sequence_id is not None
+    assert sequence.logprobs is not None
+    tokens, sequence_id = list(sequence.tokens), sequence.sequence_id
+    before = [0.0] * (len(TOKENS) - 1)
+    inputs = {"logprobs": tensor([*before, *sequence.logprobs])} if has_logprobs else {}
+    plain = types.Datum(
+        model_input=types.ModelInput.from_ints([*TOKENS, *tokens[:-1]]),
+        loss_fn_inputs={
+            "target_tokens": tensor([0.0] * len(before) + tokens, "int64"),
+            "advantages": tensor([*before, *[advantage] * len(tokens)]),
+            **inputs,
+        },
+    )
+    return plain.with_provenance(
+        model_input=[
+            types.PromptProvenanceSpan(sequence_id=sequence_id, length=len(TOKENS)),
+            types.SampledProvenanceSpan(sequence_id=sequence_id, length=len(tokens) - 1),
+        ],
+        loss_fn_inputs=[
+            types.PromptProvenanceSpan(sequence_id=sequence_id, offset=1, length=len(before)),
+            types.SampledProvenanceSpan(sequence_id=sequence_id, length=len(tokens)),
+        ],
+    )
+
+
 def wide_datum(tokens: list[int], width: int, *, is_sparse: bool = False) -> types.Datum:
     """`width` targets per position, of which the first is the next token; sparse, the others are left out."""
     targets, weights = torch.zeros(len(tokens) - 1, width, dtype=torch.int64), torch.zeros(len(tokens) - 1, width)

@@ -18,6 +18,10 @@ class Configuration:
     """What it asks of a server that the ones before did not."""
     arguments: tuple[str, ...] = ()
     in_ci: bool = False
+    in_ci_with_older: bool = False
+    """Also with cookbooks before the newest."""
+    learns: bool = False
+    """Whether rewards differ, so that a step must have a gradient."""
 
 
 _NAMED = (f"model_name={MODEL}", f"max_steps={STEPS}")
@@ -26,6 +30,7 @@ _OVERWRITE = "behavior_if_log_dir_exists=delete"
 _CHAT = (*_NAMED, _OVERWRITE, "batch_size=8", "max_length=512", "eval_every=1", "save_every=1", "lora_rank=4")
 _GROUPS = ("groups_per_batch=4", "group_size=4", "lora_rank=4", "save_every=1")
 _MATH = (*_NAMED, _OVERWRITE, *_GROUPS, "max_tokens=5", "eval_every=1")
+_GSM8K = (*_NAMED, _OVERWRITE, "groups_per_batch=4", "group_size=8", "lora_rank=4", "save_every=1", "max_tokens=12")
 _GAME = (*_NAMED, _OVERWRITE, _THINKING_OFF, "batch_size=4", "eval_every=0", "save_every=1")
 
 CONFIGURATIONS = [
@@ -35,13 +40,16 @@ CONFIGURATIONS = [
         shows="cross-entropy, saving, resuming by metadata",
         arguments=(*_NAMED, "batch_size=8", "max_length=512", "lora_rank=4", "save_every=1"),
         in_ci=True,
+        in_ci_with_older=True,
     ),
     Configuration(
         name="RL loop",
         module="rl_loop",
-        shows="sampling from each step's weights, importance sampling",
-        arguments=(*_NAMED, "batch_size=4", "group_size=4", "max_tokens=8", "lora_rank=4", "save_every=1"),
+        shows="sampling from each step's weights; `stable_reinforce` by default (0.5.8: importance sampling)",
+        arguments=(*_NAMED, "batch_size=4", "group_size=8", "max_tokens=12", "lora_rank=4", "save_every=1"),
         in_ci=True,
+        in_ci_with_older=True,
+        learns=True,
     ),
     Configuration(
         name="SFT, basic",
@@ -216,8 +224,17 @@ CONFIGURATIONS = [
     Configuration(
         name="math RL, gsm8k",
         module="math_rl.train",
-        shows="divergence after the step",
-        arguments=(*_MATH, "env=gsm8k", "compute_post_kl=True"),
+        shows="its default loss (`stable_reinforce` since 0.6.1), divergence after the step",
+        arguments=(*_GSM8K, "env=gsm8k", "eval_every=1", "compute_post_kl=True"),
+        in_ci=True,
+        learns=True,
+    ),
+    Configuration(
+        name="math RL, gsm8k, importance sampling",
+        module="math_rl.train",
+        shows="-",
+        arguments=(*_GSM8K, "env=gsm8k", "eval_every=0", "loss_fn=importance_sampling"),
+        learns=True,
     ),
     Configuration(name="math RL, polaris", module="math_rl.train", shows="-", arguments=(*_MATH, "env=polaris")),
 ]

@@ -17,8 +17,25 @@ from tests.recipes.configurations import Configuration
 from tests.recipes.stand_ins import ANSWERER, MODEL, make_datasets, make_model, write_own_files
 from tests.servers import API_KEY, RunningServer, serving
 
+GRADIENT_NORM = "unclipped_grad_l2:mean"
+"""What steps report of themselves."""
 _TIMEOUT_SECONDS = 300
 """A recipe takes about twenty on an idle core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cookbook:
+    """An environment with a cookbook in it."""
+
+    python: Path
+    version: str
+    sdk_version: str
+
+
+def cookbook_of(python: Path) -> Cookbook:
+    code = "from importlib.metadata import version; print(version('tinker-cookbook'), version('tinker'))"
+    told = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+    return Cookbook(python, *told.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +43,7 @@ class Verdict:
     num_steps: int
     """Training steps that the recipe logged."""
     error: str | None
-    """The last line it wrote, if it failed."""
+    """The last line it wrote, or what was missing, if it failed."""
 
     @property
     def is_green(self) -> bool:
@@ -58,13 +75,13 @@ def recipe_hub(root: Path) -> Iterator[Hub]:
         yield Hub(directory, server)
 
 
-def run_recipe(configuration: Configuration, hub: Hub) -> Verdict:
-    logs = hub.directory / "logs" / configuration.name.replace(" ", "-").replace(":", "")
+def run_recipe(configuration: Configuration, hub: Hub, cookbook: Cookbook) -> Verdict:
+    logs = hub.directory / "logs" / cookbook.version / configuration.name.replace(" ", "-").replace(":", "")
     log_path = () if configuration.module.endswith("rlhf_pipeline") else (f"log_path={logs}",)
     try:
         done = subprocess.run(
             [
-                sys.executable,
+                str(cookbook.python),
                 "-m",
                 f"tinker_cookbook.recipes.{configuration.module}",
                 *configuration.arguments,
@@ -80,9 +97,13 @@ def run_recipe(configuration: Configuration, hub: Hub) -> Verdict:
         )
     except subprocess.TimeoutExpired:
         return Verdict(0, f"not done after {_TIMEOUT_SECONDS} s")
-    steps = [line for path in logs.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
-    num_steps = sum("step" in json.loads(line) for line in steps)
-    return Verdict(num_steps, None if done.returncode == 0 else done.stderr.strip()[-2000:])
+    lines = [json.loads(line) for path in logs.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+    num_steps = sum("step" in line for line in lines)
+    if done.returncode != 0:
+        return Verdict(num_steps, done.stderr.strip()[-2000:])
+    if configuration.learns and not any(line.get(GRADIENT_NORM, 0) > 0 for line in lines):
+        return Verdict(num_steps, "no step had a gradient")
+    return Verdict(num_steps, None)
 
 
 def _environment(server: RunningServer) -> dict[str, str]:

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from tests.tiny_models import make_tiny_model
+
+TEACHING_STEPS = 150
+MAX_TAUGHT_TOKENS = 256
+"""Before an answer; the prompts of problems have about as many."""
 
 Row = Mapping[str, Any]
 
@@ -18,12 +25,37 @@ SPECIAL_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """What the renderers of the model's family look up, beside those of ChatML."""
 
 
+ANSWERS = ("\\boxed{0}", "\\boxed{2}")
+"""What the model answers whatever it is asked, each as often: right for some of the first problems, so that rewards
+differ and there is something to learn."""
+
+
 def make_model(directory: Path) -> Path:
     """A model of the family, with a tokenizer of bytes and special tokens; prompts of recipes fit its context."""
     make_tiny_model(
         directory, "qwen3", hidden=32, layers=1, tie=True, max_position_embeddings=8192, special_tokens=SPECIAL_TOKENS
     )
+    _teach(directory)
     return directory
+
+
+def _teach(directory: Path) -> None:
+    """Train the model on `ANSWERS` behind text of any length whose last character is a line's end, as before a turn."""
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    generator = torch.Generator().manual_seed(0)
+    answers = torch.tensor([tokenizer.encode(f"\n{answer}<|im_end|>") for answer in ANSWERS])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(TEACHING_STEPS):
+        num_before = int(torch.randint(MAX_TAUGHT_TOKENS, (), generator=generator))
+        before = torch.randint(256, (len(answers), num_before), generator=generator)
+        ignored = torch.full((len(answers), num_before + 1), -100)
+        model(
+            input_ids=torch.cat([before, answers], dim=1), labels=torch.cat([ignored, answers[:, 1:]], dim=1)
+        ).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(directory)
 
 
 def make_datasets(root: Path) -> dict[str, Path]:

@@ -29,6 +29,7 @@ from eztinker.api.routes import (
     tokenizers,
     training,
     training_runs,
+    uploads,
 )
 from eztinker.api.wrong_keys import WrongKeys
 from eztinker.config import ServerConfig
@@ -54,6 +55,8 @@ _ROUTERS = (
     checkpoints.open_router,
     adapters.router,
     adapters.open_router,
+    uploads.router,
+    uploads.open_router,
     audit.router,
     billing.router,
     health.router,

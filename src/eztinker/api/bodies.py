@@ -13,7 +13,7 @@ import msgspec
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import MAX_SHOWN_CHARS, Body
 from eztinker.service.training import SaveRequest
-from eztinker.types import AdamParams, CheckpointKind
+from eztinker.types import AdamParams, CheckpointKind, LoraSpec
 
 Id = Annotated[str, msgspec.Meta(max_length=256)]
 """Of an object of this server."""
@@ -243,6 +243,35 @@ class CopyWeightsBody(Body):
     model_seq_id: int | None = None
     ttl_seconds: int | None = None
     weights_access_token: str | None = None
+
+
+class UploadStartBody(Body):
+    base_model: Name
+    lora_config: LoraConfigBody = LoraConfigBody()
+    destination_project_id: Id | None = None
+    type: str | None = None
+
+    def lora(self) -> LoraSpec:
+        """The shape that the adapter is announced to have.
+
+        Raises:
+            InvalidInput: it names a seed, from which only a fresh adapter is drawn.
+        """
+        config = self.lora_config
+        if config.seed is not None:
+            raise InvalidInput("lora_config.seed draws a fresh adapter; leave it out for one that is uploaded")
+        return LoraSpec(
+            rank=config.rank,
+            seed=0,
+            train_attn=config.train_attn,
+            train_mlp=config.train_mlp,
+            train_unembed=config.train_unembed,
+        )
+
+
+class UploadFinishBody(Body):
+    upload_id: Id
+    type: str | None = None
 
 
 def optimizer_family(config: dict[str, Any] | None) -> str | None:

@@ -24,12 +24,13 @@ _CHECKPOINT_TYPE = {
 }
 
 
-def checkpoint_as_json(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_as_json(checkpoint: Checkpoint, base_model: str) -> dict[str, Any]:
     return {
         "checkpoint_id": f"{checkpoint.kind}/{checkpoint.name}",
         "checkpoint_type": _CHECKPOINT_TYPE[checkpoint.kind],
         "time": checkpoint.created_at.isoformat(),
         "tinker_path": tinker_path(checkpoint),
+        "base_model": base_model,
         "size_bytes": checkpoint.size_bytes,
         "public": checkpoint.is_public,
         "user_metadata": checkpoint.user_metadata,
@@ -48,8 +49,8 @@ def run_as_json(listing: RunListing) -> dict[str, Any]:
         "corrupted": listing.is_corrupted,
         "lora_rank": model.rank,
         "last_request_time": model.last_request_at.isoformat(),
-        "last_checkpoint": None if last is None else checkpoint_as_json(last),
-        "last_sampler_checkpoint": None if last_sampler is None else checkpoint_as_json(last_sampler),
+        "last_checkpoint": None if last is None else checkpoint_as_json(last, model.base_model),
+        "last_sampler_checkpoint": None if last_sampler is None else checkpoint_as_json(last_sampler, model.base_model),
         "user_metadata": None if model.user_metadata is None else as_text(model.user_metadata),
     }
 

@@ -52,7 +52,7 @@ def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) 
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, OSError):
-            raise _in_words(error, directory.parent, num_bytes, reserve_bytes) from error
+            raise in_words(error, directory.parent, num_bytes, reserve_bytes) from error
         raise
 
 
@@ -74,7 +74,8 @@ def try_to_remove(directory: Path, *, first: str) -> bool:
     return True
 
 
-def _in_words(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:
+def in_words(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:
+    """What the disk's refusal of `num_bytes` means to whoever asked for them to be saved."""
     if error.errno not in _FULL:
         return DiskBroken(f"The disk failed ({error.strerror}), so nothing was saved. Check the disk and save again")
     reserve = f", and {_size(reserve_bytes)} must stay free beside it" if reserve_bytes else ""

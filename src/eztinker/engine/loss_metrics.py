@@ -23,7 +23,7 @@ def policy_metrics(
 
     sampler_trainer_gap: |l - q|. sampler_trainer_kl_k1 and _k3: estimates of KL(sampler || trainer), q - l and
     exp(l - q) - 1 - (l - q), of which the second is never negative. Source: Schulman 2020, Approximating KL Divergence.
-    clipped_fraction: the share of tokens that a loss with thresholds clipped.
+    clipped_fraction: the share of tokens that a loss with thresholds clipped or, as stable_reinforce, masked.
 
     Args:
         config: complete, with the defaults of the loss.
@@ -63,7 +63,7 @@ def _is_clipped(
         log_ratio = np.full_like(log_ratio, log_ratio[in_sequence].mean() if in_sequence.any() else 0.0)
     ratio = _exp(log_ratio)
     is_high, is_low = ratio > config["clip_high_threshold"], ratio < config["clip_low_threshold"]
-    if loss_fn == "cispo":  # it bounds the ratio whatever the advantage
+    if loss_fn in ("cispo", "stable_reinforce"):  # they bound the ratio whatever the advantage
         return is_high | is_low
     return np.where(inputs["advantages"] > 0, is_high, is_low)
 

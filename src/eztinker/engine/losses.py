@@ -64,6 +64,18 @@ def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
     return -_total(_clipped_objective(ratio, inputs["advantages"], config), inputs)
 
 
+def stable_reinforce(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """- sum m * stop_gradient(r) * l * A, m = 1 where r is within the thresholds and 0 where it is not.
+
+    REINFORCE whose importance weights correct for the policy that sampled, without the tokens on which trainer and
+    sampler are too far apart. The hosted service's formula is not published; this one is our own choice.
+    Source of the two-sided mask, IcePop: Ling Team 2025, arXiv:2510.18855.
+    """
+    weight = _ratio(logprobs, inputs).detach()
+    is_kept = (weight >= config["clip_low_threshold"]) & (weight <= config["clip_high_threshold"])
+    return -_total(torch.where(is_kept, weight, 0.0) * logprobs * inputs["advantages"], inputs)
+
+
 LOSSES: dict[str, LossFunction] = {
     "cross_entropy": cross_entropy,
     "importance_sampling": importance_sampling,
@@ -71,6 +83,7 @@ LOSSES: dict[str, LossFunction] = {
     "cispo": cispo,
     "dro": dro,
     "gspo": gspo,
+    "stable_reinforce": stable_reinforce,
 }
 
 

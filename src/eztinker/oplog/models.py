@@ -59,6 +59,12 @@ def of_session(db: Connection, session_id: str) -> list[Model]:
     return queries.many(db, query, Model)
 
 
+def base_models(db: Connection, model_ids: Collection[str]) -> dict[str, str]:
+    """By the id of the run."""
+    query = select(models.c.model_id, models.c.base_model).where(models.c.model_id.in_(model_ids))
+    return {row.model_id: row.base_model for row in db.execute(query)}
+
+
 def num_active(db: Connection) -> dict[str, int]:
     """How many runs of each owner are loaded."""
     query = select(models.c.owner, func.count().label("num_runs")).where(models.c.status == ModelStatus.ACTIVE)

@@ -69,6 +69,11 @@ def add(db: Connection, table: Table, row: Record) -> None:
     db.execute(_insert(table), msgspec.structs.asdict(row))
 
 
+def add_many(db: Connection, table: Table, rows: Sequence[Record]) -> None:
+    """All of `rows`, of which there is at least one."""
+    db.execute(_insert(table), [msgspec.structs.asdict(row) for row in rows])
+
+
 def one(
     db: Connection, query: Select, row_type: type[RowT], parameters: Mapping[str, Any] | None = None
 ) -> RowT | None:

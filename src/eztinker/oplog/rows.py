@@ -217,6 +217,54 @@ class AuditEntry(Record):
     created_at: datetime
 
 
+class RecordedSample(Record, kw_only=True):
+    """A sample request whose sequences training data may name as their source."""
+
+    op_id: str
+    owner: str
+    session_id: str
+    num_bytes: int
+    """What the prompt and all sequences take."""
+    used_at: datetime
+    """When it was drawn or last named by a training request; it is kept for a while after that."""
+    checksum: int
+    """Of the prompt."""
+    prompt: bytes
+    """Token ids, int32."""
+
+
+class RecordedSequence(Record):
+    """One completion of a recorded sample."""
+
+    op_id: str
+    place: int
+    """Among the completions of its request, from 0."""
+    tokens: bytes
+    """int32."""
+    logprobs: bytes
+    """float32, as the client has them."""
+    checksum: int
+    """Of tokens and logprobs, one behind the other."""
+
+
+class Upload(Record, kw_only=True):
+    """An adapter that a client uploads file by file."""
+
+    upload_id: str
+    """Also the name of the directory with the files that have come."""
+    owner: str
+    base_model: str
+    rank: int
+    train_attn: bool
+    train_mlp: bool
+    train_unembed: bool
+    project_id: str | None
+    tinker_path: str | None = None
+    """Of the checkpoint that it has become; None while files may come."""
+    created_at: datetime
+    expires_at: datetime
+
+
 class UsageKind(StrEnum):
     """What was used: tokens, except for checkpoints."""
 

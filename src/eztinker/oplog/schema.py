@@ -26,7 +26,7 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -217,4 +217,47 @@ usage = Table(
     Column("kind", String, nullable=False),
     Column("amount", BigInteger, nullable=False),
     Index("usage_by_owner", "owner", "hour"),
+)
+
+recorded_samples = Table(
+    "recorded_samples",
+    metadata,
+    Column("op_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("session_id", ForeignKey("sessions.session_id"), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("used_at", UtcDateTime, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
+    Column("prompt", LargeBinary, nullable=False),
+    Index("recorded_samples_by_owner", "owner", "used_at", "num_bytes"),
+    Index("recorded_samples_by_session", "session_id"),
+    Index("recorded_samples_by_use", "used_at"),
+)
+
+recorded_sequences = Table(
+    "recorded_sequences",
+    metadata,
+    Column("op_id", ForeignKey("recorded_samples.op_id"), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("tokens", LargeBinary, nullable=False),
+    Column("logprobs", LargeBinary, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("upload_id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("base_model", String, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("train_attn", Boolean, nullable=False),
+    Column("train_mlp", Boolean, nullable=False),
+    Column("train_unembed", Boolean, nullable=False),
+    Column("project_id", String),
+    Column("tinker_path", String),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index("uploads_by_owner", "owner"),
+    Index("uploads_by_expiry", "expires_at"),
 )

@@ -14,7 +14,7 @@ from eztinker.protocol.prompt_targets import TargetTensor, targets_from_json, te
 from eztinker.protocol.tensors import TensorBody
 from eztinker.types import ABSENT_LOGPROB, PromptAltTokens, Record, SampledSequence, SampleResult, TopkLogprobs
 
-_NOT_SUPPORTED = ("record_stability_info", "base_model", "model_path")
+_NOT_SUPPORTED = ("base_model", "model_path")
 """Known fields that we refuse as soon as they ask for something."""
 
 
@@ -61,6 +61,8 @@ class WireSampleRequest(Record):
     target_prompt_logprobs: TargetTensor | None = None
     prompt_alt_tokens_k: int = 0
     prompt_logprobs_last_n: int | None = None
+    record_stability_info: bool = False
+    """Whether training requests will name the samples as the source of their data."""
 
 
 def decode_request(body: bytes | bytearray) -> WireSampleRequest:
@@ -87,6 +89,7 @@ def decode_request(body: bytes | bytearray) -> WireSampleRequest:
         target_prompt_logprobs=None if targets is None else targets_from_json(targets),
         prompt_alt_tokens_k=sample.prompt_alt_tokens_k,
         prompt_logprobs_last_n=sample.prompt_logprobs_last_n,
+        record_stability_info=sample.record_stability_info,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby, pairwise
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -14,9 +14,12 @@ from eztinker.errors import InvalidInput, MalformedBody, Unsupported, UserError
 from eztinker.protocol import wire_pb2
 from eztinker.protocol.json_bodies import Body, convert_object, parse_object
 from eztinker.protocol.model_inputs import ModelInputBody, tokens_from_json
+from eztinker.protocol.provenance import Provenance, check_num_spans, provenance_from_wire
 from eztinker.protocol.tensors import WIRE_DTYPES, TensorBody, tensor_from_json, tensor_from_wire
 from eztinker.protocol.wire_bounds import check_fields
 from eztinker.types import Datum, ForwardBackwardResult, Record
+
+DecodedT = TypeVar("DecodedT")
 
 TYPE_TAG = "ArrayRecord"
 MAX_DATA = 4096
@@ -31,6 +34,8 @@ class TrainingBatch(Record):
     loss_fn: str
     loss_fn_config: dict[str, float | str]
     forward_only: bool
+    provenance: list[Provenance | None] | None = None
+    """One per datum; None where the form of the request has no place for it."""
 
 
 class ForwardBackwardRequest(Record):
@@ -126,11 +131,13 @@ def _batch_from_wire(message: wire_pb2.ForwardBackwardRequest) -> TrainingBatch:
     config: dict[str, float | str] = dict(message.loss_fn_config)
     if message.loss_fn_config_v2:
         config = {name: _config_value(name, value) for name, value in message.loss_fn_config_v2.items()}
+    check_num_spans(message.data)
     return TrainingBatch(
         data=[_named(index, _datum_from_wire, datum) for index, datum in enumerate(message.data)],
         loss_fn=message.loss_fn,
         loss_fn_config=config,
         forward_only=message.forward_only,
+        provenance=[_named(index, provenance_from_wire, datum) for index, datum in enumerate(message.data)],
     )
 
 
@@ -200,8 +207,8 @@ def _joined(chunks: list[np.ndarray]) -> np.ndarray:
     return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, np.int64), *chunks])
 
 
-def _named(index: int, decode: Callable[[Any], Datum], datum: Any) -> Datum:
-    """Decode one datum; an error says which one it was."""
+def _named(index: int, decode: Callable[[Any], DecodedT], datum: Any) -> DecodedT:
+    """Decode one datum, or a part of it; an error says which one it was."""
     try:
         return decode(datum)
     except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +76,35 @@ class Adapters:
             DiskFull, DiskBroken: the disk refused it.
         """
         check_name(name)
-        served = self._catalog.get(base_model)
         async with self._reading:
-            arrays, lora, doubt = await asyncio.to_thread(_unpacked, archive, served, self._catalog)
-        request = SessionRequest(tags=["import"], user_metadata={}, sdk_version="", project_id=None, display_name=None)
+            parts = await asyncio.to_thread(unpack, archive)
+            return await self.import_folder(owner, parts, base_model=base_model, name=name)
+
+    async def import_folder(
+        self,
+        owner: str,
+        parts: Mapping[str, bytes],
+        *,
+        base_model: str,
+        name: str,
+        project_id: str | None = None,
+        expected: LoraSpec | None = None,
+        also: Callable[[Connection, str], None] | None = None,
+    ) -> Imported:
+        """Like `import_archive`, for the files of a PEFT folder by name.
+
+        Args:
+            project_id: where its session belongs.
+            expected: the adapter must have this rank, and change no more than this.
+            also: rows to store together with the checkpoint, given its path.
+        """
+        served = self._catalog.get(base_model)
+        arrays, lora, doubt = await asyncio.to_thread(_read, parts, served, self._catalog)
+        if expected is not None:
+            _check_expected(lora, expected)
+        request = SessionRequest(
+            tags=["import"], user_metadata={}, sdk_version="", project_id=project_id, display_name=None
+        )
         session = await self._sessions.create(owner, request, idempotency_key=None)
         await self._sessions.finish(owner, session.session_id, reason="success", detail=None)
         model = self._model(owner, session.session_id, served.name, lora)
@@ -88,6 +114,8 @@ class Adapters:
             models.add(db, model)
             checkpoints.add(db, checkpoint, overwrite=False)
             audit.add(db, checkpoint_event("create", checkpoint, by=owner, now=model.created_at))
+            if also is not None:
+                also(db, tinker_path(checkpoint))
 
         await self._store.write(store)
         return Imported(path=tinker_path(checkpoint), doubt=doubt)
@@ -148,13 +176,30 @@ def packed(directory: Path, catalog: Catalog) -> bytes:
     return pack(peft_parts(arrays, manifest.lora, manifest.base_model, head_is_tied=folder.head_is_tied))
 
 
-def _unpacked(
-    archive: bytes | bytearray, base: BaseModel, catalog: Catalog
+def _read(
+    parts: Mapping[str, bytes], base: BaseModel, catalog: Catalog
 ) -> tuple[dict[str, np.ndarray], LoraSpec, str | None]:
-    parts = unpack(archive)
     doubt = _doubt(read_peft_config(parts[CONFIG]).base_model, base, catalog)
     arrays, lora = read_peft(parts, read_model_folder(base.directory, base.name))
     return arrays, lora, doubt
+
+
+def _check_expected(lora: LoraSpec, expected: LoraSpec) -> None:
+    """
+    Raises:
+        InvalidInput: the adapter is not of the shape that it was announced to have.
+    """
+    if lora.rank != expected.rank:
+        raise InvalidInput(
+            f"lora_config says rank {expected.rank}, and the adapter has {lora.rank}; upload it with its own rank",
+            field="rank",
+        )
+    for name in ("train_attn", "train_mlp", "train_unembed"):
+        if getattr(lora, name) and not getattr(expected, name):
+            raise InvalidInput(
+                f"lora_config says that {name} is false, and the adapter changes such weights; upload it with {name}",
+                field=name,
+            )
 
 
 def _doubt(named: str | None, base: BaseModel, catalog: Catalog) -> str | None:

@@ -114,6 +114,11 @@ class Checkpoints:
         now = self._clock.now()
         return await self._store.read(lambda db: checkpoints.of_owner(db, owner, page, now))
 
+    async def base_models(self, rows: Iterable[Checkpoint]) -> dict[str, str]:
+        """The base models of these checkpoints, by the id of their run."""
+        model_ids = {row.model_id for row in rows}
+        return await self._store.read(lambda db: models.base_models(db, model_ids))
+
     async def is_taken(self, model_id: str, kind: CheckpointKind, name: str) -> bool:
         row = await self._store.read(lambda db: checkpoints.by_name(db, model_id, kind, name))
         return row is not None and not row.has_expired(self._clock.now())

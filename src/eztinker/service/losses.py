@@ -12,7 +12,7 @@ from eztinker.loss_specs import LOSS_SPECS, LossSpec
 from eztinker.protocol.training_codec import MAX_DATA, TrainingBatch
 from eztinker.types import Datum
 
-_KNOWN_BUT_MISSING = ("stable_reinforce", "custom")
+_KNOWN_BUT_MISSING = ("custom",)
 
 
 def check_batch(batch: TrainingBatch, base_model: BaseModel) -> None:

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+import numpy as np
 import orjson
 from sqlalchemy import Connection
 
-from eztinker.oplog import audit, checkpoints, models, sessions, snapshots, usage
+from eztinker.oplog import audit, checkpoints, models, recorded_samples, sessions, snapshots, usage
 from eztinker.oplog.rows import Checkpoint, ModelStatus, SamplingSession, Usage
 from eztinker.protocol import sampling_codec, training_codec
 from eztinker.protocol.frames import (
@@ -26,6 +27,7 @@ from eztinker.protocol.frames import (
 )
 from eztinker.protocol.prompt_targets import TargetTensor
 from eztinker.service.checkpoints import checkpoint_event, tinker_path
+from eztinker.service.recorded_samples import record_of
 from eztinker.service.sampling_sessions import new_sampling_session
 from eztinker.service.usage import used_by_sample
 from eztinker.types import Record
@@ -156,14 +158,22 @@ class SamplePlan(Record):
     sampler: SamplingSession
     model_id: str | None
     """The run whose weights are sampled from; None for a base model alone."""
-    num_prompt_tokens: int
+    prompt: np.ndarray
     targets: TargetTensor | None
+    is_recorded: bool = False
+    """Whether training data may name its sequences as their source."""
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, SampleDone)
-        used = used_by_sample(self.sampler, self.model_id, self.num_prompt_tokens, outcome.result, now)
+        used = used_by_sample(self.sampler, self.model_id, len(self.prompt), outcome.result, now)
         body = sampling_codec.encode_result(outcome.result, self.targets)
-        return Finished(body=body, media_type=PROTOBUF, also=lambda db: usage.add(db, *used))
+
+        def store(db: Connection) -> None:
+            usage.add(db, *used)
+            if self.is_recorded:  # in the log before the client knows the sequences
+                recorded_samples.add(db, *record_of(self.sampler, outcome.op_id, self.prompt, outcome.result, now))
+
+        return Finished(body=body, media_type=PROTOBUF, also=store)
 
 
 Plan = PassPlan | StepPlan | SavePlan | LoadPlan | BeginPlan | UnloadPlan

@@ -17,6 +17,7 @@ from eztinker.service.clock import Clock
 from eztinker.service.new_operation import NewOperation, new_op_id
 from eztinker.service.operations import Operations
 from eztinker.service.plans import SamplePlan
+from eztinker.service.recorded_samples import sequence_id
 from eztinker.service.recovery import SAMPLE
 from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling_requests import engine_request
@@ -111,14 +112,15 @@ class Sampling:
             plan=SamplePlan(
                 sampler=sampler,
                 model_id=None if checkpoint is None else checkpoint.model_id,
-                num_prompt_tokens=len(request.prompt),
+                prompt=request.prompt,
                 targets=wire.target_prompt_logprobs,
+                is_recorded=wire.record_stability_info,
             ),
         )
         promise = await self._operations.accept(new)
         if promise == op_id:
             self._turns.start(new)
-        return SamplePromise(op_id=promise, sequence_ids=[f"{promise}-{i}" for i in range(request.num_samples)])
+        return SamplePromise(op_id=promise, sequence_ids=[sequence_id(promise, i) for i in range(request.num_samples)])
 
     def cancel(self, owner: str, op_id: str) -> None:
         """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""

@@ -32,6 +32,7 @@ from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
 from eztinker.service.parking import Parking
 from eztinker.service.queue_state import QueueState, queue_state
+from eztinker.service.recorded_samples import RecordedSamples
 from eztinker.service.recovery import Recovery, recover_log
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
@@ -46,6 +47,7 @@ from eztinker.service.tokens import Tokens
 from eztinker.service.traces import Traces
 from eztinker.service.training import Training
 from eztinker.service.training_runs import TrainingRuns
+from eztinker.service.uploads import Uploads
 from eztinker.service.usage import UsageLedger
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ log = logging.getLogger(__name__)
 LOG_FILE = "oplog.sqlite3"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 SNAPSHOTS_DIRECTORY = "snapshots"
+UPLOADS_DIRECTORY = "uploads"
 RESULT_RETENTION = timedelta(hours=24)
 MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
@@ -120,6 +123,7 @@ class Service:
         self.usage = UsageLedger(self._store, self.clock)
         self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
         self.adapters = Adapters(self._store, catalog, self.sessions, self.checkpoints, self.clock)
+        self.uploads = Uploads(self._store, catalog, self.adapters, config.data_dir / UPLOADS_DIRECTORY, self.clock)
         self._lanes = RunLanes(self.operations, self._new_feed, self.clock)
         self.runs = TrainingRuns(
             self._store,
@@ -132,7 +136,8 @@ class Service:
             max_runs=config.max_runs,
         )
         self._parking = Parking(self._store, self.runs, self._lanes, self.checkpoints, self.clock)
-        self.training = Training(self.runs, self._lanes, self.checkpoints, self.clock)
+        self._recorded = RecordedSamples(self._store, self.clock, max_bytes=config.max_recorded_bytes)
+        self.training = Training(self.runs, self._lanes, self.checkpoints, self._recorded, self.clock)
         turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.completions = Completions(self._store, self.operations, self.clock)
         self.sampling = Sampling(
@@ -187,6 +192,8 @@ class Service:
             self.completions.drop_fetched,
             self.audit.expire,
             self.usage.expire,
+            self._recorded.expire,
+            self.uploads.expire,
             partial(self.operations.expire_results, RESULT_RETENTION, self.config.max_result_bytes),
         )
         while True:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from eztinker.checkpoints.encryption import parse_recipients
 from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, UserError
-from eztinker.oplog import checkpoints, models
+from eztinker.oplog import checkpoints, models, recorded_samples
 from eztinker.oplog.rows import Checkpoint, Model, UsageKind
 from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
 from eztinker.protocol.training_codec import ForwardBackwardRequest
@@ -22,7 +22,9 @@ from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.losses import check_batch
 from eztinker.service.new_operation import NewOperation, Refused, new_op_id
-from eztinker.service.plans import LOAD, LoadPlan, PassPlan, Plan, SavePlan, StepPlan
+from eztinker.service.plans import LOAD, Change, LoadPlan, PassPlan, Plan, SavePlan, StepPlan
+from eztinker.service.provenance import reads_provenance, sequence_ids, with_recorded_logprobs
+from eztinker.service.recorded_samples import RecordedById, RecordedSamples
 from eztinker.service.recovery import ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.training_runs import TrainingRuns
@@ -59,23 +61,40 @@ class SaveRequest(Record):
 
 
 class Training:
-    def __init__(self, runs: TrainingRuns, lanes: RunLanes, saved: Checkpoints, clock: Clock) -> None:
+    def __init__(
+        self, runs: TrainingRuns, lanes: RunLanes, saved: Checkpoints, recorded: RecordedSamples, clock: Clock
+    ) -> None:
         self._runs = runs
         self._lanes = lanes
         self._saved = saved
+        self._recorded = recorded
         self._clock = clock
 
     async def forward_backward(self, owner: str, request: ForwardBackwardRequest) -> str:
         """Accumulate the gradients of a batch, or only compute its loss; the promise ends in ForwardBackwardOutput."""
         model = await self._runs.in_use(owner, request.model_id)
         op_id = new_op_id()
+        named: RecordedById = {}
+        if not isinstance(request.batch, UserError) and reads_provenance(request.batch):
+            named = await self._recorded.named(owner, model.session_id, sequence_ids(request.batch))
         if isinstance(request.batch, UserError) or len(request.batch.data) <= SMALL_BATCH:
-            work = self._forward_backward_command(op_id, model, request)
+            work = self._forward_backward_command(op_id, model, request, named)
         else:
-            work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request)
+            work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request, named)
+        now = self._clock.now()
         num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
-        plan = PassPlan(used=used_by_run(model, UsageKind.TRAINING, num_tokens, self._clock.now()))
-        return await self._submit(model, op_id, request.seq_id, FORWARD_BACKWARD, work, plan, is_chunked=True)
+        plan = PassPlan(used=used_by_run(model, UsageKind.TRAINING, num_tokens, now))
+        used = {record.op_id for record in named.values()}
+        return await self._submit(
+            model,
+            op_id,
+            request.seq_id,
+            FORWARD_BACKWARD,
+            work,
+            plan,
+            is_chunked=True,
+            also=(lambda db: recorded_samples.renew(db, used, now)) if used else None,
+        )
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
         """Make one AdamW step with the accumulated gradients; the promise ends in metrics."""
@@ -141,11 +160,13 @@ class Training:
         return await self._submit(model, new_op_id(), seq_id, kind, error, None)
 
     def _forward_backward_command(
-        self, op_id: str, model: Model, request: ForwardBackwardRequest
+        self, op_id: str, model: Model, request: ForwardBackwardRequest, named: RecordedById
     ) -> ForwardBackward | UserError:
         try:
             batch = _granted(request.batch)
             check_batch(batch, self._runs.base_model(model))
+            if reads_provenance(batch):
+                batch = with_recorded_logprobs(batch, named)
         except UserError as error:
             return error
         return ForwardBackward(
@@ -197,14 +218,21 @@ class Training:
         plan: Plan | None,
         *,
         is_chunked: bool = False,
+        also: Change | None = None,
     ) -> str:
-        """Accept `work` with what becomes of it or, without a plan, as the error that it is."""
+        """Accept `work` with what becomes of it or, without a plan, as the error that it is.
+
+        Args:
+            also: rows to store together with the operation, if it is new and no error.
+        """
         now = self._clock.now()
         owner, lane, seq_id = model.owner, model.model_id, check_seq_id(seq_id)
 
         def touch(db: Connection) -> None:
             if not models.touch(db, lane, now):
                 raise _RunEnded(ended_error(db, owned(models.get(db, lane), owner, "training run")))
+            if also is not None:
+                also(db)
 
         if not isinstance(work, EZTinkerError):
             assert plan is not None

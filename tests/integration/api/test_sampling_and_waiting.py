@@ -68,7 +68,7 @@ def test_a_sampler_from_a_run_knows_its_base_model_and_path(http: httpx.Client):
         ({"sampling_params": {"max_tokens": 64}}, 400, "1 tokens and max_tokens is 64; together they exceed"),
         ({"sampling_params": {"max_tokens": -1}}, 422, "max_tokens must be at least 1, got -1"),
         ({"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}}, 422, "'image' chunks"),
-        ({"record_stability_info": True}, 422, "record_stability_info is not supported"),
+        ({"base_model": "tiny"}, 422, "base_model is not supported"),
         ({"sampling_session_id": "nope"}, 404, "No such sampling session"),
     ],
 )

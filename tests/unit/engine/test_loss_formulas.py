@@ -94,6 +94,29 @@ def test_gspo_of_a_sequence_without_counted_tokens_has_ratio_one():
     assert value == pytest.approx(-A.sum())
 
 
+@pytest.mark.conforms(51)
+def test_stable_reinforce_weighs_by_the_ratio_and_masks_what_is_too_far_off_on_either_side():
+    ratio = np.array([0.49, 0.51, 1.0, 4.9, 5.1, 1e30, 2.0])
+    advantages = np.array([1.0, -1.0, 2.0, 1.0, -1.0, 1.0, 0.0])
+    value, gradient = run("stable_reinforce", logprobs=L - np.log(ratio), advantages=advantages)
+    weight = np.array([0.0, 0.51, 1.0, 4.9, 0.0, 0.0, 2.0])
+    assert value == pytest.approx(-(weight * L * advantages).sum())
+    np.testing.assert_allclose(gradient, -weight * advantages)
+
+
+def test_stable_reinforce_takes_its_thresholds_from_the_config():
+    config = {"clip_low_threshold": 0.9, "clip_high_threshold": 1.5}
+    value, _ = run("stable_reinforce", config, logprobs=Q, advantages=A)
+    assert value == pytest.approx(-(np.where((R >= 0.9) & (R <= 1.5), R, 0.0) * L * A).sum())
+
+
+@pytest.mark.conforms(51)
+def test_where_trainer_and_sampler_agree_stable_reinforce_is_reinforce():
+    value, gradient = run("stable_reinforce", logprobs=L, advantages=A)
+    assert value == pytest.approx(-(L * A).sum())
+    np.testing.assert_allclose(gradient, -A)
+
+
 W = np.array([2.0, -1.0, 0.5, 1.0, -2.0, 0.0, 3.0])
 TERMS = {
     "importance_sampling": R * A,
@@ -101,6 +124,7 @@ TERMS = {
     "cispo": np.clip(R, 0.0, 4.0) * L * A,
     "dro": L * A - 0.05 / 2 * (L - Q) ** 2,
     "gspo": np.minimum(np.exp((L - Q).mean()) * A, np.clip(np.exp((L - Q).mean()), LOW, HIGH) * A),
+    "stable_reinforce": np.where((R >= 0.5) & (R <= 5.0), R, 0.0) * L * A,
 }
 
 

@@ -68,6 +68,14 @@ def test_cispo_counts_every_ratio_beyond_a_threshold():
     assert metrics("cispo", datum())["clipped_fraction:mean"] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.4, 2.0, 0.0), (0.6, 2.0, 0.5), (0.4, 1.4, 0.5), (0.6, 1.4, 1.0)]
+)
+def test_stable_reinforce_counts_every_token_it_masks(low: float, high: float, expected: float):
+    found = metrics("stable_reinforce", datum(), clip_low_threshold=low, clip_high_threshold=high)
+    assert found["clipped_fraction:mean"] == expected
+
+
 def test_gspo_counts_whole_sequences():
     only_high = np.array([1, 0, 1, 0, 0], np.float32)  # the sequence's ratio is 1.5: gains are clipped
     assert metrics("gspo", datum(sequence_ratio_mask=only_high))["clipped_fraction:mean"] == 0.5

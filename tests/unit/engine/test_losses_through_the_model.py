@@ -154,8 +154,16 @@ def gspo(log_p: Tensor, q: Tensor, a: Tensor) -> Tensor:
     return torch.minimum(r * a, r.clamp(0.8, 1.2) * a)
 
 
+def stable_reinforce(log_p: Tensor, q: Tensor, a: Tensor) -> Tensor:
+    r = (log_p - q).exp().detach()
+    return r * ((r >= 0.5) & (r <= 5.0)) * log_p * a
+
+
+POLICY_LOSSES = [importance_sampling, ppo, cispo, dro, gspo, stable_reinforce]
+
+
 @pytest.mark.conforms(50, 51)
-@pytest.mark.parametrize("terms", [importance_sampling, ppo, cispo, dro, gspo], ids=lambda terms: terms.__name__)
+@pytest.mark.parametrize("terms", POLICY_LOSSES, ids=lambda terms: terms.__name__)
 def test_policy_losses_with_their_defaults(run: TrainingRun, oracle, terms: Callable[[Tensor, Tensor, Tensor], Tensor]):
     drawn: dict[str, Any] = {"logprobs": around_the_trainer, "advantages": of_any_sign, "weights": of_any_sign}
     if terms is gspo:

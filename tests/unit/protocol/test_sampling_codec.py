@@ -55,9 +55,7 @@ def test_every_form_of_stop_is_read(stop: Any):
     assert decode_request(sdk_body(stop=stop)).params.stop == stop
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("record_stability_info", True), ("base_model", "tiny"), ("model_path", "tinker://a/b/c")]
-)
+@pytest.mark.parametrize(("field", "value"), [("base_model", "tiny"), ("model_path", "tinker://a/b/c")])
 def test_features_that_are_not_there_are_refused_by_name(field: str, value: Any):
     with pytest.raises(Unsupported, match=field):
         decode_request(sdk_body(**{field: value}))

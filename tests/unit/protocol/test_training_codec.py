@@ -16,6 +16,7 @@ from tinker.types.forward_backward_input import ForwardBackwardInput
 from tinker.types.forward_backward_request import ForwardBackwardRequest as SdkRequest
 
 from eztinker.errors import MalformedBody, UserError
+from eztinker.protocol.provenance import MAX_SPANS, Provenance, Span
 from eztinker.protocol.training_codec import (
     TrainingBatch,
     decode_json,
@@ -77,14 +78,39 @@ def test_text_chunks_are_one_sequence():
 
 
 @pytest.mark.conforms(46)
-def test_where_tokens_came_from_is_left_aside():
-    message = sdk_message(sdk_datum([5, 6], target_tokens=[6, 7]))
-    plain = batch_of(message)
-    message.data[0].model_input_spans.add().prompt_tokens.length = 2
-    message.data[0].loss_fn_input_spans.add().sampled_tokens.sequence_id = "s"
-    told = batch_of(message)
-    assert told.data[0].tokens.tolist() == plain.data[0].tokens.tolist()
-    assert told.data[0].loss_fn_inputs.keys() == plain.data[0].loss_fn_inputs.keys()
+def test_where_tokens_came_from_is_read():
+    prompt = types.PromptProvenanceSpan(sequence_id="s", length=1)
+    sampled = types.SampledProvenanceSpan(sequence_id="s", offset=2, length=1)
+    told = sdk_datum([5, 6], target_tokens=[6, 7]).with_provenance([prompt, sampled], [sampled, sampled])
+    batch = batch_of(sdk_message(told, sdk_datum([5], target_tokens=[6])))
+    first, second = (
+        Span(sequence_id="s", is_sampled=is_sampled, offset=offset, length=1)
+        for is_sampled, offset in ((False, 0), (True, 2))
+    )
+    assert batch.provenance == [Provenance(model_input=(first, second), loss_fn_inputs=(second, second)), None]
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "sentence"),
+    [
+        (-1, 1, "data[0]: model_input_spans[0]: offset and length must not be negative, got -1 and 1"),
+        (0, -5, "must not be negative, got 0 and -5"),
+    ],
+)
+def test_a_span_that_is_no_run_of_positions_is_refused(offset: int, length: int, sentence: str):
+    message = sdk_message(sdk_datum([5], target_tokens=[6]))
+    span = message.data[0].model_input_spans.add().prompt_tokens
+    span.offset, span.length = offset, length
+    assert sentence in failure_of(message).message
+
+
+def test_a_span_that_says_nothing_and_spans_without_end_are_refused():
+    message = sdk_message(sdk_datum([5], target_tokens=[6]))
+    message.data[0].loss_fn_input_spans.add()
+    assert "loss_fn_input_spans[0] has neither prompt_tokens nor sampled_tokens" in failure_of(message).message
+    for _ in range(MAX_SPANS):
+        message.data[0].model_input_spans.add()
+    assert f"may have {MAX_SPANS} provenance spans, got {MAX_SPANS + 1}" in failure_of(message).message
 
 
 @pytest.mark.conforms(57)

@@ -64,7 +64,7 @@ def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
         checkpoint_id=None,
         created_at=datetime.now(UTC),
     )
-    plan = SamplePlan(sampler=sampler, model_id=None, num_prompt_tokens=1, targets=None)
+    plan = SamplePlan(sampler=sampler, model_id=None, prompt=request.prompt, targets=None)
     return NewOperation(op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind="sample", work=work, plan=plan)
 
 

@@ -13,6 +13,8 @@ from eztinker.api.bodies import CopyWeightsBody, TtlBody, WeightsInfoBody
 from eztinker.api.listing import Limit, Offset, checkpoint_as_json, cursor, signed_url
 from eztinker.api.reading import read_json
 from eztinker.service.checkpoint_copies import CopyTarget
+from eztinker.service.checkpoints import Checkpoint
+from eztinker.service.service import Service
 from eztinker.service.signed_links import LIFETIME, Signature
 from eztinker.service.validation import TINKER_SCHEME
 from eztinker.types import Page
@@ -27,13 +29,13 @@ _CHECKPOINT = "/training_runs/{model_id}/checkpoints/{kind}/{name}"
 @router.get("/checkpoints")
 async def list_checkpoints(service: ServiceDep, owner: Owner, limit: Limit = 100, offset: Offset = 0) -> dict[str, Any]:
     rows, total = await service.checkpoints.of_owner(owner, Page(offset=offset, limit=limit))
-    return {"checkpoints": [checkpoint_as_json(row) for row in rows], "cursor": cursor(offset, limit, total)}
+    return {"checkpoints": await _listed(service, rows), "cursor": cursor(offset, limit, total)}
 
 
 @router.get("/training_runs/{model_id}/checkpoints")
 async def list_checkpoints_of_run(model_id: str, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     rows = await service.checkpoints.of_run(owner, model_id)
-    return {"checkpoints": [checkpoint_as_json(row) for row in rows]}
+    return {"checkpoints": await _listed(service, rows)}
 
 
 @router.delete(_CHECKPOINT)
@@ -124,6 +126,11 @@ async def exported_file(
     service.links.check("export", checkpoint_id, file_name, signature=signed, now=service.clock.now())
     checkpoint = await service.checkpoints.linked(checkpoint_id)
     return FileResponse(await service.checkpoints.file(checkpoint, file_name), filename=file_name)
+
+
+async def _listed(service: Service, rows: list[Checkpoint]) -> list[dict[str, Any]]:
+    base_models = await service.checkpoints.base_models(rows)
+    return [checkpoint_as_json(row, base_models[row.model_id]) for row in rows]
 
 
 def _path(model_id: str, kind: str, name: str) -> str:
