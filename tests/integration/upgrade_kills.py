@@ -18,10 +18,11 @@ from pathlib import Path
 
 from eztinker import failpoints
 from eztinker.oplog.database import open_database
+from eztinker.oplog.schema import SCHEMA_VERSION
 from eztinker.oplog.upgrade import OURS, Migrations, backup_path, bring_up_to_date
 
 VERSION_2 = Path(__file__).with_name("oplog_version_2.sql")
-SYNTHETIC = Migrations(5, (*OURS.directories, Path(__file__).with_name("migrations_of_tests")))
+SYNTHETIC = Migrations(SCHEMA_VERSION + 1, (*OURS.directories, Path(__file__).with_name("migrations_of_tests")))
 NUM_COPIES = 30
 
 

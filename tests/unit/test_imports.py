@@ -14,7 +14,7 @@ import eztinker
 
 SOURCE = Path(eztinker.__file__).parent
 WORDS = {"types", "errors", "failpoints"}
-ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings"}
+ABOVE_THE_ENGINE = {"config", "data_dir", "keys", "issued_keys", "addresses", "client_settings", "rest_client"}
 MAY_IMPORT = {
     "protocol": WORDS,
     "base_models": WORDS | {"config", "float_tensors"},
@@ -27,7 +27,7 @@ MAY_IMPORT = {
     | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models"},
     "api": WORDS | {"config", "addresses", "protocol", "service"},
     "dataset": {"errors"},
-    "rl": {"errors", "client_settings", "dataset"},
+    "rl": {"errors", "client_settings", "rest_client", "dataset"},
     "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "checkpoints", "dataset", "rl"},
 }
 MAY_IMPORT_TORCH = {"model", "engine", "worker"}

@@ -23,6 +23,7 @@ from eztinker.cli import (
     health,
     import_adapter,
     keys,
+    label,
     models,
     runs,
     sample,
@@ -60,6 +61,7 @@ app.command("create")(create.create)
 app.command("runs")(runs.runs)
 app.command("list", hidden=True)(runs.runs)
 app.command("list-runs", hidden=True)(runs.runs)
+app.command("label")(label.label)
 app.command("sample")(sample.sample)
 app.command("save")(save.save)
 app.command("checkpoints")(checkpoints.checkpoints)
@@ -72,7 +74,7 @@ app.command("version")(version.version)
 def main() -> None:
     """Run the command line and exit; the only place that turns our errors into a line on stderr."""
     try:
-        app()
+        app(prog_name="eztinker")
     except EZTinkerError as error:
         fail(error.message)
         sys.exit(1)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from eztinker.cli.client import rest_client
 from eztinker.cli.output import JsonFlag, print_json, print_table, size, when
+from eztinker.rest_client import rest_client
 
 
 def checkpoints(
@@ -20,5 +20,5 @@ def checkpoints(
     elif not found:
         print("No checkpoints yet; make one with: eztinker save RUN NAME")
     else:
-        rows = ((c["tinker_path"], c["checkpoint_type"], size(c.get("size_bytes")), when(c["time"])) for c in found)
+        rows = ((c["path"], c["checkpoint_type"], size(c.get("size_bytes")), when(c["time"])) for c in found)
         print_table(("path", "kind", "size", "saved"), rows)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from eztinker.cli.client import SCHEME, RestClient, rest_client, split_path
+from eztinker.rest_client import SCHEME, RestClient, rest_client, split_path
 
 
 def delete(
@@ -34,4 +34,4 @@ def _paths_of(target: str, client: RestClient) -> list[str]:
     if target.startswith(SCHEME):
         split_path(target)
         return [target]
-    return [checkpoint["tinker_path"] for checkpoint in client.checkpoints(target)]
+    return [checkpoint["path"] for checkpoint in client.checkpoints(target)]

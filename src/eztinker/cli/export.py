@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from eztinker.cli.client import RestClient, rest_client, split_path
 from eztinker.errors import AlreadyExists, DataNotFound
+from eztinker.rest_client import RestClient, rest_client, split_path
 
 
 class Form(StrEnum):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from eztinker.cli.client import rest_client
 from eztinker.cli.output import JsonFlag, print_json, print_table
+from eztinker.rest_client import rest_client
 
 
 def models(as_json: JsonFlag = False) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +48,15 @@ def fail(message: str) -> None:
 def when(moment: str | None) -> str | None:
     """An ISO 8601 moment in local time, to the minute."""
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M") if moment else None
+
+
+def age(moment: str) -> str:
+    """How long ago an ISO 8601 moment was, in its largest unit: `3 h`."""
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def size(num_bytes: int | None) -> str | None:

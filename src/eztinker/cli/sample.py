@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eztinker.cli.client import SCHEME, rest_client, split_path
 from eztinker.cli.output import JsonFlag, plain, print_json
+from eztinker.rest_client import SCHEME, rest_client, split_path
 
 if TYPE_CHECKING:
     from eztinker.rl.sampling import Sampler

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from eztinker.cli.output import JsonFlag, print_json
+from eztinker.rest_client import SCHEME, split_path
 
 
 def save(
@@ -19,7 +20,8 @@ def save(
 
     run = open_run(run_id)
     with sdk_errors():
-        path = run.save_for_sampling(name) if for_sampler else run.save(name).result().path
+        saved = run.save_for_sampling(name) if for_sampler else run.save(name).result().path
+    path = f"{SCHEME}{run.run_id}/{split_path(saved)[1]}"
     if as_json:
         print_json({"path": path})
     else:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from eztinker.cli.client import rest_client
 from eztinker.cli.output import JsonFlag, print_json, print_table
 from eztinker.client_settings import client_settings
+from eztinker.rest_client import rest_client
 
 
 def status(as_json: JsonFlag = False) -> None:

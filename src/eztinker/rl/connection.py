@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -39,6 +39,23 @@ def served_models() -> list[str]:
     with sdk_errors():
         offer = client.get_server_capabilities().result().supported_models
     return [model.model_name for model in offer if model.model_name]
+
+
+def require_served(base_model: str) -> None:
+    """
+    Raises:
+        NotFound: the server does not serve `base_model`; the message has the command that does.
+    """
+    models = served_models()
+    if base_model.partition(":")[0] not in models:
+        raise not_served(base_model, models)
+
+
+def not_served(base_model: str, served: Sequence[str]) -> NotFound:
+    """The error for a base model that is not among those served, with the command that serves it."""
+    offer = ", ".join(served) or "no model"
+    start = f"eztinker server --base-model {base_model}"
+    return NotFound(f"The server does not serve {base_model}; it serves {offer}. Start it with: {start}")
 
 
 @lru_cache(maxsize=4)

@@ -32,6 +32,7 @@ from eztinker.service.fair_share import Room
 from eztinker.service.operations import Operations
 from eztinker.service.parking import Parking
 from eztinker.service.recovery import Recovery, recover_log
+from eztinker.service.run_directory import RunDirectory
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.run_listings import RunListings
@@ -113,6 +114,7 @@ class Service:
         self.checkpoint_changes = CheckpointChanges(self._store, self.checkpoints, self.clock)
         self.checkpoint_copies = CheckpointCopies(self._store, self.checkpoints, self.sessions, self.clock)
         self.run_listings = RunListings(self._store, self.clock)
+        self.run_directory = RunDirectory(self._store, self.clock)
         self.session_search = SessionSearch(self._store, self.clock)
         self.traces = Traces(self._store)
         self.audit = AuditLog(self._store, self.clock)

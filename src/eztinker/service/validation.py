@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from eztinker.errors import CheckpointNotFound, InvalidInput, Unsupported
+from eztinker.oplog.models import RUN_PREFIX
 from eztinker.types import AdamParams, CheckpointKind, LoraSpec, Record
 
 MAX_RANK = 512
@@ -21,6 +22,7 @@ MAX_TTL_SECONDS = 10 * 365 * 24 * 3600
 MAX_METADATA_BYTES = 4096
 TINKER_SCHEME = "tinker://"
 
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -28,6 +30,7 @@ class TinkerPath(Record):
     """`tinker://<model_id>/<kind>/<name>`, taken apart."""
 
     model_id: str
+    """The id or name of a run stands in its place too."""
     kind: CheckpointKind
     name: str
 
@@ -57,6 +60,17 @@ def check_name(name: str) -> str:
             f"A checkpoint name has 1 to 128 letters, digits, dots, dashes and underscores and starts with a letter or "
             f"digit; got {name[:200]!r}",
             field="path",
+        )
+    return name
+
+
+def check_run_name(name: str | None) -> str | None:
+    """`name`, if a run may have it: it must not pass for an id, nor end a path."""
+    if name is not None and (not _RUN_NAME.fullmatch(name) or name.startswith(RUN_PREFIX)):
+        raise InvalidInput(
+            "A run's name has 1 to 64 letters, digits, dots, dashes and underscores, starts with a letter or digit and "
+            f"not with {RUN_PREFIX!r}; got {name[:200]!r}",
+            field="name",
         )
     return name
 

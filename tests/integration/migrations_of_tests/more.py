@@ -6,9 +6,10 @@ import sqlalchemy as sa
 from alembic import op
 
 from eztinker.failpoints import reach
+from eztinker.oplog.schema import SCHEMA_VERSION
 
-revision = "5"
-down_revision = "4"
+revision = str(SCHEMA_VERSION + 1)
+down_revision = str(SCHEMA_VERSION)
 
 
 def upgrade() -> None:

@@ -1,13 +1,12 @@
-"""Listings and deletions over a server's REST API.
+"""Runs, listings and deletions over a server's REST API: what local tools ask without training or sampling.
 
-Plain HTTP, because the official SDK takes seconds to import; commands that train or sample go through `eztinker.rl`.
+Plain HTTP, because the official SDK takes seconds to import and knows nothing of runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -23,17 +22,6 @@ _PAGE_SIZE = 100
 _TIMEOUT_SECONDS = 30.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """One training run."""
-
-    run_id: str
-    newest: dict[str, Any]
-    """The Tinker model that carries it now."""
-    model_ids: list[str] = field(default_factory=list)
-    """All that carried it, newest first."""
-
-
 class RestClient:
     """Reads and deletes what a server keeps. Answers are the JSON objects of the Tinker API."""
 
@@ -43,26 +31,46 @@ class RestClient:
     def models(self) -> list[dict[str, Any]]:
         return self._call("GET", "get_server_capabilities")["supported_models"]
 
-    def runs(self) -> list[Run]:
-        """Newest first; one that several Tinker models carried on stands once."""
-        runs: dict[str, Run] = {}
-        for model in self._pages("training_runs"):
-            run = runs.setdefault(_run_id(model), Run(run_id=_run_id(model), newest=model))
-            run.model_ids.append(model["training_run_id"])
-        return list(runs.values())
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run, begun last first; one that several Tinker models have carried stands once."""
+        return self._pages("runs")
 
-    def checkpoints(self, run_id: str | None = None) -> list[dict[str, Any]]:
-        """All checkpoints, or those of one run.
+    def run(self, reference: str) -> dict[str, Any]:
+        """The run with this id or name, or with a Tinker model of this id.
 
         Raises:
-            NotFound: no run has this id.
+            NotFound: there is none.
         """
-        if run_id is None:
-            return self._pages("checkpoints")
-        model_ids = [id_ for run in self.runs() if run_id in (run.run_id, *run.model_ids) for id_ in run.model_ids]
-        if not model_ids:
-            raise NotFound(f"No training run {run_id!r} on this server; see: eztinker runs")
-        return [each for id_ in model_ids for each in self._call("GET", f"{_path_of(id_)}/checkpoints")["checkpoints"]]
+        try:
+            return self._call("GET", _path_of_run(reference))
+        except NotFound as error:
+            raise NotFound(f"No run {reference} on this server; 'eztinker runs' lists those it has") from error
+
+    def label_run(self, reference: str, changes: Mapping[str, str | None]) -> dict[str, Any]:
+        """Give a run another `name` or `note`; None takes it away."""
+        return self._call("PATCH", _path_of_run(self.run(reference)["run_id"]), json=changes)
+
+    def checkpoints(self, reference: str | None = None) -> list[dict[str, Any]]:
+        """All checkpoints, or those of one run, newest first, each with its run's id and with a `path` that has it.
+
+        A `path` leads to the newest of its name; an older one that another model of the run has saved under the same
+        name keeps the path of that model.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        runs = self.runs() if reference is None else [self.run(reference)]
+        run_ids = {model_id: run["run_id"] for run in runs for model_id in run["model_ids"]}
+        taken: set[str] = set()
+        found = []
+        for checkpoint in self._pages("checkpoints"):
+            model_id, checkpoint_id = split_path(checkpoint["tinker_path"])
+            if model_id in run_ids:
+                path = f"{SCHEME}{run_ids[model_id]}/{checkpoint_id}"
+                shown = checkpoint["tinker_path"] if path in taken else path
+                taken.add(path)
+                found.append({"path": shown, "run_id": run_ids[model_id], **checkpoint})
+        return found
 
     def tokenizer_directory(self, model_id: str) -> str:
         """Where the tokenizer of a Tinker model lies; the sampling clients of the SDK only ask the hub."""
@@ -133,19 +141,12 @@ def split_path(path: str) -> tuple[str, str]:
     return run_id, checkpoint_id
 
 
-def _run_id(model: dict[str, Any]) -> str:
-    """The id `eztinker.rl` gave the run this Tinker model belongs to; the model's own where another program made it."""
-    from eztinker.rl.runs import RUN_KEY
-
-    for holder in (model, model.get("last_checkpoint") or {}):
-        named = (holder.get("user_metadata") or {}).get(RUN_KEY)
-        if named:
-            return named
-    return model["training_run_id"]
-
-
 def _path_of(model_id: str) -> str:
     return f"training_runs/{quote(model_id, safe='')}"
+
+
+def _path_of_run(reference: str) -> str:
+    return f"runs/{quote(reference, safe='')}"
 
 
 def _refusal(response: httpx.Response) -> EZTinkerError:
@@ -156,4 +157,6 @@ def _refusal(response: httpx.Response) -> EZTinkerError:
         message = f"The server answered {response.status_code} to {response.request.url.path}"
     if response.status_code == 401:
         message = f"The server refused the key ({message}); set EZTINKER_API_KEY to its key"
-    return NotFound(message) if response.status_code == 404 else ServerError(message)
+    if response.status_code == 404:
+        return NotFound(message)
+    return InvalidInput(message) if response.status_code in (400, 409, 413, 422) else ServerError(message)
