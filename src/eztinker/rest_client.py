@@ -5,21 +5,32 @@ Plain HTTP, because the official SDK takes seconds to import and knows nothing o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from eztinker.addresses import is_loopback
-from eztinker.client_settings import require_server
-from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
+from eztinker.client_settings import ClientSettings, client_settings, require_server
+from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable, SessionEnded
 
 if TYPE_CHECKING:
     import httpx
 
 SCHEME = "tinker://"
 _PAGE_SIZE = 100
-_TIMEOUT_SECONDS = 30.0
+_TIMEOUT_SECONDS = 60.0
+"""Longer than the server holds a poll."""
+_TOKENIZER_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 
 class RestClient:
@@ -41,10 +52,13 @@ class RestClient:
         Raises:
             NotFound: there is none.
         """
+        unknown = f"No run {reference} on this server; 'eztinker runs' lists those it has"
+        if "/" in reference:  # as in the names of base models
+            raise NotFound(unknown)
         try:
             return self._call("GET", _path_of_run(reference))
         except NotFound as error:
-            raise NotFound(f"No run {reference} on this server; 'eztinker runs' lists those it has") from error
+            raise NotFound(unknown) from error
 
     def label_run(self, reference: str, changes: Mapping[str, str | None]) -> dict[str, Any]:
         """Give a run another `name` or `note`; None takes it away."""
@@ -71,6 +85,74 @@ class RestClient:
                 taken.add(path)
                 found.append({"path": shown, "run_id": run_ids[model_id], **checkpoint})
         return found
+
+    def base_model_of(self, path: str) -> str:
+        """The base model under the checkpoint at a tinker:// path."""
+        return self._call("POST", "weights_info", json={"tinker_path": path})["base_model"]
+
+    def fetch_tokenizer(self, base_model: str, directory: Path) -> None:
+        """Put the tokenizer files of a served model into `directory`."""
+        for name in _TOKENIZER_FILES:
+            response = self._http.get(f"/{quote(base_model)}/resolve/main/{name}")
+            if response.is_success:
+                (directory / name).write_bytes(response.content)
+
+    def new_session(self, purpose: str) -> str:
+        body = {"tags": [purpose], "sdk_version": "eztinker"}
+        return self._call("POST", "create_session", json=body)["session_id"]
+
+    def end_session(self, session_id: str) -> None:
+        self._call("POST", f"sessions/{session_id}/finish", json={"reason": {"type": "success"}})
+
+    def new_sampler(self, session_id: str, *, base_model: str | None = None, model_path: str | None = None) -> str:
+        """A sampling session on a base model or a sampler checkpoint."""
+        source = {"base_model": base_model, "model_path": model_path}
+        body = {"session_id": session_id, "sampling_session_seq_id": 0, **source}
+        return self._call("POST", "create_sampling_session", json=body)["sampling_session_id"]
+
+    def new_sampler_of_training(self, session_id: str, path: str, run: str) -> str:
+        """A sampling session on a training checkpoint, by way of a model that belongs to the same run."""
+        new = {"session_id": session_id, "model_seq_id": 0, "user_metadata": {"eztinker_run": run}}
+        model_id = self._done("load_weights", {**new, "path": path, "optimizer": False})["model_id"]
+        save = {"model_id": model_id, "seq_id": 1, "sampling_session_seq_id": 0}
+        return self._done("save_weights_for_sampler", save)["sampling_session_id"]
+
+    def stream_sample(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The lines of a streamed sample; whoever closes the iterator gives the sample up.
+
+        Raises:
+            SessionEnded: the session of the sampler has been silent for too long.
+        """
+        import httpx
+
+        try:
+            with self._http.stream("POST", "/api/v1/stream_sample", json=body, timeout=None) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                for line in response.iter_lines():
+                    piece = json.loads(line)
+                    if "error" in piece:
+                        raise ServerError(piece["error"]["message"])
+                    yield piece
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
+
+    def status(self) -> dict[str, Any]:
+        """What the server does at this moment, and with what."""
+        return self._call("GET", "status")
+
+    def _done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask for an operation and wait for what it comes to."""
+        promise = self._call("POST", path, json=body)["request_id"]
+        while True:
+            response = self._send("POST", "retrieve_future", json={"request_id": promise}, accepts=(408,))
+            if response.status_code != 408:
+                break
+        outcome = response.json()
+        if "error" in outcome:
+            raise ServerError(outcome["error"])
+        return outcome
 
     def tokenizer_directory(self, model_id: str) -> str:
         """Where the tokenizer of a Tinker model lies; the sampling clients of the SDK only ask the hub."""
@@ -102,14 +184,14 @@ class RestClient:
         response = self._send(method, path, **request)
         return response.json() if response.content else {}
 
-    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, *, accepts: Collection[int] = (), **request: Any) -> httpx.Response:
         import httpx
 
         try:
             response = self._http.request(method, f"/api/v1/{path}", follow_redirects=True, **request)
         except httpx.HTTPError as error:
             raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
-        if response.is_error:
+        if response.is_error and response.status_code not in accepts:
             raise _refusal(response)
         return response
 
@@ -121,16 +203,26 @@ def rest_client() -> Iterator[RestClient]:
     Raises:
         ServerUnreachable: it does not answer.
     """
+    with _http(require_server(), _TIMEOUT_SECONDS) as http:
+        yield RestClient(http)
+
+
+@contextmanager
+def impatient_client(timeout_seconds: float) -> Iterator[RestClient]:
+    """A client that gives up a question after so many seconds, and does not look first whether a server answers."""
+    with _http(client_settings(), timeout_seconds) as http:
+        yield RestClient(http)
+
+
+def _http(settings: ClientSettings, timeout_seconds: float) -> httpx.Client:
     import httpx
 
-    settings = require_server()
-    with httpx.Client(
+    return httpx.Client(
         base_url=settings.base_url,
         headers={"X-API-Key": settings.api_key},
-        timeout=_TIMEOUT_SECONDS,
+        timeout=timeout_seconds,
         trust_env=not is_loopback(urlsplit(settings.base_url).hostname or ""),  # no proxy stands before this machine
-    ) as http:
-        yield RestClient(http)
+    )
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -159,4 +251,6 @@ def _refusal(response: httpx.Response) -> EZTinkerError:
         message = f"The server refused the key ({message}); set EZTINKER_API_KEY to its key"
     if response.status_code == 404:
         return NotFound(message)
+    if response.status_code == 410:
+        return SessionEnded(message)
     return InvalidInput(message) if response.status_code in (400, 409, 413, 422) else ServerError(message)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from eztinker.cli import (
+    chat,
     checkpoints,
     create,
     delete,
@@ -46,6 +48,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+@app.callback()
+def _eztinker(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=version.print_and_exit, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("demo")(demo.demo)
 app.command("server")(server.server)
 app.command("env")(env.env)
@@ -63,6 +75,7 @@ app.command("list", hidden=True)(runs.runs)
 app.command("list-runs", hidden=True)(runs.runs)
 app.command("label")(label.label)
 app.command("sample")(sample.sample)
+app.command("chat")(chat.chat)
 app.command("save")(save.save)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("delete")(delete.delete)
@@ -78,7 +91,9 @@ def main() -> None:
     except EZTinkerError as error:
         fail(error.message)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt):
+            sys.stderr.write(f"{interrupt}\n")
         sys.exit(130)
 
 

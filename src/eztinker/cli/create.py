@@ -4,11 +4,15 @@ from typing import Annotated
 
 import typer
 
+from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, print_json
 
 
 def create(
-    base_model: Annotated[str, typer.Argument(help="A base model the server serves; see: eztinker models")],
+    base_model: Annotated[
+        str,
+        typer.Argument(help="A base model the server serves; see: eztinker models", autocompletion=completion.models),
+    ],
     lora_rank: Annotated[int, typer.Option("--lora-rank", "--rank", help="Rank of the adapter.")] = 8,
     name: Annotated[str | None, typer.Option(help="Stands for the run's id wherever one is asked for.")] = None,
     note: Annotated[str | None, typer.Option(help="What the run is for; 'eztinker runs' shows it.")] = None,

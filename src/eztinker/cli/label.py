@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
+from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, plain, print_json
 from eztinker.rest_client import rest_client
 
 
 def label(
-    run: Annotated[str, typer.Argument(help="A training run; see: eztinker runs")],
+    run: Annotated[str, typer.Argument(help="A training run; see: eztinker runs", autocompletion=completion.runs)],
     name: Annotated[str | None, typer.Option(help="Its new name; '' takes the name away.")] = None,
     note: Annotated[str | None, typer.Option(help="Its new note; '' takes the note away.")] = None,
     as_json: JsonFlag = False,

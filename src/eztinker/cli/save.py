@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
+from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, print_json
 from eztinker.rest_client import SCHEME, split_path
 
 
 def save(
-    run_id: Annotated[str, typer.Argument(help="A training run; see: eztinker runs")],
+    run_id: Annotated[str, typer.Argument(help="A training run; see: eztinker runs", autocompletion=completion.runs)],
     name: Annotated[str, typer.Argument(help="Name of the checkpoint; an older one of that name is replaced.")],
     for_sampler: Annotated[bool, typer.Option("--sampler", help="The adapter alone, without its optimizer.")] = False,
     as_json: JsonFlag = False,

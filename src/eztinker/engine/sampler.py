@@ -7,7 +7,7 @@ draws from a random generator of its own, so its tokens do not depend on its nei
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -65,6 +65,13 @@ class Sampler:
     def num_waiting(self) -> int:
         num_unread = len(self._waiting) + sum(len(group) for group in self._set_aside)
         return num_unread + len({id(row.job) for row in self._starting})
+
+    def news(self) -> Iterator[tuple[SampleJob, list[int]]]:
+        """Streamed jobs that run, each with the tokens of its first sample that are new since this was last asked."""
+        for row in self._rows:
+            if row.job.is_streamed and row.index == 0 and len(row.tokens) > row.job.num_reported:
+                yield row.job, row.tokens[row.job.num_reported :]
+                row.job.num_reported = len(row.tokens)
 
     def submit(self, job: SampleJob) -> None:
         self._jobs[job.op_id] = job

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.sampler import Sampler
 from eztinker.engine.trainer import Pass
 from eztinker.types import EngineStatus
@@ -79,6 +80,10 @@ class Scheduler:
             waiting_samples=sum(sampler.num_waiting for sampler in self._samplers),
             waiting_operations=sum(len(lane) for lane in self._lanes.values()),
         )
+
+    def news(self) -> list[tuple[SampleJob, list[int]]]:
+        """What streamed samples have drawn since this was last asked, as of `Sampler.news`."""
+        return [each for sampler in self._samplers for each in sampler.news()]
 
     def turn(self) -> list[Outcome]:
         """One micro-batch of training, then sampling for as long as that took."""

@@ -52,6 +52,12 @@ class Run(Record):
         return next((model for model in self.models if run_id_of(model.model_id) == self.run_id), self.models[-1])
 
     @property
+    def num_steps(self) -> int:
+        """Of the model trained last; one that was only loaded to be sampled from says nothing about the run."""
+        trained = next((model for model in self.models if model.last_loss is not None), None)
+        return max(model.num_steps for model in self.models) if trained is None else trained.num_steps
+
+    @property
     def last_loss(self) -> float | None:
         return next((model.last_loss for model in self.models if model.last_loss is not None), None)
 

@@ -137,7 +137,7 @@ class Service:
         turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.completions = Completions(self._store, self.operations, self.clock)
         self.sampling = Sampling(
-            self._store, catalog, self.sessions, self.operations, turns, self.checkpoints, self.clock
+            self._store, catalog, self.sessions, self.operations, turns, self.engine, self.checkpoints, self.clock
         )
 
     @contextlib.asynccontextmanager

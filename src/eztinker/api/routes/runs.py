@@ -42,7 +42,7 @@ def _as_json(run: Run) -> dict[str, Any]:
         "note": first.note,
         "base_model": newest.base_model,
         "lora_rank": newest.rank,
-        "num_steps": newest.num_steps,
+        "num_steps": run.num_steps,
         "last_loss": run.last_loss,
         "created_at": first.created_at.isoformat(),
         "last_request_time": newest.last_request_at.isoformat(),
