@@ -91,9 +91,7 @@ def main() -> None:
     except EZTinkerError as error:
         fail(error.message)
         sys.exit(1)
-    except KeyboardInterrupt as interrupt:
-        if str(interrupt):
-            sys.stderr.write(f"{interrupt}\n")
+    except KeyboardInterrupt:
         sys.exit(130)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from eztinker.cli.output import print_json
+from eztinker.cli.output import plain, print_json
 from eztinker.client_settings import server_is_up
 from eztinker.data_dir import RunningServer, local_data_dir, running_server
 from eztinker.keys import read_api_key
@@ -58,11 +58,6 @@ def demo(
     A server that already runs on the data directory is used as it is. Run again, it goes on after the last finished
     round of a run with the same settings.
     """
-    from rich.console import Console
-
-    from eztinker.rl import RejectionSFTConfig, run_rejection_sft
-    from eztinker.rl.display import Display
-
     given: dict[str, Any] = {
         "seed": seed,
         "output_dir": output_dir,
@@ -78,14 +73,25 @@ def demo(
         "reset_buffer": fresh,
         "checkpoint": True,
     }
-    config = RejectionSFTConfig(**{name: value for name, value in given.items() if value is not None})
-    console = Console(stderr=as_json, highlight=False)
+    settings = {name: value for name, value in given.items() if value is not None}
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)  # by default they would leave a server of our own behind
+    base_models = [base_model] if base_model else []
+    with _told_when_interrupted():
+        _run(settings, data_dir or local_data_dir(), base_models, keep_server=keep_server, as_json=as_json)
+
+
+def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, keep_server: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    from eztinker.rl import RejectionSFTConfig, run_rejection_sft
+    from eztinker.rl.display import Display
+
+    config = RejectionSFTConfig(**settings)
+    console = Console(stderr=as_json, highlight=False)
     with (
-        _told_when_interrupted(console),  # while the server starts
-        _server(data_dir or local_data_dir(), [base_model] if base_model else [], console) as server,
-        _told_when_interrupted(console),  # and before it is stopped, which takes a moment
+        _server(data_dir, base_models, console) as server,
+        _told_when_interrupted(),  # before the server is stopped, which takes a moment
     ):
         summary = run_rejection_sft(config, Display(console))
         _conclude(summary, console)
@@ -130,12 +136,12 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
 
 
 @contextmanager
-def _told_when_interrupted(console: Console) -> Iterator[None]:
+def _told_when_interrupted() -> Iterator[None]:
     """Ctrl-C ends the block with one line about what is kept."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        console.print(str(interrupt) or _NOTHING_YET, markup=False, soft_wrap=True)
+        sys.stderr.write(f"\n{plain(str(interrupt) or _NOTHING_YET)}\n")
         raise typer.Exit(130) from interrupt
 
 

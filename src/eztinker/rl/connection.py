@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from eztinker.client_settings import ClientSettings, require_server
 from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
+from eztinker.rl.interrupts import import_sdk
 
 if TYPE_CHECKING:
     import tinker
@@ -26,6 +27,7 @@ def service_client() -> tinker.ServiceClient:
 def rest_client() -> tinker.RestClient:
     """The SDK's client for listings and downloads."""
     settings = require_server()
+    import_sdk()
 
     import tinker  # after the check: it takes seconds, and whoever forgot the server need not wait
 
@@ -60,6 +62,8 @@ def not_served(base_model: str, served: Sequence[str]) -> NotFound:
 
 @lru_cache(maxsize=4)
 def _service_client(settings: ClientSettings) -> tinker.ServiceClient:
+    import_sdk()
+
     import tinker
 
     with sdk_errors():

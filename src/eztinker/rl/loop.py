@@ -21,6 +21,7 @@ from eztinker.rl.config import Recipe, RejectionSFTConfig
 from eztinker.rl.connection import sdk_errors, served_models
 from eztinker.rl.display import Bars, Display, accuracy_text, counted
 from eztinker.rl.evaluate import PendingEvaluation, submit_evaluation
+from eztinker.rl.interrupts import RunInterrupted
 from eztinker.rl.problems import Problem, ProblemSet
 from eztinker.rl.report import write_progress, write_report
 from eztinker.rl.report.summary import ADAPTER_DIR
@@ -31,10 +32,6 @@ from eztinker.rl.state import STATE_FILE, RunState, load_state, round_report, sa
 from eztinker.rl.training import Example, submit_step
 
 BUFFER_FILE = "buffer.jsonl"
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a run; the message says what is kept and how to go on."""
 
 
 def run_rejection_sft(config: RejectionSFTConfig, display: Display | None = None) -> dict[str, Any]:

@@ -39,21 +39,16 @@ class SampleStream:
 
     async def drawn(self) -> AsyncGenerator[Drawn | Failure, None]:
         """Pieces as they come, to the one with the reason to stop, or to a failure."""
-        news: asyncio.Queue[Progress] = asyncio.Queue()
+        news: asyncio.Queue[Progress | None] = asyncio.Queue()
         outcome = asyncio.create_task(
             self._operations.outcome(self._owner, self._op_id, hold_seconds=_HOLD_SECONDS), name="streamed sample"
         )
+        outcome.add_done_callback(lambda _: news.put_nowait(None))
         num_told = 0
         try:
             with self._engine.watched(self._op_id, news.put_nowait):
-                while not outcome.done():
-                    coming = asyncio.create_task(news.get())
-                    await asyncio.wait({coming, outcome}, return_when=asyncio.FIRST_COMPLETED)
-                    if not coming.done():
-                        coming.cancel()
-                        break
+                while (event := await news.get()) is not None:
                     # An engine that took over draws the same tokens again; what was told is not told twice.
-                    event = coming.result()
                     if new := event.tokens[max(0, num_told - event.start) :]:
                         num_told += len(new)
                         yield Drawn(tokens=new)
