@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -50,9 +50,9 @@ def when(moment: str | None) -> str | None:
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M") if moment else None
 
 
-def age(moment: str) -> str:
-    """How long ago an ISO 8601 moment was, in its largest unit: `3 h`."""
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+def age(moment: str, now: datetime) -> str:
+    """How long before `now` an ISO 8601 moment was, in its largest unit: `3 h`."""
+    seconds = max(0.0, (now - datetime.fromisoformat(moment)).total_seconds())
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"

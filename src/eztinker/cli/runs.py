@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from eztinker.cli.output import JsonFlag, age, print_json, print_table
 from eztinker.rest_client import rest_client
 
@@ -30,6 +32,6 @@ def _cells(run: dict, with_notes: bool) -> tuple[object, ...]:
         run["base_model"].rpartition("/")[2],
         run["num_steps"],
         None if loss is None else f"{loss:.3f}",
-        age(run["created_at"]),
+        age(run["created_at"], datetime.now(UTC)),
         *((run["note"],) if with_notes else ()),
     )
