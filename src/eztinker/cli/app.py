@@ -15,6 +15,7 @@ import typer
 from eztinker.cli import (
     chat,
     checkpoints,
+    completion,
     create,
     delete,
     demo,
@@ -86,6 +87,7 @@ app.command("version")(version.version)
 
 def main() -> None:
     """Run the command line and exit; the only place that turns our errors into a line on stderr."""
+    completion.rejoin_words(os.environ)
     try:
         app(prog_name="eztinker")
     except EZTinkerError as error:

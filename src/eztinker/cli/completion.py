@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
 from eztinker.data_dir import local_data_dir
 from eztinker.errors import EZTinkerError
 from eztinker.rest_client import SCHEME, RestClient, impatient_client
 
 _PATIENCE_SECONDS = 1.0
+_BROKEN = "tinker : //"
+"""A path as bash gives it to us: it breaks words at colons, and takes back only what follows the last of them."""
+_SCHEME_IS_THERE = "_EZTINKER_SCHEME_IS_THERE"
+
+
+def rejoin_words(environ: MutableMapping[str, str]) -> None:
+    """Put paths together that bash has broken, before the command line is read from its variables."""
+    words = environ.get("COMP_WORDS", "")
+    if environ.get("_EZTINKER_COMPLETE") == "complete_bash" and _BROKEN in words:
+        environ["COMP_CWORD"] = str(int(environ["COMP_CWORD"]) - 2 * words.count(_BROKEN))
+        environ["COMP_WORDS"] = words.replace(_BROKEN, SCHEME)
+        environ[_SCHEME_IS_THERE] = "1"
 
 
 def runs(incomplete: str) -> list[str]:
@@ -17,7 +30,8 @@ def runs(incomplete: str) -> list[str]:
 
 
 def checkpoints(incomplete: str) -> list[str]:
-    return _matching(incomplete, _ask(_paths))
+    paths = _matching(incomplete, _ask(_paths))
+    return [path.partition(":")[2] for path in paths] if _SCHEME_IS_THERE in os.environ else paths
 
 
 def runs_and_checkpoints(incomplete: str) -> list[str]:

@@ -308,6 +308,19 @@ def test_tab_offers_nothing_and_says_nothing_without_a_server(
     assert [offer("tinker://") for offer in offers] == [[]] * 4
 
 
+def test_a_path_that_bash_has_broken_is_one_word_again():
+    words = {
+        "_EZTINKER_COMPLETE": "complete_bash",
+        "COMP_WORDS": "eztinker sample tinker : //run_1/w",
+        "COMP_CWORD": "4",
+    }
+    completion.rejoin_words(words)
+    assert (words["COMP_WORDS"], words["COMP_CWORD"]) == ("eztinker sample tinker://run_1/w", "2")
+    whole = {"_EZTINKER_COMPLETE": "complete_bash", "COMP_WORDS": "eztinker sample run", "COMP_CWORD": "2"}
+    completion.rejoin_words(untouched := dict(whole))
+    assert untouched == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [(["create", "--owner", "a b"], "An owner has"), (["revoke", "7"], "No key has the id 7")],
