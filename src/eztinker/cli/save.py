@@ -6,7 +6,7 @@ import typer
 
 from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, print_json
-from eztinker.rest_client import SCHEME, split_path
+from eztinker.rest_client import SCHEME
 
 
 def save(
@@ -20,9 +20,12 @@ def save(
     from eztinker.rl.runs import open_run
 
     run = open_run(run_id)
-    with sdk_errors():
-        saved = run.save_for_sampling(name) if for_sampler else run.save(name).result().path
-    path = f"{SCHEME}{run.run_id}/{split_path(saved)[1]}"
+    if for_sampler:
+        path = run.save_for_sampling(name)
+    else:
+        with sdk_errors():
+            run.save(name).result()
+        path = f"{SCHEME}{run.run_id}/weights/{name}"
     if as_json:
         print_json({"path": path})
     else:

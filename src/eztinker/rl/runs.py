@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eztinker.errors import NotFound
-from eztinker.rest_client import rest_client
+from eztinker.rest_client import SCHEME, rest_client
 from eztinker.rl.connection import require_served, sdk_errors, service_client
 from eztinker.rl.sampling import Sampler
 
@@ -42,9 +42,10 @@ class TrainingRun:
             return self.client.save_state(name, overwrite=True)
 
     def save_for_sampling(self, name: str) -> str:
-        """Save the adapter alone; the tinker:// path that samplers load."""
+        """Save the adapter alone; the tinker:// path, with the run's id, that samplers load."""
         with sdk_errors():
-            return self.client.save_weights_for_sampler(name).result().path
+            self.client.save_weights_for_sampler(name).result()
+        return f"{SCHEME}{self.run_id}/sampler_weights/{name}"
 
 
 _open_runs: dict[str, TrainingRun] = {}
