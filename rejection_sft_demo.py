@@ -40,7 +40,8 @@ def parse_args() -> argparse.Namespace:
     add("--eval-size", type=int, help="held-out problems (default: 300 for arithmetic, 200 for GSM8K)")
     add("--seed", type=int, default=default.seed, help="(default: %(default)s)")
     add("--checkpoint", action="store_true", help="save after every epoch, and go on from there when run again")
-    add("--reset-buffer", action="store_true", help="forget what an earlier run left in the output directory")
+    add("--fresh", "--reset-buffer", dest="reset_buffer", action="store_true",
+        help="forget what an earlier run left in the output directory")  # fmt: skip
     add("--no-filter", dest="filter", action="store_false", help="the control: train on random answers, right or wrong")
     add("--output-dir", type=Path, help="(default: a directory under runs/ named after the settings)")
     return parser.parse_args()
@@ -53,7 +54,8 @@ def main() -> int:
     except EZTinkerError as error:
         print(f"Error: {error.message}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "Stopped before the first round; nothing is trained yet.", file=sys.stderr)
         return 130
     print(f"\nTest-set accuracy: {100 * summary['accuracy_before']:.1f} % -> {100 * summary['accuracy_after']:.1f} %")
     for sentence in summary["findings"]:

@@ -24,15 +24,22 @@ def run() -> None:
     dataset: MathDataset = ArithmeticDataset("train") if recipe.dataset == "arithmetic" else GSM8KDataset("train")
     run_id = create_training_run(recipe.base_model, lora_rank=1)
     print(f"{recipe.base_model}, rank-1 LoRA, {recipe.dataset}: {run_id}")
-    for number in range(NUM_PROBLEMS):
-        train_on_best_candidate(recipe, dataset, run_id, number)
+    num_trained = sum(train_on_best_candidate(recipe, dataset, run_id, number) for number in range(NUM_PROBLEMS))
 
-    question, prompt, _ = dataset.get_example_question(NUM_PROBLEMS)
-    print(f"\nA sample from the adapter as it is now\n  {question}")
-    print(f"  {sample(recipe, prompt, question, run_id, 1)[0].strip()}")
+    question, prompt, ground_truth = dataset.get_example_question(NUM_PROBLEMS)
+    answer = sample(recipe, prompt, question, run_id, 1)[0]
+    is_right = dataset.evaluate_answer(answer, ground_truth, question)["is_correct"]
+    print(f"\nA sample from the adapter as it is now\n  {question} (expected: {ground_truth})")
+    print(f"  {answer.strip()}  ({'right' if is_right else 'wrong'})")
+    print(
+        f"\nEvery part works: sampled, graded, trained on {num_trained} of {NUM_PROBLEMS} problems. That is far too "
+        "little to make\nthe model better, whatever the last sample says; 'eztinker demo' trains on hundreds of "
+        "answers and measures it."
+    )
 
 
-def train_on_best_candidate(recipe: Recipe, dataset: MathDataset, run_id: str, number: int) -> None:
+def train_on_best_candidate(recipe: Recipe, dataset: MathDataset, run_id: str, number: int) -> bool:
+    """One problem, sampled, graded and, if an answer is right, trained on; whether one was."""
     question, prompt, ground_truth = dataset.get_example_question(number)
     print(f"\nProblem {number + 1} of {NUM_PROBLEMS}: {question} (expected: {ground_truth})")
     # Worked examples in the sampling prompt make a right answer likely at two tries; training does without them.
@@ -44,6 +51,7 @@ def train_on_best_candidate(recipe: Recipe, dataset: MathDataset, run_id: str, n
         print(f"  trained on: {best['selected_text'].strip()} (loss {best['loss']:.3f} per token)")
     else:
         print(f"  not trained: {best['skip_reason']}")
+    return best["trained"]
 
 
 def sample(recipe: Recipe, prompt: str, question: str, run_id: str, count: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Is everything there that rejection-sampling SFT needs? Six checks, a few seconds: python test_rejection_sft.py
 
-Checks that need a server are skipped, with the command that starts one, when none answers. Any failure exits 1.
+Checks that need a server are skipped, with the command that starts one, when none answers. Any failure exits 1. The
+last line counts what passed, failed and was skipped.
 """
 
 from __future__ import annotations
@@ -95,16 +96,25 @@ CHECKS: list[tuple[str, Callable[[], str]]] = [
 
 
 def main() -> int:
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
     for number, (name, check) in enumerate(CHECKS, start=1):
         print(f"[{number}/{len(CHECKS)}] {name}: ", end="", flush=True)
-        try:
-            print(check())
-        except Skipped as reason:
-            print(f"skipped, {reason}")
-        except Exception as error:  # whatever it is, the user gets one line and the exit status tells
-            print(f"failed, {type(error).__name__}: {error}")
-            return 1
-    return 0
+        counts[outcome(check)] += 1
+    print(", ".join(f"{count} {result}" for result, count in counts.items()))
+    return 1 if counts["failed"] else 0
+
+
+def outcome(check: Callable[[], str]) -> str:
+    """Make one check and print what it came to, in one line."""
+    try:
+        print(check())
+    except Skipped as reason:
+        print(f"skipped, {reason}")
+        return "skipped"
+    except Exception as error:  # whatever it is, the user gets one line and the exit status tells
+        print(f"failed, {type(error).__name__}: {error}")
+        return "failed"
+    return "passed"
 
 
 def _server_url() -> str:

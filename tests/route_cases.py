@@ -208,6 +208,9 @@ CASES: dict[tuple[str, str], Case] = {
     ),
     ("GET", f"{PREFIX}/samplers/{{sampler_id}}"): _asks(lambda ids: f"/samplers/{ids.sampler_id}"),
     ("POST", f"{PREFIX}/asample"): _posts("/asample", lambda ids, number: sample_body(ids.sampler_id, number)),
+    ("POST", f"{PREFIX}/stream_sample"): _posts(
+        "/stream_sample", lambda ids, number: sample_body(ids.sampler_id, number)
+    ),
     ("POST", f"{PREFIX}/retrieve_future"): _posts("/retrieve_future", lambda ids, _: {"request_id": ids.request_id}),
     ("POST", f"{PREFIX}/retrieve_futures"): _posts(
         "/retrieve_futures",
@@ -216,6 +219,12 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", f"{PREFIX}/cancel_future"): _posts("/cancel_future", lambda ids, _: {"request_id": ids.request_id}),
     ("GET", f"{PREFIX}/training_runs"): _asks("/training_runs"),
     ("GET", f"{PREFIX}/training_runs/{{model_id}}"): _asks(lambda ids: f"/training_runs/{ids.model_id}"),
+    ("GET", f"{PREFIX}/status"): _asks("/status"),
+    ("GET", f"{PREFIX}/runs"): _asks("/runs"),
+    ("GET", f"{PREFIX}/runs/{{run}}"): _asks(lambda ids: f"/runs/{ids.model_id}"),
+    ("PATCH", f"{PREFIX}/runs/{{run}}"): lambda ids, number: Call(
+        f"{PREFIX}/runs/{ids.model_id}", json={"name": f"n{number}", "note": "a note"}
+    ),
     ("GET", f"{PREFIX}/checkpoints"): _asks("/checkpoints"),
     ("GET", f"{PREFIX}/training_runs/{{model_id}}/checkpoints"): _asks(
         lambda ids: f"/training_runs/{ids.model_id}/checkpoints"

@@ -86,7 +86,8 @@ def answer(command: AnyCommand | TrainingCommand | Sample) -> AnyEvent | None:
             except (CheckpointDamaged, CheckpointNotFound) as error:
                 return Failed(op_id=command.op_id, category="server", code=error.code, message=error.message)
             lora = LoraSpec(rank=1, seed=0)
-            return Created(op_id=command.op_id, state=AdapterState(lora=lora, base_model="tiny", step=0))
+            step = _num_operations[command.model_id]
+            return Created(op_id=command.op_id, state=AdapterState(lora=lora, base_model="tiny", step=step))
         case ForwardBackward():
             return forward_backward(command)
         case OptimStep():

@@ -204,3 +204,36 @@ def test_an_unknown_run_and_an_unserved_model_are_named():
         generate_candidates(PROMPT, "", "run_none")
     with pytest.raises(NotFound, match=f"serves {MODEL}"):
         run(replace(CONFIG, base_model="org/other"))
+
+
+def test_a_run_is_one_under_its_id_its_name_and_its_models_in_functions_paths_and_commands(tmp_path: Path):
+    run_id = create_training_run(MODEL, lora_rank=2, name="first", note="a try")
+    train_on_two("first")
+    in_another_process(f"train_on_two({run_id!r})")
+    assert eztinker("save", "first", "kept") == f"tinker://{run_id}/weights/kept\n"
+    assert eztinker("save", run_id, "kept", "--sampler") == f"tinker://{run_id}/sampler_weights/kept\n"
+    (run,) = [each for each in json.loads(eztinker("runs", "--json")) if each["run_id"] == run_id]
+    assert (run["name"], run["note"], run["num_steps"], run["last_loss"] > 0) == ("first", "a try", 2, True)
+    assert len(run["model_ids"]) > 2
+
+    listings = [json.loads(eztinker("checkpoints", name, "--json")) for name in (run_id, "first", run["model_ids"][-1])]
+    assert listings == [listings[0]] * 3
+    paths = {each["path"] for each in listings[0]}
+    assert {f"tinker://{run_id}/{kind}/kept" for kind in ("weights", "sampler_weights")} <= paths
+    ask = (PROMPT, "--temperature", "0", "--max-tokens", "6")
+    answers = {eztinker("sample", target, *ask) for target in (run_id, "first", "tinker://first/sampler_weights/kept")}
+    assert len(answers) == 1
+    eztinker("export", "peft", "tinker://first/sampler_weights/kept", str(tmp_path / "adapter"))
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+    assert "is now named second" in eztinker("label", "first", "--name", "second")
+    assert eztinker("delete", "--yes", "second").count("Deleted tinker://") == len(paths)
+    assert "No checkpoints" in eztinker("checkpoints", "second")
+
+
+def eztinker(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "eztinker", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -27,10 +27,11 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from eztinker import failpoints
 from eztinker.errors import ConfigError
 from eztinker.oplog.database import open_database
+from eztinker.oplog.models import run_id_of
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata
 from eztinker.oplog.store import Store
 from eztinker.oplog.upgrade import _stamp, alembic_config, backup_path, bring_up_to_date, run_migrations
-from tests.integration.upgrade_kills import VERSION_2
+from tests.integration.upgrade_kills import SYNTHETIC, VERSION_2
 from tests.servers import serving_scripted
 from tests.wire import PROTOBUF, loss_of, outcome
 
@@ -129,7 +130,8 @@ def test_a_log_of_version_2_keeps_every_row_and_its_results_are_served(tmp_path:
     Store(path).close()
     after = rows(path)
     assert (after.pop("alembic_version"), before.pop("schema_version")) == ([(str(SCHEMA_VERSION),)], [(2,)])
-    assert {**after, "operations": None} == {**before, **NEW_TABLES, "operations": None}
+    changed = {"operations": None, "models": None}
+    assert {**after, **changed} == {**before, **NEW_TABLES, **changed}
     with closing(sqlite3.connect(path)) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(operations)")]
     plan, status = columns.index("plan"), columns.index("status")
@@ -149,7 +151,10 @@ def test_a_log_of_version_3_keeps_every_row_and_has_no_checksums_yet(path: Path)
     Store(path).close()
     after = rows(path)
     assert (after.pop("alembic_version"), before.pop("alembic_version")) == ([(str(SCHEMA_VERSION),)], [("3",)])
+    models = after.pop("models")
+    models_before = before.pop("models")
     assert after == before | NEW_TABLES | {"operations": [(*row, None, None) for row in before["operations"]]}
+    assert [row[: len(old)] for row, old in zip(models, models_before, strict=True)] == models_before
     assert "alembic_version" in rows(backup_path(path, 3))
 
 
@@ -223,5 +228,35 @@ def test_an_upgrade_killed_at_any_moment_leaves_the_old_log_or_the_new_one(tmp_p
         input=json.dumps([*places, *moments]), capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     versions = json.loads(done.stdout)
-    assert versions[: len(places)] == [2, 2, 2, 2, 2, SCHEMA_VERSION + 1, 2, 2, 2]
+    assert versions[: len(places)] == [2, 2, 2, 2, 2, SYNTHETIC.newest, 2, 2, 2]
     assert len(versions) == len(places) + NUM_KILLS
+
+
+def test_a_log_of_version_4_sorts_its_models_into_runs_and_counts_their_steps(path: Path):
+    """The models of one run were known by what their clients had written into `user_metadata`."""
+    make_version_2(path)
+    engine = open_database(path)
+    with engine.begin() as connection:
+        _stamp(connection, 2)
+        command.upgrade(alembic_config({"connection": connection}), "4")
+        (first,) = connection.exec_driver_sql("SELECT model_id FROM models").one()
+        copied = "owner, session_id, status, base_model, rank, train_attn, train_mlp, train_unembed"
+        for model_id, owner, run in (("second", "local", first), ("foreign", "eve", first), ("lost", "local", "gone")):
+            columns = copied.replace("owner", f"'{owner}'")
+            connection.exec_driver_sql(
+                f"INSERT INTO models (model_id, {copied}, user_metadata, created_at, last_request_at) "
+                f"SELECT ?, {columns}, ?, created_at, last_request_at FROM models WHERE model_id = ?",
+                (model_id, json.dumps({"eztinker_run": f"run_{run}"}), first),
+            )
+        steps = "SELECT count(*) FROM operations WHERE lane = ? AND kind = 'optim_step' AND status != 'failed'"
+        num_done = connection.exec_driver_sql(steps, (first,)).scalar_one()
+        most_saved = connection.exec_driver_sql("SELECT max(step) FROM checkpoints").scalar_one()
+    engine.dispose()
+    Store(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        runs = dict(db.execute("SELECT model_id, run_id FROM models").fetchall())
+        (num_steps,) = db.execute("SELECT num_steps FROM models WHERE model_id = ?", (first,)).fetchone()
+    assert runs == {first: run_id_of(first), "second": run_id_of(first)} | {
+        model_id: run_id_of(model_id) for model_id in ("foreign", "lost")
+    }
+    assert num_steps == max(num_done, most_saved) > 0

@@ -22,6 +22,7 @@ ABOVE_THE_ENGINE = {
     "addresses",
     "client_settings",
     "home",
+    "rest_client",
     "standard_streams",
     "tested_versions",
 }
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models", "model_files"},
     "api": WORDS | {"config", "addresses", "protocol", "service"},
     "dataset": {"errors"},
-    "rl": {"errors", "client_settings", "dataset"},
+    "rl": {"errors", "client_settings", "rest_client", "dataset"},
     "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "model_files", "checkpoints", "dataset", "rl"},
 }
 MAY_IMPORT_TORCH = {"model", "engine", "worker"}

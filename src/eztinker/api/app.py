@@ -23,9 +23,11 @@ from eztinker.api.routes import (
     futures,
     health,
     keys,
+    runs,
     sampling,
     session_search,
     sessions,
+    status,
     tokenizers,
     training,
     training_runs,
@@ -38,8 +40,8 @@ from eztinker.service.service import Catalog, Service
 
 MIN_GZIP_BYTES = 1024
 GZIP_LEVEL = 1
-_NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plain")
-"""Results and weights, which hardly shrink; what is left are listings."""
+_NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plain", "application/x-ndjson")
+"""Results and weights, which hardly shrink, and streams, which must not wait; what is left are listings."""
 
 _ROUTERS = (
     futures.router,
@@ -51,6 +53,7 @@ _ROUTERS = (
     session_search.router,
     session_search.open_router,
     training_runs.router,
+    runs.router,
     checkpoints.router,
     checkpoints.open_router,
     adapters.router,
@@ -60,6 +63,7 @@ _ROUTERS = (
     audit.router,
     billing.router,
     health.router,
+    status.router,
     tokenizers.router,  # last: its paths begin with the name of a model, which may be anything
 )
 """Those that are asked most come first: routes are tried in their order."""

@@ -228,6 +228,16 @@ class RetrieveFutureBody(Body):
     """The client may then be told the size first."""
 
 
+class LabelRunBody(Body):
+    name: str | msgspec.UnsetType | None = msgspec.UNSET
+    note: str | msgspec.UnsetType | None = msgspec.UNSET
+
+    def changes(self) -> dict[str, str | None]:
+        """What is to be another from now on."""
+        values = {"name": self.name, "note": self.note}
+        return {field: value for field, value in values.items() if not isinstance(value, msgspec.UnsetType)}
+
+
 class TtlBody(Body):
     ttl_seconds: int | None
 

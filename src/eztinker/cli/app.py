@@ -8,11 +8,14 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from eztinker.cli import (
+    chat,
     checkpoints,
+    completion,
     create,
     delete,
     demo,
@@ -23,6 +26,7 @@ from eztinker.cli import (
     health,
     import_adapter,
     keys,
+    label,
     models,
     runs,
     sample,
@@ -46,6 +50,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+@app.callback()
+def _eztinker(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=version.print_and_exit, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("demo")(demo.demo)
 app.command("server")(server.server)
 app.command("env")(env.env)
@@ -61,7 +75,9 @@ app.command("create")(create.create)
 app.command("runs")(runs.runs)
 app.command("list", hidden=True)(runs.runs)
 app.command("list-runs", hidden=True)(runs.runs)
+app.command("label")(label.label)
 app.command("sample")(sample.sample)
+app.command("chat")(chat.chat)
 app.command("save")(save.save)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("delete")(delete.delete)
@@ -73,8 +89,9 @@ app.command("version")(version.version)
 def main() -> None:
     """Run the command line and exit; the only place that turns our errors into a line on stderr."""
     make_output_safe()
+    completion.rejoin_words(os.environ)
     try:
-        app()
+        app(prog_name="eztinker")
     except BrokenPipeError:  # whoever read our output has seen enough; nothing may be written to it at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

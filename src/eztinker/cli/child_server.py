@@ -36,7 +36,13 @@ def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningS
     command = [sys.executable, "-P", "-m", "eztinker", "server", "--host", "127.0.0.1", "--port", "0"]
     command += ["--data-dir", str(data_dir), *flags]
     with open_private(log_path, "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us, who stop it in good order
+        )
     try:
         yield _wait_until_ready(process, data_dir, log_path)
     finally:
@@ -59,7 +65,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(_STOP_TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C waits no longer
         process.kill()
         process.wait()
 

@@ -4,13 +4,18 @@ from typing import Annotated
 
 import typer
 
-from eztinker.cli.client import SCHEME, RestClient, rest_client, split_path
+from eztinker.cli import completion
+from eztinker.rest_client import SCHEME, RestClient, rest_client, split_path
 
 
 def delete(
     targets: Annotated[
         list[str],
-        typer.Argument(help="tinker:// paths, or runs, which means all their checkpoints.", metavar="PATH|RUN..."),
+        typer.Argument(
+            help="tinker:// paths, or runs, which means all their checkpoints.",
+            metavar="PATH|RUN...",
+            autocompletion=completion.runs_and_checkpoints,
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -34,4 +39,4 @@ def _paths_of(target: str, client: RestClient) -> list[str]:
     if target.startswith(SCHEME):
         split_path(target)
         return [target]
-    return [checkpoint["tinker_path"] for checkpoint in client.checkpoints(target)]
+    return [checkpoint["path"] for checkpoint in client.checkpoints(target)]

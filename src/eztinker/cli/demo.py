@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from eztinker.cli.output import print_json
+from eztinker.cli.output import plain, print_json
 from eztinker.client_settings import server_is_up
 from eztinker.data_dir import RunningServer, local_data_dir, running_server
 from eztinker.keys import read_api_key
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_NOTHING_YET = "Stopped before the first round; nothing is trained yet. The same command begins again."
 
 
 def demo(
@@ -40,6 +44,9 @@ def demo(
     no_filter: Annotated[
         bool, typer.Option("--no-filter", help="Train on random answers, right or wrong: the control.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", "--reset-buffer", help="Forget an earlier run with the same settings.")
+    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option(readable=False, help="Directory of the server.", show_default="~/.eztinker")
     ] = None,
@@ -48,13 +55,9 @@ def demo(
 ) -> None:
     """Start a server, train a model by rejection sampling, write a report.
 
-    A server that already runs on the data directory is used as it is.
+    A server that already runs on the data directory is used as it is. Run again, it goes on after the last finished
+    round of a run with the same settings.
     """
-    from rich.console import Console
-
-    from eztinker.rl import RejectionSFTConfig, run_rejection_sft
-    from eztinker.rl.display import Display
-
     given: dict[str, Any] = {
         "seed": seed,
         "output_dir": output_dir,
@@ -67,11 +70,29 @@ def demo(
         "lora_rank": lora_rank,
         "learning_rate": learning_rate,
         "filter": not no_filter,
+        "reset_buffer": fresh,
+        "checkpoint": True,
     }
-    config = RejectionSFTConfig(**{name: value for name, value in given.items() if value is not None})
+    settings = {name: value for name, value in given.items() if value is not None}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # by default they would leave a server of our own behind
+    base_models = [base_model] if base_model else []
+    with _told_when_interrupted():
+        _run(settings, data_dir or local_data_dir(), base_models, keep_server=keep_server, as_json=as_json)
+
+
+def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, keep_server: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    from eztinker.rl import RejectionSFTConfig, run_rejection_sft
+    from eztinker.rl.display import Display
+
+    config = RejectionSFTConfig(**settings)
     console = Console(stderr=as_json, highlight=False)
-    signal.signal(signal.SIGTERM, _end)  # by default it would leave a server of our own behind
-    with _server(data_dir or local_data_dir(), [base_model] if base_model else [], console) as server:
+    with (
+        _server(data_dir, base_models, console) as server,
+        _told_when_interrupted(),  # before the server is stopped, which takes a moment
+    ):
         summary = run_rejection_sft(config, Display(console))
         _conclude(summary, console)
         if as_json:
@@ -101,13 +122,27 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
 
     from eztinker.base_models.catalog import load_catalog
     from eztinker.cli.child_server import child_server
+    from eztinker.rl.display import lines
 
-    load_catalog(base_models, console)  # here, so that a first download is seen
+    with lines(console, lambda: "Getting the model"):
+        load_catalog(base_models, console)  # here, so that a first download is seen
     flags = [flag for model in base_models for flag in ("--base-model", model)]
     console.print("Starting the server")
-    with child_server(data_dir, flags) as server:
+    with contextlib.ExitStack() as life:
+        with lines(console, lambda: "Starting the server"):
+            server = life.enter_context(child_server(data_dir, flags))
         _name_for_clients(server, data_dir)
         yield server
+
+
+@contextmanager
+def _told_when_interrupted() -> Iterator[None]:
+    """Ctrl-C ends the block with one line about what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"\n{plain(str(interrupt) or _NOTHING_YET)}\n")
+        raise typer.Exit(130) from interrupt
 
 
 def _name_for_clients(server: RunningServer, data_dir: Path) -> None:

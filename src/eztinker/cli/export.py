@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from eztinker.cli.client import RestClient, rest_client, split_path
+from eztinker.cli import completion
 from eztinker.errors import AlreadyExists, DataNotFound
+from eztinker.rest_client import RestClient, rest_client, split_path
 
 
 class Form(StrEnum):
@@ -23,7 +24,9 @@ class Dtype(StrEnum):
 
 def export(
     form: Annotated[Form, typer.Argument(help="The adapter alone, or the base model with the adapter in its weights.")],
-    checkpoint: Annotated[str, typer.Argument(help="A tinker:// path; see: eztinker checkpoints")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A tinker:// path; see: eztinker checkpoints", autocompletion=completion.checkpoints)
+    ],
     directory: Annotated[Path, typer.Argument(help="Folder to make.")],
     base_model: Annotated[
         Path | None,

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from eztinker.cli.client import rest_client
 from eztinker.cli.output import JsonFlag, plain, print_json
 from eztinker.errors import DataNotFound
+from eztinker.rest_client import rest_client
 
 
 def import_adapter(

@@ -50,6 +50,15 @@ def when(moment: str | None) -> str | None:
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M") if moment else None
 
 
+def age(moment: str, now: datetime) -> str:
+    """How long before `now` an ISO 8601 moment was, in its largest unit: `3 h`."""
+    seconds = max(0.0, (now - datetime.fromisoformat(moment)).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def size(num_bytes: int | None) -> str | None:
     """A size in decimal units, as disks are sold: 4600000 -> '4.6 MB'."""
     if num_bytes is None:

@@ -4,15 +4,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eztinker.cli.client import SCHEME, rest_client, split_path
+from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, plain, print_json
+from eztinker.cli.targets import find_target, load_tokenizer
+from eztinker.rest_client import SCHEME, rest_client
 
 if TYPE_CHECKING:
     from eztinker.rl.sampling import Sampler
 
 
 def sample(
-    target: Annotated[str, typer.Argument(help="A training run, or the tinker:// path of a checkpoint.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A base model, a training run, or the tinker:// path of a checkpoint.",
+            metavar="MODEL|RUN|PATH",
+            autocompletion=completion.anything_to_sample,
+        ),
+    ],
     prompt: Annotated[str, typer.Argument(help="What the model continues.")],
     num_samples: Annotated[int, typer.Option("--num-samples", "-n", help="Completions.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 128,
@@ -21,9 +30,9 @@ def sample(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same completions.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print completions of a prompt, from a run as it is now or from a checkpoint.
+    """Print completions of a prompt, from a base model, from a run as it is now or from a checkpoint.
 
-    A run that has not been trained yet answers as its base model does.
+    The prompt goes to the model as it is; 'eztinker chat' puts it into the model's chat template.
 
     Example: eztinker sample RUN "The capital of France is"
     """
@@ -37,20 +46,24 @@ def sample(
         print("\n---\n".join(plain(completion.text) for completion in completions))
 
 
-def _sampler_of(target: str) -> Sampler:
-    from eztinker.rl.runs import open_run
-
-    return _sampler_of_checkpoint(target) if target.startswith(SCHEME) else open_run(target).sampler()
-
-
-def _sampler_of_checkpoint(path: str) -> Sampler:
-    from transformers import AutoTokenizer
-
+def _sampler_of(name: str) -> Sampler:
     from eztinker.rl.connection import sdk_errors, service_client
+    from eztinker.rl.runs import RUN_KEY, open_run
     from eztinker.rl.sampling import Sampler
 
     with rest_client() as client:
-        directory = client.tokenizer_directory(split_path(path)[0])
+        target = find_target(name, client)
+        if target.run is not None and not name.startswith(SCHEME):
+            return open_run(target.run).sampler()
+        tokenizer = load_tokenizer(target.base_model, client)
     with sdk_errors():
-        sampling_client = service_client().create_sampling_client(model_path=path).result()
-    return Sampler(sampling_client, AutoTokenizer.from_pretrained(directory))
+        service = service_client()
+        if target.path is None:
+            sampling = service.create_sampling_client(base_model=target.base_model).result()
+        elif target.run is None:
+            sampling = service.create_sampling_client(model_path=target.path).result()
+        else:
+            of_run = {RUN_KEY: target.run}
+            loaded = service.create_training_client_from_state(target.path, user_metadata=of_run).result()
+            sampling = loaded.save_weights_and_get_sampling_client().result()
+    return Sampler(sampling, tokenizer)

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
+from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, print_json
+from eztinker.rest_client import SCHEME
 
 
 def save(
-    run_id: Annotated[str, typer.Argument(help="A training run; see: eztinker runs")],
+    run_id: Annotated[str, typer.Argument(help="A training run; see: eztinker runs", autocompletion=completion.runs)],
     name: Annotated[str, typer.Argument(help="Name of the checkpoint; an older one of that name is replaced.")],
     for_sampler: Annotated[bool, typer.Option("--sampler", help="The adapter alone, without its optimizer.")] = False,
     as_json: JsonFlag = False,
@@ -18,8 +20,12 @@ def save(
     from eztinker.rl.runs import open_run
 
     run = open_run(run_id)
-    with sdk_errors():
-        path = run.save_for_sampling(name) if for_sampler else run.save(name).result().path
+    if for_sampler:
+        path = run.save_for_sampling(name)
+    else:
+        with sdk_errors():
+            run.save(name).result()
+        path = f"{SCHEME}{run.run_id}/weights/{name}"
     if as_json:
         print_json({"path": path})
     else:

@@ -221,6 +221,7 @@ def _panel(
     lines = Table.grid(padding=(0, 2))
     lines.add_row("Address", url)
     lines.add_row("Models", "\n".join(model_names))
+    lines.add_row("Engine", "starting, and loads a model when it is first asked for; requests wait until then")
     lines.add_row("Data", str(config.data_dir))
     if stored and stored.is_new:
         lines.add_row("New key", f"{stored.key}\n(shown once, kept in {key_file})" if shows_key else f"in {key_file}")

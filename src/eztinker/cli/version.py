@@ -1,7 +1,16 @@
 from __future__ import annotations
 
+import typer
+
 from eztinker import __version__
 from eztinker.cli.output import JsonFlag, print_json
+
+
+def print_and_exit(is_wanted: bool) -> None:
+    """What `--version` does, before any command is looked for."""
+    if is_wanted:
+        version()
+        raise typer.Exit
 
 
 def version(as_json: JsonFlag = False) -> None:

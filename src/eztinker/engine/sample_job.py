@@ -26,6 +26,9 @@ class SampleJob:
     """Finished samples by index."""
     read: ReadPrompt | None = None
     error: Exception | None = None
+    is_streamed: bool = False
+    num_reported: int = 0
+    """Tokens of the first sample whose drawing has been told, for a streamed one."""
 
     @property
     def request(self) -> SampleRequest:

@@ -8,7 +8,7 @@ or for all: the samples of the others keep their places, and go on where they we
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,13 @@ class Sampler:
     @property
     def num_waiting(self) -> int:
         return sum(queue.num_jobs for queue in self._queues.values()) + sum(map(len, self._set_aside))
+
+    def news(self) -> Iterator[tuple[SampleJob, list[int]]]:
+        """Streamed jobs that run, each with the tokens of its first sample that are new since this was last asked."""
+        for row in self._rows:
+            if row.job.is_streamed and row.index == 0 and len(row.tokens) > row.job.num_reported:
+                yield row.job, row.tokens[row.job.num_reported :]
+                row.job.num_reported = len(row.tokens)
 
     def submit(self, job: SampleJob) -> None:
         self._jobs[job.op_id] = job

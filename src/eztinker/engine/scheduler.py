@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from eztinker.engine.fair_turns import FairTurns
+from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.sampler import Sampler
 from eztinker.engine.training_queue import Operation, Outcome, TrainingQueue
 from eztinker.types import EngineStatus
@@ -88,6 +89,10 @@ class Scheduler:
             waiting_operations=sum(share.training.num_waiting for share in self._shares.values()),
             shares={name: seconds / total for name, seconds in used.items()} if total else {},
         )
+
+    def news(self) -> list[tuple[SampleJob, list[int]]]:
+        """What streamed samples have drawn since this was last asked, as of `Sampler.news`."""
+        return [each for sampler in self._samplers for each in sampler.news()]
 
     def turn(self) -> list[Outcome]:
         """Work for the share that is next, until its turn is over or something has ended, which callers wait for."""

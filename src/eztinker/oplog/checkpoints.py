@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
@@ -22,14 +22,18 @@ _newest_first = (checkpoints.c.created_at.desc(), checkpoints.c.checkpoint_id)
 
 
 def add(db: Connection, checkpoint: Checkpoint, *, overwrite: bool) -> None:
-    """Store a finished checkpoint; with `overwrite` it takes the name from an older one.
+    """Store a finished checkpoint; with `overwrite` it takes the name from an older one of its run.
 
     Raises:
         AlreadyExists: the name is taken.
     """
     now = checkpoint.created_at
     same_name = _named(checkpoint.model_id, checkpoint.kind, checkpoint.name)
-    _remove(db, same_name if overwrite else and_(same_name, checkpoints.c.expires_at <= now), now)
+    if overwrite:
+        run_id = select(models.c.run_id).where(models.c.model_id == checkpoint.model_id).scalar_subquery()
+        _remove(db, _named_in_run(run_id, checkpoint.kind, checkpoint.name), now)
+    else:
+        _remove(db, and_(same_name, checkpoints.c.expires_at <= now), now)
     try:
         queries.add(db, checkpoints, checkpoint)
     except IntegrityError as error:
@@ -48,6 +52,12 @@ def get(db: Connection, checkpoint_id: str) -> Checkpoint | None:
 
 def by_name(db: Connection, model_id: str, kind: CheckpointKind, name: str) -> Checkpoint | None:
     return queries.one(db, select(checkpoints).where(_named(model_id, kind, name)), Checkpoint)
+
+
+def newest_in_run(db: Connection, run_id: str, kind: CheckpointKind, name: str, now: datetime) -> Checkpoint | None:
+    """The last that any model of a run has saved under this name."""
+    query = select(checkpoints).where(_named_in_run(run_id, kind, name), _lasting(now))
+    return queries.one(db, query.order_by(*_newest_first).limit(1), Checkpoint)
 
 
 def of_owner(db: Connection, owner: str, page: Page, now: datetime) -> tuple[list[Checkpoint], int]:
@@ -114,6 +124,13 @@ def _lasting(now: datetime) -> ColumnElement[bool]:
 
 def _named(model_id: str, kind: CheckpointKind, name: str | None) -> ColumnElement[bool]:
     return and_(checkpoints.c.model_id == model_id, checkpoints.c.kind == kind, checkpoints.c.name == name, _live)
+
+
+def _named_in_run(
+    run_id: str | ScalarSelect[str | None], kind: CheckpointKind, name: str | None
+) -> ColumnElement[bool]:
+    of_run = select(models.c.model_id).where(models.c.run_id == run_id)
+    return and_(checkpoints.c.model_id.in_(of_run), checkpoints.c.kind == kind, checkpoints.c.name == name, _live)
 
 
 def _listed() -> Select:

@@ -1,11 +1,13 @@
-"""Queries on training runs."""
+"""Queries on the models of the Tinker API, each a training run of its own or one that carries another on."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
+import msgspec
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
@@ -16,19 +18,32 @@ from eztinker.oplog.sessions import project
 from eztinker.types import Page
 
 _BY_ID = select(models).where(models.c.model_id == bindparam("model_id"))
+RUN_PREFIX = "run_"
+RUN_ID_DIGITS = 12
 _TOUCH = queries.Prepared(
     update(models).where(models.c.model_id == bindparam("touched"), models.c.status == ModelStatus.ACTIVE)
 )
+_COUNT_STEP = queries.Prepared(
+    update(models).where(models.c.model_id == bindparam("stepped")).values(num_steps=models.c.num_steps + 1)
+)
+_NOTE_LOSS = queries.Prepared(update(models).where(models.c.model_id == bindparam("trained")))
+
+
+def run_id_of(model_id: str) -> str:
+    """The id of the run that a model begins: short enough for a table, and the same on every server."""
+    return f"{RUN_PREFIX}{hashlib.sha256(model_id.encode(errors='surrogatepass')).hexdigest()[:RUN_ID_DIGITS]}"
 
 
 def add(db: Connection, model: Model) -> None:
-    """Store a new run.
+    """Store a new model; without a run to carry on it begins one.
 
     Raises:
-        AlreadyExists: its id is taken.
+        AlreadyExists: its id, or its run's name, is taken.
     """
+    if model.name is not None:
+        _require_free(db, model.owner, model.name)
     try:
-        queries.add(db, models, model)
+        queries.add(db, models, msgspec.structs.replace(model, run_id=model.run_id or run_id_of(model.model_id)))
     except IntegrityError as error:
         raise AlreadyExists(f"The training run {model.model_id} exists already; use another model_seq_id") from error
 
@@ -52,6 +67,53 @@ def of_owner(
         query = query.where(models.c.session_id.in_(in_project))
     newest = query.order_by(models.c.created_at.desc(), models.c.model_id)
     return queries.many(db, newest.offset(page.offset).limit(page.limit), Model), queries.count(db, query)
+
+
+def run_meant(db: Connection, reference: str, owners: Collection[str]) -> str | None:
+    """The id of the run that `reference` names: by its id, by the id of one of its models, or by its name.
+
+    Ids are looked for among all owners' runs, names among those of `owners` alone.
+    """
+    model = get(db, reference) or get(db, reference.removeprefix(RUN_PREFIX))
+    if model is not None:
+        return model.run_id
+    is_named = and_(models.c.name == reference, models.c.owner.in_(owners))
+    found = select(models.c.run_id).where(or_(models.c.run_id == reference, is_named)).limit(1)
+    return db.execute(found).scalar_one_or_none()
+
+
+def meant(db: Connection, reference: str, owners: Collection[str]) -> list[Model]:
+    """The model of this id or, if none has it, all models of the run that `reference` names, as in `of_run`."""
+    model = get(db, reference)
+    if model is not None:
+        return [model]
+    run_id = run_meant(db, reference, owners)
+    return [] if run_id is None else of_run(db, run_id)
+
+
+def of_run(db: Connection, run_id: str) -> list[Model]:
+    """The models that carried a run, the one used last first."""
+    query = select(models).where(models.c.run_id == run_id)
+    return queries.many(db, query.order_by(models.c.last_request_at.desc(), models.c.created_at.desc()), Model)
+
+
+def runs_of_owner(db: Connection, owner: str, page: Page) -> tuple[list[list[Model]], int]:
+    """The owner's runs, begun last first, each as in `of_run`, and how many there are."""
+    query = select(models.c.run_id).where(models.c.owner == owner).group_by(models.c.run_id)
+    newest = query.order_by(func.min(models.c.created_at).desc(), models.c.run_id)
+    run_ids = db.execute(newest.offset(page.offset).limit(page.limit)).scalars().all()
+    return [of_run(db, run_id) for run_id in run_ids], queries.count(db, query)
+
+
+def set_label(db: Connection, first: Model, *, name: str | None, note: str | None) -> None:
+    """Give the run that began as `first` this name and note, or none.
+
+    Raises:
+        AlreadyExists: another run of the owner has the name.
+    """
+    if name is not None and name != first.name:
+        _require_free(db, first.owner, name)
+    db.execute(update(models).where(models.c.model_id == first.model_id).values(name=name, note=note))
 
 
 def of_session(db: Connection, session_id: str) -> list[Model]:
@@ -87,6 +149,26 @@ def active(db: Connection) -> list[Model]:
 def touch(db: Connection, model_id: str, now: datetime) -> bool:
     """Remember when an active run was last used; False if it has ended."""
     return _TOUCH.run(db, {"touched": model_id, "last_request_at": now}).rowcount > 0
+
+
+def count_step(db: Connection, model_id: str) -> None:
+    """One more optimizer step is behind the model's weights."""
+    _COUNT_STEP.run(db, {"stepped": model_id})
+
+
+def set_steps(db: Connection, model_id: str, num_steps: int) -> None:
+    """So many optimizer steps are behind the weights that a model has just loaded."""
+    db.execute(update(models).where(models.c.model_id == model_id).values(num_steps=num_steps))
+
+
+def note_loss(db: Connection, model_id: str, loss: float) -> None:
+    _NOTE_LOSS.run(db, {"trained": model_id, "last_loss": loss})
+
+
+def _require_free(db: Connection, owner: str, name: str) -> None:
+    query = select(models.c.run_id).where(models.c.owner == owner, models.c.name == name)
+    if (taken_by := db.execute(query).scalar_one_or_none()) is not None:
+        raise AlreadyExists(f"The run {taken_by} is named {name!r} already; choose another name, or rename that one")
 
 
 def _visible(owner: str) -> ColumnElement[bool]:

@@ -52,7 +52,10 @@ class ModelStatus(StrEnum):
 
 
 class Model(Record, kw_only=True):
-    """A training run: one adapter over a base model."""
+    """A training run as the Tinker API knows it: one adapter over a base model.
+
+    What users call a run may be several of these, each of which goes on from a checkpoint of the one before.
+    """
 
     model_id: str
     owner: str
@@ -66,6 +69,15 @@ class Model(Record, kw_only=True):
     user_metadata: dict[str, Any] | None
     created_at: datetime
     last_request_at: datetime
+    run_id: str | None = None
+    """The run it belongs to; None becomes one of its own when it is stored."""
+    name: str | None = None
+    """The user's name for the run; this and the note are kept with the model that the run began as."""
+    note: str | None = None
+    num_steps: int = 0
+    """Optimizer steps behind its weights, those before it was loaded included."""
+    last_loss: float | None = None
+    """Of the last batch it was trained on, per token that counted, in nats."""
 
 
 class Checkpoint(Record, kw_only=True):

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -26,7 +27,7 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -87,8 +88,22 @@ models = Table(
     Column("user_metadata", JSON),
     Column("created_at", UtcDateTime, nullable=False),
     Column("last_request_at", UtcDateTime, nullable=False),
+    Column("run_id", String),
+    Column("name", String),
+    Column("note", String),
+    Column("num_steps", Integer, nullable=False, server_default="0"),
+    Column("last_loss", Float),
     Index("models_by_session", "session_id"),
     Index("models_by_owner", "owner", "created_at"),
+    Index("models_by_run", "run_id"),
+)
+Index(
+    "one_run_per_name",
+    models.c.owner,
+    models.c.name,
+    unique=True,
+    sqlite_where=models.c.name.is_not(None),
+    postgresql_where=models.c.name.is_not(None),
 )
 
 checkpoints = Table(

@@ -125,6 +125,8 @@ class Sample(Command):
     base_model: str
     directory: str | None
     request: SampleRequest
+    is_streamed: bool = False
+    """Whether tokens of the first completion are reported as they are drawn."""
 
 
 class Submit(Command):
@@ -212,6 +214,15 @@ class Failed(Event):
         return cls(op_id=op_id, category=error.category, code=error.code, message=error.message)
 
 
+class Progress(Event):
+    """Tokens of a streamed sample that were drawn since the last report; the outcome has them all once more."""
+
+    op_id: str
+    start: int
+    """How many came before them."""
+    tokens: list[int]
+
+
 class Status(Event):
     """Sent about once a second while there is work."""
 
@@ -221,7 +232,7 @@ class Status(Event):
 Outcome = Created | ForwardBackwardDone | OptimStepDone | CheckpointDone | Unloaded | SampleDone | Failed
 """How a command ended."""
 
-AnyEvent = Ready | Started | Status | Outcome
+AnyEvent = Ready | Started | Progress | Status | Outcome
 
 
 def _encode_array(value: Any) -> Any:

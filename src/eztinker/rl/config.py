@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eztinker.errors import InvalidInput, NotFound
+from eztinker.rl.connection import not_served
 
 EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The base model every server has; too small for GSM8K, at home with one-step word problems."""
@@ -159,11 +160,8 @@ def choose_base_model(named: str | None, served_models: Sequence[str]) -> str:
     Raises:
         NotFound: the server does not offer it, or offers none.
     """
-    offer = ", ".join(served_models) or "no model"
     if named is not None and named not in served_models:
-        raise NotFound(
-            f"The server does not serve {named}; it serves {offer}. Start it with: eztinker server --base-model {named}"
-        )
+        raise not_served(named, served_models)
     if not served_models:
         raise NotFound("The server serves no model; start it with: eztinker server --base-model NAME")
     return named or (EMBEDDED_MODEL if EMBEDDED_MODEL in served_models else served_models[0])

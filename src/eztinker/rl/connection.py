@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from eztinker.client_settings import ClientSettings, bypass_proxies, require_server
 from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
+from eztinker.rl.interrupts import import_sdk
 
 if TYPE_CHECKING:
     import tinker
@@ -26,6 +27,7 @@ def service_client() -> tinker.ServiceClient:
 def rest_client() -> tinker.RestClient:
     """The SDK's client for listings and downloads."""
     settings = _reachable_server()
+    import_sdk()
 
     import tinker  # after the check: it takes seconds, and whoever forgot the server need not wait
 
@@ -41,6 +43,23 @@ def served_models() -> list[str]:
     return [model.model_name for model in offer if model.model_name]
 
 
+def require_served(base_model: str) -> None:
+    """
+    Raises:
+        NotFound: the server does not serve `base_model`; the message has the command that does.
+    """
+    models = served_models()
+    if base_model.partition(":")[0] not in models:
+        raise not_served(base_model, models)
+
+
+def not_served(base_model: str, served: Sequence[str]) -> NotFound:
+    """The error for a base model that is not among those served, with the command that serves it."""
+    offer = ", ".join(served) or "no model"
+    start = f"eztinker server --base-model {base_model}"
+    return NotFound(f"The server does not serve {base_model}; it serves {offer}. Start it with: {start}")
+
+
 def _reachable_server() -> ClientSettings:
     settings = require_server()
     bypass_proxies(settings.base_url)
@@ -49,6 +68,8 @@ def _reachable_server() -> ClientSettings:
 
 @lru_cache(maxsize=4)
 def _service_client(settings: ClientSettings) -> tinker.ServiceClient:
+    import_sdk()
+
     import tinker
 
     with sdk_errors():

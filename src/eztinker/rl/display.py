@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,21 @@ if TYPE_CHECKING:
     import tinker
 
 
+LINE_SECONDS = 30.0
+"""Between two lines about the same work where no bar can be shown."""
+
+
 class Bars:
     """Progress bars that move whenever the server answers, whoever is being waited for."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+
+    @property
+    def line(self) -> str:
+        """The bars in words: what is under way and how far it has come."""
+        waiting = [task for task in self._progress.tasks if not task.finished]
+        return "; ".join(f"{task.description}: {task.completed:.0f} of {task.total:.0f}" for task in waiting)
 
     def watch(self, description: str, futures: Sequence[tinker.APIFuture[Any]]) -> None:
         """Show a bar of how many of `futures` are done."""
@@ -56,7 +68,9 @@ class Display:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=not self.console.is_terminal) as progress:
-            yield Bars(progress)
+            bars = Bars(progress)
+            with lines(self.console, lambda: bars.line):
+                yield bars
 
     def rounds(self, rounds: Sequence[RoundReport], evaluations: Sequence[Evaluation]) -> None:
         """The per-round table, narrow enough for 80 columns; `evaluations[i]` is of the adapter after i rounds."""
@@ -67,6 +81,34 @@ class Display:
             cells = _round_cells(rounds[number - 1]) if number else ["before"] + [""] * 5
             table.add_row(*cells, accuracy_text(evaluation))
         self.console.print(table)
+
+
+@contextmanager
+def lines(console: Console, text: Callable[[], str], every_seconds: float = LINE_SECONDS) -> Iterator[None]:
+    """Print `text()` and the time so far every now and then while the block runs, where the console is no terminal."""
+    if console.is_terminal:
+        yield
+        return
+    is_over = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        while not is_over.wait(every_seconds):
+            if now := text():
+                console.print(f"{now} after {time.monotonic() - started:.0f} s", markup=False, soft_wrap=True)
+
+    thread = threading.Thread(target=tell, name="progress lines", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 round`, `3 rounds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def accuracy_text(evaluation: Evaluation) -> str:

@@ -90,4 +90,6 @@ def wilson_interval(num_right: int, num_trials: int) -> tuple[float, float]:
     shrink = 1 + _Z_95**2 / num_trials
     centre = (share + _Z_95**2 / (2 * num_trials)) / shrink
     half = _Z_95 / shrink * math.sqrt(share * (1 - share) / num_trials + _Z_95**2 / (4 * num_trials**2))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    # Exactly 0 and 1 where none or all are right; computed, they would be off by a rounding error.
+    low = 0.0 if num_right == 0 else max(0.0, centre - half)
+    return (low, 1.0 if num_right == num_trials else min(1.0, centre + half))

@@ -15,14 +15,16 @@ from typing import Any
 import msgspec
 
 from eztinker.dataset.start_tokens import encode_prompt
+from eztinker.errors import NotFound
 from eztinker.rl.adapter import download_adapter
 from eztinker.rl.buffer import load_buffer, save_buffer
 from eztinker.rl.config import Recipe, RejectionSFTConfig
 from eztinker.rl.connection import sdk_errors, served_models
-from eztinker.rl.display import Bars, Display, accuracy_text
+from eztinker.rl.display import Bars, Display, accuracy_text, counted
 from eztinker.rl.evaluate import PendingEvaluation, submit_evaluation
+from eztinker.rl.interrupts import RunInterrupted
 from eztinker.rl.problems import Problem, ProblemSet
-from eztinker.rl.report import write_report
+from eztinker.rl.report import write_progress, write_report
 from eztinker.rl.report.summary import ADAPTER_DIR
 from eztinker.rl.rollouts import Rollout, graded, keep_random, keep_right
 from eztinker.rl.runs import TrainingRun, new_run, resume_run
@@ -41,6 +43,7 @@ def run_rejection_sft(config: RejectionSFTConfig, display: Display | None = None
         NotFound: the server does not serve the base model.
         DataNotFound: the data set must be fetched first.
         AlreadyExists: the output directory holds a run with other settings.
+        RunInterrupted: Ctrl-C.
     """
     return RejectionSFT.open(config, display or Display()).run()
 
@@ -69,8 +72,10 @@ class RejectionSFT:
         recipe = Recipe.of(config, served_models())
         state = _earlier_state(recipe)
         if state is not None and state.checkpoint_path is not None:
-            display.note(f"Going on after round {len(state.rounds)} of the run in {recipe.output_dir}")
-            run = resume_run(state.run_id, state.checkpoint_path)
+            display.note(
+                f"Going on after round {len(state.rounds)} of the run in {recipe.output_dir}; --fresh starts over"
+            )
+            run = _resumed(state.run_id, state.checkpoint_path)
         else:
             run = new_run(recipe.base_model, config.lora_rank, seed=config.seed)
             state = replace(state or RunState(identity=recipe.identity), run_id=run.run_id)
@@ -79,10 +84,38 @@ class RejectionSFT:
     def run(self) -> dict[str, Any]:
         """Do all rounds that are left and write the report; returns what `summary.json` holds."""
         self._announce()
-        while len(self._state.rounds) < self._config.rounds:
-            self._do_round(len(self._state.rounds) + 1)
-        self._measure_final_adapter()
-        return self._finish()
+        try:
+            while len(self._state.rounds) < self._config.rounds:
+                self._do_round(len(self._state.rounds) + 1)
+                self._show_progress(is_running=True)
+            self._measure_final_adapter()
+            return self._finish()
+        except KeyboardInterrupt as interrupt:
+            self._show_progress(is_running=False)
+            raise RunInterrupted(self._kept()) from interrupt
+
+    def _kept(self) -> str:
+        """What an interrupted run leaves, and how it goes on."""
+        number = len(self._state.rounds)
+        kept = [counted(number, "finished round")] if number and self._config.checkpoint else []
+        if self._rollouts_of_earlier_try(number + 1):
+            kept.append(f"the samples of round {number + 1}")
+        if not kept:
+            return "Stopped in round 1; nothing is kept yet. The same command begins again."
+        if not self._config.checkpoint:
+            return f"Stopped. Kept in {self._directory}: {kept[0]}; a run with --checkpoint can go on after a stop."
+        return (
+            f"Stopped. Kept in {self._directory}: {' and '.join(kept)}. The same command goes on from there; "
+            "--fresh starts over."
+        )
+
+    def _show_progress(self, *, is_running: bool) -> None:
+        """Write the page of an unfinished run, as soon as there is anything to see on it."""
+        if self._state.rounds and self._state.evaluations:
+            write_progress(self._recipe, self._state, self._buffer(), is_running=is_running)
+
+    def _buffer(self) -> list[Rollout]:
+        return [msgspec.convert(entry, Rollout) for entry in load_buffer(self._directory / BUFFER_FILE)]
 
     def _do_round(self, number: int) -> None:
         started = time.monotonic()
@@ -154,7 +187,7 @@ class RejectionSFT:
                 )
                 for start in range(0, len(examples), size)
             ]
-            bars.watch(f"Training on {len(examples)} answers", [step.optim_step for step in steps])
+            bars.watch(f"Training on {counted(len(examples), 'answer')}", [step.optim_step for step in steps])
             return [step.mean_loss() for step in steps]
 
     def _checkpoint(self, number: int) -> str:
@@ -178,7 +211,7 @@ class RejectionSFT:
             evaluations=[*self._state.evaluations, evaluation],
             few_shot=few_shot.result() if few_shot else self._state.few_shot,
         )
-        self._display.note(f"Held-out accuracy after {num_trained} rounds: {accuracy_text(evaluation)}")
+        self._display.note(f"Held-out accuracy after {counted(num_trained, 'round')}: {accuracy_text(evaluation)}")
 
     def _submit_evaluation(self, sampler: Sampler, problems: list[Problem]) -> PendingEvaluation:
         recipe = self._recipe
@@ -195,8 +228,7 @@ class RejectionSFT:
         """Save and fetch the adapter, and write what people read."""
         sampler_path = self._run.save_for_sampling("final")
         download_adapter(self._run.client, "final", self._directory / ADAPTER_DIR)
-        buffer = [msgspec.convert(entry, Rollout) for entry in load_buffer(self._directory / BUFFER_FILE)]
-        summary = write_report(self._recipe, self._state, buffer, sampler_path)
+        summary = write_report(self._recipe, self._state, self._buffer(), sampler_path)
         self._display.rounds(self._state.rounds, self._state.evaluations)
         return summary
 
@@ -227,10 +259,24 @@ class RejectionSFT:
         recipe, config = self._recipe, self._config
         kind = "verified answers" if config.filter else "random answers, right or wrong (control)"
         self._display.note(
-            f"{recipe.base_model} on {recipe.dataset}: {config.rounds} rounds of {config.max_samples} problems x "
-            f"{config.num_candidates} answers, trained on {kind}; LoRA rank {config.lora_rank}, "
+            f"{recipe.base_model} on {recipe.dataset}: {counted(config.rounds, 'round')} of "
+            f"{counted(config.max_samples, 'problem')} x {counted(config.num_candidates, 'answer')}, "
+            f"trained on {kind}; LoRA rank {config.lora_rank}, "
             f"learning rate {recipe.learning_rate:g}, results in {self._directory}"
         )
+
+
+def _resumed(run_id: str, checkpoint_path: str) -> TrainingRun:
+    """
+    Raises:
+        NotFound: the checkpoint is on another server, or was deleted.
+    """
+    try:
+        return resume_run(run_id, checkpoint_path)
+    except NotFound as error:
+        raise NotFound(
+            f"The run cannot go on: {error.message}. Use the server that has it, or start over with --fresh"
+        ) from error
 
 
 def _earlier_state(recipe: Recipe) -> RunState | None:

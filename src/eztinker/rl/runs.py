@@ -1,29 +1,26 @@
-"""Training runs by name: an id that finds the newest state of an adapter from any process.
+"""Training runs by id or name: whatever names a run finds the newest state of its adapter from any process.
 
-A run id is `run_` and the id of the Tinker model it began as. A training client lives and dies with its process, so
-every change is saved as a checkpoint that carries the run id; whoever opens the run continues from the newest of
-them, optimizer moments included. Nothing about a run is kept outside the server.
+A training client lives and dies with its process, so every change is saved as a checkpoint; whoever opens the run goes
+on from the newest, optimizer moments included, with a new Tinker model that belongs to the same run. Nothing about a
+run is kept outside the server.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eztinker.errors import NotFound
-from eztinker.rl.connection import rest_client, sdk_errors, service_client
+from eztinker.rest_client import SCHEME, rest_client
+from eztinker.rl.connection import require_served, sdk_errors, service_client
 from eztinker.rl.sampling import Sampler
 
 if TYPE_CHECKING:
     import tinker
     from transformers import PreTrainedTokenizerBase
 
-RUN_PREFIX = "run_"
-RUN_KEY = "eztinker_run"
-"""Under this key checkpoints name the run they belong to."""
-_PAGE_SIZE = 100
+RUN_KEY, NAME_KEY, NOTE_KEY = "eztinker_run", "eztinker_name", "eztinker_note"
+"""What the server reads of a new model's `user_metadata`: the run it carries on, or what its own run is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +39,48 @@ class TrainingRun:
     def save(self, name: str = "latest") -> tinker.APIFuture[tinker.types.SaveWeightsResponse]:
         """Queue a checkpoint from which any process can go on; it replaces an earlier one of that name."""
         with sdk_errors():
-            return self.client.save_state(name, overwrite=True, user_metadata={RUN_KEY: self.run_id})
+            return self.client.save_state(name, overwrite=True)
 
     def save_for_sampling(self, name: str) -> str:
-        """Save the adapter alone; the tinker:// path that samplers load."""
+        """Save the adapter alone; the tinker:// path, with the run's id, that samplers load."""
         with sdk_errors():
-            return self.client.save_weights_for_sampler(name).result().path
+            self.client.save_weights_for_sampler(name).result()
+        return f"{SCHEME}{self.run_id}/sampler_weights/{name}"
 
 
 _open_runs: dict[str, TrainingRun] = {}
 """By model id: the runs whose newest state this process holds, so far as no other has trained them since."""
 
 
-def create_training_run(base_model: str = "Qwen/Qwen2-0.5B-Instruct", lora_rank: int = 1) -> str:
+def create_training_run(
+    base_model: str = "Qwen/Qwen2-0.5B-Instruct",
+    lora_rank: int = 1,
+    *,
+    name: str | None = None,
+    note: str | None = None,
+) -> str:
     """Start a LoRA adapter on `base_model`; the id is accepted by every function here, the CLI and later processes.
 
+    Args:
+        name: stands for the id wherever one is asked for; yours alone.
+        note: for people; `eztinker label` changes both.
     Raises:
         ServerUnreachable: no server answers.
-        NotFound: the server does not serve `base_model`; the message lists what it serves.
+        NotFound: the server does not serve `base_model`; the message lists what it serves, and how to start it.
+        InvalidInput: another of your runs has the name.
     """
-    run = new_run(base_model, lora_rank)
+    require_served(base_model)
+    run = new_run(base_model, lora_rank, name=name, note=note)
     with sdk_errors():
         run.save().result()
     return run.run_id
 
 
-def new_run(base_model: str, lora_rank: int, seed: int | None = None) -> TrainingRun:
-    """A fresh adapter; no other process can find it before its first `save`."""
+def new_run(
+    base_model: str, lora_rank: int, seed: int | None = None, *, name: str | None = None, note: str | None = None
+) -> TrainingRun:
+    """A fresh adapter; no other process can go on from it before its first `save`."""
+    label = {key: value for key, value in ((NAME_KEY, name), (NOTE_KEY, note)) if value is not None}
     with sdk_errors():
         client = (
             service_client()
@@ -77,20 +89,28 @@ def new_run(base_model: str, lora_rank: int, seed: int | None = None) -> Trainin
                 rank=lora_rank,
                 seed=seed,
                 train_unembed=False,  # tied to the embedding in small models; the attention and MLP adapters suffice
+                user_metadata=label or None,
             )
             .result()
         )
-    return _opened(RUN_PREFIX + client.get_info().model_id, client)
+        model_id = client.get_info().model_id
+    with rest_client() as server:
+        return _opened(server.run(model_id)["run_id"], client)
 
 
-def open_run(run_id: str) -> TrainingRun:
-    """The run in its newest state, whichever process trained it last.
+def open_run(reference: str) -> TrainingRun:
+    """The run with this id or name in its newest state, whichever process trained it last.
 
     Raises:
-        NotFound: the server has no checkpoint of this run.
+        NotFound: there is no such run, or nothing of it is saved.
     """
-    path = newest_checkpoint(run_id)
-    return _open_runs.get(_model_id(path)) or resume_run(run_id, path)
+    with rest_client() as server:
+        run = server.run(reference)
+    checkpoint = run["last_checkpoint"]
+    if checkpoint is None:
+        raise NotFound(f"Nothing of the run {run['run_id']} is saved yet; call save_state in the script that trains it")
+    path = checkpoint["tinker_path"]
+    return _open_runs.get(_model_id(path)) or resume_run(run["run_id"], path)
 
 
 def resume_run(run_id: str, checkpoint_path: str) -> TrainingRun:
@@ -102,29 +122,6 @@ def resume_run(run_id: str, checkpoint_path: str) -> TrainingRun:
             .result()
         )
     return _opened(run_id, client)
-
-
-def newest_checkpoint(run_id: str) -> str:
-    """The tinker:// path of the run's newest training checkpoint.
-
-    Raises:
-        NotFound: the server has none.
-    """
-    for checkpoint in _checkpoints_newest_first():
-        is_of_run = (checkpoint.user_metadata or {}).get(RUN_KEY) == run_id
-        if is_of_run and checkpoint.checkpoint_type == "training":
-            return checkpoint.tinker_path
-    raise NotFound(f"No run {run_id} on this server; 'eztinker runs' lists those it has")
-
-
-def _checkpoints_newest_first() -> Iterator[tinker.types.Checkpoint]:
-    client = rest_client()
-    for offset in itertools.count(0, _PAGE_SIZE):
-        with sdk_errors():
-            page = client.list_user_checkpoints(limit=_PAGE_SIZE, offset=offset).result().checkpoints
-        yield from page
-        if len(page) < _PAGE_SIZE:
-            return
 
 
 def _opened(run_id: str, client: tinker.TrainingClient) -> TrainingRun:

@@ -93,13 +93,13 @@ def load_state(directory: Path, recipe: Recipe) -> RunState | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise DataDamaged(f"{path} cannot be read ({error}); start over with --reset-buffer") from error
+        raise DataDamaged(f"{path} cannot be read ({error}); start over with --fresh") from error
     wanted = msgspec.json.decode(msgspec.json.encode(recipe.identity))
     different = sorted(name for name in wanted if state.identity.get(name) != wanted[name])
     if different:
         name = different[0]
         raise AlreadyExists(
             f"{directory} holds a run with {name} = {state.identity.get(name)}, this one has {wanted[name]}; "
-            "name another --output-dir, or start over with --reset-buffer"
+            "name another --output-dir, or start over with --fresh"
         )
     return state

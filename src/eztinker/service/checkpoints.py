@@ -44,24 +44,23 @@ class Checkpoints:
         return self._root / checkpoint_id
 
     async def find(self, reader: str, path: str, *, lender: str | None = None) -> tuple[Checkpoint, Model]:
-        """The checkpoint at a tinker:// path and the run that saved it.
+        """The checkpoint at a tinker:// path and the model that saved it.
+
+        The path may name a model, whose own checkpoint goes before others of its run, or the run by its id or name;
+        then it is the newest of that name.
 
         Raises:
             CheckpointNotFound: the reader may see none there; the message lists what their run has.
         """
         wanted = parse_tinker_path(path)
-
-        def query(db: Connection) -> tuple[Checkpoint | None, Model | None]:
-            return checkpoints.by_name(db, wanted.model_id, wanted.kind, wanted.name), models.get(db, wanted.model_id)
-
-        checkpoint, model = await self._store.read(query)
-        if checkpoint is not None and checkpoint.has_expired(self._clock.now()):
-            checkpoint = None
-        if model is not None and checkpoint is not None and (checkpoint.is_public or model.owner in (reader, lender)):
+        owners = [reader] if lender is None else [reader, lender]
+        now = self._clock.now()
+        checkpoint, model = await self._store.read(lambda db: _look_up(db, wanted, owners, now))
+        if model is not None and checkpoint is not None and (checkpoint.is_public or model.owner in owners):
             return checkpoint, model
-        if model is None or model.owner not in (reader, lender):
+        if model is None or model.owner not in owners:
             raise CheckpointNotFound(f"No checkpoint at {path}: there is no training run {wanted.model_id!r}")
-        raise await self._nothing_there(wanted)
+        raise await self._nothing_there(wanted, model)
 
     async def open(
         self, reader: str, path: str, purpose: Purpose, *, lender: str | None = None
@@ -75,7 +74,7 @@ class Checkpoints:
         try:
             await asyncio.to_thread(verify_checkpoint, self.directory(checkpoint.checkpoint_id))
         except CheckpointDamaged as error:
-            raise CheckpointDamaged(f"{error.message}; {await self._offer_older(checkpoint)}") from error
+            raise CheckpointDamaged(f"{error.message}; {await self._offer_older(checkpoint, model)}") from error
         entry = checkpoint_event("read", checkpoint, by=reader, now=self._clock.now(), purpose=purpose)
         await self._store.write(lambda db: audit.add(db, entry))
         return checkpoint, model
@@ -96,14 +95,17 @@ class Checkpoints:
         return await self.open(reader, path, "load", lender=lender)
 
     async def of_run(self, reader: str, model_id: str) -> list[Checkpoint]:
-        """The run's named checkpoints, newest first; of another owner's run the public ones.
+        """The named checkpoints of a model or of a whole run, newest first; of another owner's the public ones.
 
         Raises:
             NotFound: there is no such run, or nothing of it is for the reader.
         """
-        model, rows = await self._store.read(
-            lambda db: (models.get(db, model_id), checkpoints.of_models(db, [model_id]))
-        )
+
+        def query(db: Connection) -> tuple[Model | None, list[Checkpoint]]:
+            found = models.meant(db, model_id, [reader])
+            return (found[0] if found else None), checkpoints.of_models(db, [model.model_id for model in found])
+
+        model, rows = await self._store.read(query)
         visible = visible_to(reader, rows, self._clock.now())
         if not visible:
             owned(model, reader, f"training run {model_id!r}")
@@ -155,25 +157,40 @@ class Checkpoints:
         """
         return await asyncio.to_thread(verify_part, self.directory(checkpoint.checkpoint_id), name)
 
-    async def _saved_by(self, model_id: str, kind: CheckpointKind) -> list[Checkpoint]:
-        """The run's named checkpoints of one kind, newest first."""
+    async def _saved_by(self, model: Model, kind: CheckpointKind) -> list[Checkpoint]:
+        """Named checkpoints of one kind of the model's run, newest first."""
         now = self._clock.now()
-        rows = await self._store.read(lambda db: checkpoints.of_models(db, [model_id]))
+        rows = await self._store.read(
+            lambda db: checkpoints.of_models(db, [each.model_id for each in models.of_run(db, model.run_id or "")])
+        )
         return [row for row in rows if row.kind is kind and not row.has_expired(now)]
 
-    async def _offer_older(self, damaged: Checkpoint) -> str:
-        for row in await self._saved_by(damaged.model_id, damaged.kind):
+    async def _offer_older(self, damaged: Checkpoint, model: Model) -> str:
+        for row in await self._saved_by(model, damaged.kind):
             if row.created_at < damaged.created_at:
                 with contextlib.suppress(CheckpointDamaged, CheckpointNotFound):
                     await asyncio.to_thread(verify_checkpoint, self.directory(row.checkpoint_id))
                     return f"the newest one before it that is whole is {tinker_path(row)}"
         return f"this run has no older {damaged.kind} that is whole"
 
-    async def _nothing_there(self, wanted: TinkerPath) -> CheckpointNotFound:
-        rows = await self._saved_by(wanted.model_id, wanted.kind)
-        names = [row.name for row in rows if row.name is not None][:10]
+    async def _nothing_there(self, wanted: TinkerPath, model: Model) -> CheckpointNotFound:
+        rows = await self._saved_by(model, wanted.kind)
+        names = list(dict.fromkeys(row.name for row in rows if row.name is not None))[:10]
         there = f"this run has {', '.join(names)}" if names else f"this run has no {wanted.kind} yet"
         return CheckpointNotFound(f"No checkpoint at {wanted}; {there}")
+
+
+def _look_up(
+    db: Connection, wanted: TinkerPath, owners: list[str], now: datetime
+) -> tuple[Checkpoint | None, Model | None]:
+    """The checkpoint that a path means, if it is there, and the model that saved it or would have."""
+    found = models.meant(db, wanted.model_id, owners)
+    if not found:
+        return None, None
+    checkpoint = checkpoints.by_name(db, wanted.model_id, wanted.kind, wanted.name)
+    if checkpoint is None or checkpoint.has_expired(now):
+        checkpoint = checkpoints.newest_in_run(db, found[0].run_id or "", wanted.kind, wanted.name, now)
+    return checkpoint, found[0] if checkpoint is None else models.get(db, checkpoint.model_id)
 
 
 def visible_to(reader: str, rows: Iterable[Checkpoint], now: datetime) -> list[Checkpoint]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from eztinker.protocol.frames import (
     Cancel,
     Configure,
     Outcome,
+    Progress,
     Ready,
     Sample,
     Started,
@@ -57,6 +58,13 @@ class Answer(NamedTuple):
     epoch: int
 
 
+class InHand(NamedTuple):
+    """How many commands the engine has, or will get as soon as it starts."""
+
+    num_samples: int
+    num_training: int
+
+
 @dataclass(slots=True)
 class _Pending:
     command: TrainingCommand | Sample
@@ -91,6 +99,8 @@ class EngineProcess:
         self._stall_seconds = stall_seconds
         self._spawn = spawn
         self._pending: dict[str, _Pending] = {}
+        self._watchers: dict[str, Callable[[Progress], None]] = {}
+        """By id: who is told what a streamed sample has drawn."""
         self._in_hand: str | None = None
         """The training command that the engine works on, or has worked on last and not ended."""
         self._link: EngineLink | None = None
@@ -104,6 +114,11 @@ class EngineProcess:
     def ready(self) -> Ready | None:
         """What the engine said of itself; None while there is none that takes commands."""
         return self._ready
+
+    @property
+    def in_hand(self) -> InHand:
+        num_samples = sum(isinstance(pending.command, Sample) for pending in self._pending.values())
+        return InHand(num_samples, len(self._pending) - num_samples)
 
     @property
     def epoch(self) -> int | None:
@@ -157,6 +172,15 @@ class EngineProcess:
         else:
             self._send(command.op_id, pending)
         return pending.outcome
+
+    @contextlib.contextmanager
+    def watched(self, op_id: str, watcher: Callable[[Progress], None]) -> Iterator[None]:
+        """Tell `watcher` what a streamed sample draws while the block runs; an engine that takes over begins anew."""
+        self._watchers[op_id] = watcher
+        try:
+            yield
+        finally:
+            del self._watchers[op_id]
 
     def cancel(self, op_id: str) -> None:
         """Give up a sample: in an engine it ends in `Failed`, before that in an error. Anything else is left alone."""
@@ -240,6 +264,9 @@ class EngineProcess:
                 self.status = event.status
             case Started():
                 self._in_hand = event.op_id
+            case Progress():
+                if (watcher := self._watchers.get(event.op_id)) is not None:
+                    watcher(event)
             case _:
                 if self._in_hand == event.op_id:
                     self._in_hand = None

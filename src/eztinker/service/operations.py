@@ -27,6 +27,7 @@ from eztinker.oplog.rows import Failure, Operation, OperationStatus
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Failed, OptimStep, Sample, changes_state
 from eztinker.service.access import owned
+from eztinker.service.activity import Activity
 from eztinker.service.clock import Clock
 from eztinker.service.engine_process import Answer
 from eztinker.service.fair_share import Room
@@ -64,6 +65,7 @@ class Operations:
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
+        self.activity = Activity(clock)
         self._clock = clock
         self._room = Room(MAX_UNSETTLED, "requests waiting")
         self._fetched = FetchedResults()
@@ -110,6 +112,7 @@ class Operations:
         Args:
             after: the storing of another outcome, which is to be over before this one begins.
         """
+        self.activity.note(new.work, answer.event)
         return self._keep(partial(self._settle, new, answer), after)
 
     def settle_together(
@@ -124,9 +127,14 @@ class Operations:
         """End an accepted operation in `error`; `after` as in `settle`."""
         return self._keep(partial(self._fail, new, Failure.of(error)), after)
 
-    def num_unsettled(self, owner: str) -> int:
+    def num_unsettled_of(self, owner: str) -> int:
         """The owner's requests that wait or run."""
         return self._room.taken(owner)
+
+    @property
+    def num_unsettled(self) -> int:
+        """Operations without an outcome, wherever they wait or run."""
+        return len(self._unsettled)
 
     async def settled(self) -> None:
         """Until every outcome that is known by now is in the log."""

@@ -5,6 +5,7 @@ A plan is kept in the log beside its operation, so that a server that finds the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from eztinker.oplog.rows import Checkpoint, ModelStatus, SamplingSession, Usage
 from eztinker.protocol import sampling_codec, training_codec
 from eztinker.protocol.frames import (
     CheckpointDone,
+    Created,
     ForwardBackwardDone,
     OptimStepDone,
     Outcome,
@@ -57,19 +59,32 @@ class PassPlan(Record, tag=True):
     """forward_backward, forward."""
 
     used: Usage
+    num_loss_tokens: int = 0
+    """Tokens over which the loss is a sum; 0 for a pass that trains nothing."""
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, ForwardBackwardDone)
-        body = training_codec.encode_result(outcome.result)
-        return Finished(body=body, media_type=PROTOBUF, also=lambda db: usage.add(db, self.used))
+        result, model_id = outcome.result, self.used.model_id
+
+        def store(db: Connection) -> None:
+            usage.add(db, self.used)
+            loss = result.metrics["loss:sum"]
+            if self.num_loss_tokens and model_id is not None and math.isfinite(loss):
+                models.note_loss(db, model_id, loss / self.num_loss_tokens)
+
+        return Finished(body=training_codec.encode_result(result), media_type=PROTOBUF, also=store)
 
 
 class StepPlan(Record, tag=True):
     """optim_step."""
 
+    model_id: str = ""
+    """Empty in logs of older programs, which did not count steps."""
+
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
         assert isinstance(outcome, OptimStepDone)
-        return Finished.json({"metrics": outcome.result.metrics, "type": "optim_step"})
+        answer = {"metrics": outcome.result.metrics, "type": "optim_step"}
+        return Finished.json(answer, also=lambda db: models.count_step(db, self.model_id))
 
 
 class SavePlan(Record, tag=True):
@@ -131,7 +146,8 @@ class LoadPlan(Record, tag=True):
     path: str
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
-        return Finished.json({"path": self.path, "model_id": self.model_id, "type": LOAD})
+        answer = {"path": self.path, "model_id": self.model_id, "type": LOAD}
+        return Finished.json(answer, also=_steps_of(outcome, self.model_id))
 
 
 class BeginPlan(Record, tag=True):
@@ -141,7 +157,8 @@ class BeginPlan(Record, tag=True):
     model_id: str
 
     def finish(self, outcome: Outcome, now: datetime) -> Finished:
-        return Finished.json({"model_id": self.model_id, "type": self.kind})
+        answer = {"model_id": self.model_id, "type": self.kind}
+        return Finished.json(answer, also=_steps_of(outcome, self.model_id))
 
 
 class UnloadPlan(Record, tag=True):
@@ -187,6 +204,12 @@ def encode_plan(plan: Plan) -> bytes:
 
 def decode_plan(raw: bytes) -> Plan:
     return _decoder.decode(raw)
+
+
+def _steps_of(outcome: Outcome, model_id: str) -> Change:
+    """The change that keeps how many steps are behind the weights a model now has."""
+    assert isinstance(outcome, Created)
+    return lambda db: models.set_steps(db, model_id, outcome.state.step)
 
 
 def store_failure(db: Connection, plan: Plan | SamplePlan) -> None:

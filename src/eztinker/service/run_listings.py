@@ -33,11 +33,16 @@ class RunListings:
         self._clock = clock
 
     async def one(self, reader: str, model_id: str, *, with_public: bool) -> RunListing:
-        """One run of the reader's; with `with_public` also one of another owner's that has a public checkpoint."""
+        """One run of the reader's, by any of its ids or its name.
+
+        With `with_public` also one of another owner's that has a public checkpoint.
+        """
         now = self._clock.now()
 
         def query(db: Connection) -> tuple[Model | None, list[Checkpoint]]:
-            return models.get(db, model_id), visible_to(reader, checkpoints.of_models(db, [model_id]), now)
+            found = models.meant(db, model_id, [reader])
+            saved = checkpoints.of_models(db, [model.model_id for model in found])
+            return (found[0] if found else None), visible_to(reader, saved, now)
 
         model, visible = await self._store.read(query)
         if model is not None and visible and with_public:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+
+import msgspec
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
@@ -14,11 +17,13 @@ from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
+from eztinker.service.engine_process import EngineProcess
 from eztinker.service.new_operation import NewOperation, new_op_id
 from eztinker.service.operations import Operations
 from eztinker.service.plans import SamplePlan
 from eztinker.service.recorded_samples import sequence_id
 from eztinker.service.recovery import SAMPLE
+from eztinker.service.sample_streams import SampleStream
 from eztinker.service.sample_turns import SampleTurns
 from eztinker.service.sampling_requests import engine_request
 from eztinker.service.sampling_sessions import new_sampling_session
@@ -48,6 +53,7 @@ class Sampling:
         sessions_: Sessions,
         operations: Operations,
         turns: SampleTurns,
+        engine: EngineProcess,
         saved: Checkpoints,
         clock: Clock,
     ) -> None:
@@ -56,6 +62,7 @@ class Sampling:
         self._sessions = sessions_
         self._operations = operations
         self._turns = turns
+        self._engine = engine
         self._saved = saved
         self._clock = clock
 
@@ -88,7 +95,7 @@ class Sampling:
             return Sampler(sampling_session=row, model_path=None)
         return Sampler(sampling_session=row, model_path=tinker_path(checkpoint))
 
-    async def sample(self, owner: str, wire: WireSampleRequest) -> SamplePromise:
+    async def sample(self, owner: str, wire: WireSampleRequest, *, is_streamed: bool = False) -> SamplePromise:
         """Draw completions; the promise ends in SampleResponse.
 
         Raises:
@@ -108,7 +115,9 @@ class Sampling:
             lane=sampler.sampling_session_id,
             seq_id=wire.seq_id,
             kind=SAMPLE,
-            work=Sample(op_id=op_id, base_model=base_model.name, directory=directory, request=request),
+            work=Sample(
+                op_id=op_id, base_model=base_model.name, directory=directory, request=request, is_streamed=is_streamed
+            ),
             plan=SamplePlan(
                 sampler=sampler,
                 model_id=None if checkpoint is None else checkpoint.model_id,
@@ -121,6 +130,20 @@ class Sampling:
         if promise == op_id:
             self._turns.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[sequence_id(promise, i) for i in range(request.num_samples)])
+
+    async def stream(self, owner: str, wire: WireSampleRequest) -> SampleStream:
+        """Draw one completion whose tokens come as they are drawn.
+
+        Raises:
+            QueueFull: the owner has its share of what may wait.
+        """
+        if wire.num_samples != 1:
+            raise InvalidInput(f"A stream carries 1 sample, got num_samples {wire.num_samples}", field="num_samples")
+        if wire.params.seed is None:  # an engine that takes over has to draw the same tokens again
+            seeded = msgspec.structs.replace(wire.params, seed=secrets.randbits(31))
+            wire = msgspec.structs.replace(wire, params=seeded)
+        promise = await self.sample(owner, wire, is_streamed=True)
+        return SampleStream(owner, promise.op_id, self._engine, self._operations, self._turns)
 
     def cancel(self, owner: str, op_id: str) -> None:
         """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""

@@ -34,6 +34,7 @@ from eztinker.service.parking import Parking
 from eztinker.service.queue_state import QueueState, queue_state
 from eztinker.service.recorded_samples import RecordedSamples
 from eztinker.service.recovery import Recovery, recover_log
+from eztinker.service.run_directory import RunDirectory
 from eztinker.service.run_feed import RunFeed
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.run_listings import RunListings
@@ -117,6 +118,7 @@ class Service:
         self.checkpoint_changes = CheckpointChanges(self._store, self.checkpoints, self.clock)
         self.checkpoint_copies = CheckpointCopies(self._store, self.checkpoints, self.sessions, self.clock)
         self.run_listings = RunListings(self._store, self.clock)
+        self.run_directory = RunDirectory(self._store, self.clock)
         self.session_search = SessionSearch(self._store, self.clock)
         self.traces = Traces(self._store)
         self.audit = AuditLog(self._store, self.clock)
@@ -141,7 +143,7 @@ class Service:
         turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
         self.completions = Completions(self._store, self.operations, self.clock)
         self.sampling = Sampling(
-            self._store, catalog, self.sessions, self.operations, turns, self.checkpoints, self.clock
+            self._store, catalog, self.sessions, self.operations, turns, self.engine, self.checkpoints, self.clock
         )
 
     @contextlib.asynccontextmanager
@@ -166,7 +168,7 @@ class Service:
     def queue_state(self, owner: str) -> QueueState:
         """Why the owner's requests have no result yet."""
         status = None if self.engine.ready is None else self.engine.status
-        return queue_state(owner, self.operations.num_unsettled(owner), status)
+        return queue_state(owner, self.operations.num_unsettled_of(owner), status)
 
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection
 
 from eztinker.checkpoints.encryption import parse_recipients
@@ -30,7 +31,7 @@ from eztinker.service.run_lanes import RunLanes
 from eztinker.service.training_runs import TrainingRuns
 from eztinker.service.usage import used_by_run
 from eztinker.service.validation import check_adam, check_metadata, check_name, check_seq_id, expiry
-from eztinker.types import AdamParams, CheckpointKind, Record
+from eztinker.types import AdamParams, CheckpointKind, Datum, Record
 
 FORWARD_BACKWARD = "forward_backward"
 SMALL_BATCH = 16
@@ -83,7 +84,10 @@ class Training:
             work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request, named)
         now = self._clock.now()
         num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
-        plan = PassPlan(used=used_by_run(model, UsageKind.TRAINING, num_tokens, now))
+        plan = PassPlan(
+            used=used_by_run(model, UsageKind.TRAINING, num_tokens, now),
+            num_loss_tokens=_num_loss_tokens(work) if isinstance(work, ForwardBackward) else 0,
+        )
         used = {record.op_id for record in named.values()}
         return await self._submit(
             model,
@@ -105,7 +109,7 @@ class Training:
             work = OptimStep(op_id=op_id, model_id=model_id, adam=check_adam(_granted(adam)))
         except UserError as error:
             work = error
-        return await self._submit(model, op_id, seq_id, "optim_step", work, StepPlan())
+        return await self._submit(model, op_id, seq_id, "optim_step", work, StepPlan(model_id=model_id))
 
     async def save(self, owner: str, model_id: str, seq_id: int, save_as: SaveRequest | UserError) -> str:
         """Write a checkpoint; the promise ends in its path or, for an unnamed one, in a sampling session."""
@@ -252,6 +256,17 @@ _SAVE_KINDS = {
     CheckpointKind.SAMPLER: "save_weights_for_sampler",
     CheckpointKind.EXTERNAL: "save_weights_external",
 }
+
+
+def _num_loss_tokens(work: ForwardBackward) -> int:
+    """Targets that count in the loss of a training pass; 0 for a forward pass."""
+    return 0 if work.forward_only else sum(_num_counted(datum) for datum in work.data)
+
+
+def _num_counted(datum: Datum) -> int:
+    inputs = datum.loss_fn_inputs
+    weights = inputs.get("weights", inputs.get("advantages", inputs["target_tokens"]))
+    return int(np.count_nonzero(weights)) if weights.dtype == np.float32 else len(weights)
 
 
 def _granted(value: Any) -> Any:

@@ -22,6 +22,7 @@ from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.operations import Operations
 from eztinker.service.plans import LOAD, BeginPlan, UnloadPlan
 from eztinker.service.recovery import advice_to_go_on, ended_error
+from eztinker.service.run_directory import run_label
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.sessions import Sessions
 from eztinker.service.validation import check_lora, check_metadata, check_optimizer_family, check_seq_id
@@ -99,7 +100,7 @@ class TrainingRuns:
             spec = check_lora(lora.spec())
             served = self._catalog.get(base_model)
             command = CreateModel(op_id=op_id, model_id=model_id, base_model=served.name, lora=spec)
-            return command, self._model(owner, new, served.name, spec)
+            return command, await self._model(owner, new, served.name, spec)
 
         return await self._begin(owner, new, "create_model", plan)
 
@@ -124,13 +125,18 @@ class TrainingRuns:
                 raise InvalidInput(f"{path} was trained over {source.base_model}, not over {base_model}")
             directory = str(self._saved.directory(checkpoint.checkpoint_id))
             command = LoadModel(op_id=op_id, model_id=model_id, directory=directory, with_optimizer=with_optimizer)
-            return command, self._model(owner, new, source.base_model, source)
+            return command, await self._model(owner, new, source.base_model, source)
 
         return await self._begin(owner, new, LOAD, plan)
 
     async def get(self, owner: str, model_id: str) -> Model:
         row = await self._store.read(lambda db: models.get(db, model_id))
         return owned(row, owner, f"training run {model_id!r}")
+
+    async def meant(self, owner: str, reference: str) -> Model:
+        """The model of this id, or the last used of the run that `reference` names."""
+        found = await self._store.read(lambda db: models.meant(db, reference, [owner]))
+        return owned(found[0] if found else None, owner, f"training run {reference!r}")
 
     async def in_use(self, owner: str, model_id: str) -> Model:
         """The run, whose session has just been heard of. It may have ended since it was read, which only the log knows.
@@ -185,8 +191,15 @@ class TrainingRuns:
         self._lanes.close(model_id)
         return promise
 
-    def _model(self, owner: str, new: NewRun, base_model: str, shape: LoraSpec | Model) -> Model:
+    async def _model(self, owner: str, new: NewRun, base_model: str, shape: LoraSpec | Model) -> Model:
+        """The row of a new model.
+
+        Raises:
+            NotFound: the run it is to carry on is not there.
+        """
         now = self._clock.now()
+        label = run_label(new.user_metadata)
+        carried = None if label.carries_on is None else await self.meant(owner, label.carries_on)
         return Model(
             model_id=new.model_id,
             owner=owner,
@@ -199,6 +212,9 @@ class TrainingRuns:
             user_metadata=new.user_metadata,
             created_at=now,
             last_request_at=now,
+            run_id=None if carried is None else carried.run_id,
+            name=label.name,
+            note=label.note,
         )
 
     async def _begin(

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from eztinker.errors import CheckpointNotFound, InvalidInput, Unsupported
+from eztinker.oplog.models import RUN_PREFIX
 from eztinker.redaction import without_secrets
 from eztinker.types import AdamParams, CheckpointKind, LoraSpec, Record
 
@@ -24,6 +25,7 @@ MIN_KEY_CHARS = 40
 """Shorter names that begin like a key are names."""
 TINKER_SCHEME = "tinker://"
 
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -31,6 +33,7 @@ class TinkerPath(Record):
     """`tinker://<model_id>/<kind>/<name>`, taken apart."""
 
     model_id: str
+    """The id or name of a run stands in its place too."""
     kind: CheckpointKind
     name: str
 
@@ -63,6 +66,17 @@ def check_name(name: str) -> str:
         )
     if len(name) >= MIN_KEY_CHARS and without_secrets(name) != name:
         raise InvalidInput("A checkpoint name is shown in listings, and this one looks like a key", field="path")
+    return name
+
+
+def check_run_name(name: str | None) -> str | None:
+    """`name`, if a run may have it: it must not pass for an id, nor end a path."""
+    if name is not None and (not _RUN_NAME.fullmatch(name) or name.startswith(RUN_PREFIX)):
+        raise InvalidInput(
+            "A run's name has 1 to 64 letters, digits, dots, dashes and underscores, starts with a letter or digit and "
+            f"not with {RUN_PREFIX!r}; got {name[:200]!r}",
+            field="name",
+        )
     return name
 
 

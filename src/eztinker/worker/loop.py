@@ -11,7 +11,18 @@ from eztinker.engine.training_queue import Outcome
 from eztinker.errors import Cancelled
 from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text, set_up_cpu
-from eztinker.protocol.frames import AnyCommand, Cancel, Configure, Ready, Sample, Shutdown, Started, Status, Submit
+from eztinker.protocol.frames import (
+    AnyCommand,
+    Cancel,
+    Configure,
+    Progress,
+    Ready,
+    Sample,
+    Shutdown,
+    Started,
+    Status,
+    Submit,
+)
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
 from eztinker.worker.link import Link, LinkClosed
@@ -77,6 +88,7 @@ class Loop:
         self.take(self._link.receive(wait=self._scheduler.is_idle))
         if outcomes := self._scheduler.turn():
             self._report(outcomes)
+        self._report_news()
         self._send_status()
 
     def take(self, commands: list[AnyCommand]) -> None:
@@ -109,6 +121,10 @@ class Loop:
         reach("engine.report")
         self._link.send(*events)
         reach("engine.reported")
+
+    def _report_news(self) -> None:
+        for job, tokens in self._scheduler.news():
+            self._link.send(Progress(op_id=job.op_id, start=job.num_reported - len(tokens), tokens=tokens))
 
     def _send_status(self) -> None:
         now = time.monotonic()

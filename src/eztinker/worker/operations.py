@@ -72,7 +72,8 @@ class Operations:
         adapter = None
         if command.directory is not None:
             adapter = self._sampler_adapters.get(command.directory, lambda name: self._base_models.get(name).decoder)
-        model.sampler.submit(SampleJob(command.op_id, Prompt(command.request, adapter, command.directory), share))
+        prompt = Prompt(command.request, adapter, command.directory)
+        model.sampler.submit(SampleJob(command.op_id, prompt, share, is_streamed=command.is_streamed))
 
     def _create(self, command: CreateModel) -> AdapterState:
         if command.model_id in self._runs:

@@ -10,14 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import typer.main
 
 from eztinker import __version__
+from eztinker.cli import completion
 from eztinker.cli.app import app, main
-from eztinker.cli.output import plain, size
+from eztinker.cli.output import age, plain, size
 from eztinker.config import ServerConfig
 from eztinker.data_dir import RunningServer, announced, claim
 from eztinker.keys import ensure_api_key
@@ -84,6 +86,7 @@ def test_help_imports_little():
 def test_the_version_is_that_of_the_package(cli: Callable[..., Outcome]):
     assert cli("version").out == f"eztinker {__version__}\n"
     assert json.loads(cli("version", "--json").out) == {"version": __version__}
+    assert (cli("--version").out, cli("--version").code) == (f"eztinker {__version__}\n", 0)
 
 
 def test_a_wrong_flag_is_wrong_usage(cli: Callable[..., Outcome]):
@@ -255,6 +258,15 @@ def test_sizes_are_decimal(num_bytes: int | None, text: str | None):
     assert size(num_bytes) == text
 
 
+@pytest.mark.parametrize(
+    ("ago", "text"),
+    [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (7200, "2 h"), (86400 * 3.9, "3 d"), (-5, "0 s")],
+)
+def test_an_age_is_told_in_its_largest_unit(ago: float, text: str):
+    now = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    assert age((now - timedelta(seconds=ago)).isoformat(), now) == text
+
+
 def test_keys_are_made_listed_and_revoked_without_a_server(cli: Callable[..., Outcome], data_dir: Path):
     made = cli("keys", "create", "--owner", "ann")
     assert made.out.startswith("tml-1-")
@@ -270,6 +282,43 @@ def test_keys_are_made_listed_and_revoked_without_a_server(cli: Callable[..., Ou
         (1, "ann", False),
         (2, "bob", True),
     ]
+
+
+def test_keys_are_made_and_revoked_by_the_name_of_their_owner(cli: Callable[..., Outcome]):
+    assert "No keys have been handed out yet" in cli("keys", "list").out
+    assert json.loads(cli("keys", "list", "--json").out) == []
+    for name in ("ann", "bob", "ann"):
+        assert cli("keys", "create", name).code == 0
+    assert cli("keys", "revoke", "ann").out == "Revoked key 1 of ann\nRevoked key 3 of ann\n"
+    again = cli("keys", "revoke", "ann")
+    assert (again.code, "ann has no valid key" in again.err) == (1, True)
+    assert cli("keys", "revoke", "2").out == "Revoked key 2 of bob\n"
+    assert cli("keys", "create").code == cli("keys", "create", "ann", "--owner", "bob").code == 2
+
+
+def test_tab_offers_nothing_and_says_nothing_without_a_server(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+):
+    assert cli("keys", "create", "ann").code == 0
+    assert completion.keys("") == ["1", "ann"]
+    assert completion.keys("a") == ["ann"]
+    offers = (completion.runs, completion.checkpoints, completion.models, completion.anything_to_sample)
+    assert [offer("") for offer in offers] == [[]] * 4
+    monkeypatch.setenv("EZTINKER_BASE_URL", "no address")
+    assert [offer("tinker://") for offer in offers] == [[]] * 4
+
+
+def test_a_path_that_bash_has_broken_is_one_word_again():
+    words = {
+        "_EZTINKER_COMPLETE": "complete_bash",
+        "COMP_WORDS": "eztinker sample tinker : //run_1/w",
+        "COMP_CWORD": "4",
+    }
+    completion.rejoin_words(words)
+    assert (words["COMP_WORDS"], words["COMP_CWORD"]) == ("eztinker sample tinker://run_1/w", "2")
+    whole = {"_EZTINKER_COMPLETE": "complete_bash", "COMP_WORDS": "eztinker sample run", "COMP_CWORD": "2"}
+    completion.rejoin_words(untouched := dict(whole))
+    assert untouched == whole
 
 
 @pytest.mark.parametrize(

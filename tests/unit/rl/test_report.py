@@ -1,5 +1,6 @@
 import html.parser
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from eztinker.rl import RejectionSFTConfig
 from eztinker.rl.config import EMBEDDED_MODEL, Recipe
 from eztinker.rl.evaluate import Answer, Evaluation
-from eztinker.rl.report import write_report
+from eztinker.rl.report import write_progress, write_report
 from eztinker.rl.report.charts import Chart, Series, nice_ceiling
 from eztinker.rl.report.summary import findings
 from eztinker.rl.rollouts import Rollout
@@ -144,3 +145,26 @@ def test_a_chart_with_one_point_and_a_zero_is_drawn():
     svg = Chart(title="T", x_labels=["<1>"], series=[Series(name="s", ys=[0.0])]).svg
     assert "&lt;1&gt;" in svg
     assert "nan" not in svg
+
+
+def test_a_run_that_goes_on_has_a_page_that_reloads_itself_and_one_that_is_over_has_not(tmp_path: Path):
+    finished = state(1, 3, 4, few_shot=2)
+    unmeasured = replace(finished, evaluations=finished.evaluations[:1])
+    pages = []
+    for is_running in (True, False):
+        write_progress(recipe(tmp_path), unmeasured, rollouts(1.0), is_running=is_running)
+        pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
+    write_report(recipe(tmp_path), finished, rollouts(1.0), SAMPLER_PATH)
+    pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert ['http-equiv="refresh"' in page for page in pages] == [True, False, False]
+    assert ["Use the adapter" in page for page in pages] == [False, False, True]
+    assert ["not measured yet" in page for page in pages] == [True, True, False]
+    assert "1 of 3 rounds done" in pages[0]
+    assert "Stopped after 1 of 3 rounds; the same command goes on" in pages[1]
+    assert "EZTinker: 1 round of 160 problems" in " ".join(pages[2].split())
+
+
+def test_rounding_noise_is_drawn_and_told_as_0():
+    svg = Chart(title="Loss", x_labels=["1"], series=[Series(name="loss", ys=[2.77e-17])]).svg
+    assert "e-" not in svg
+    assert "loss: 0" in svg

@@ -64,5 +64,5 @@ def test_a_run_with_other_settings_is_not_continued(tmp_path: Path):
 
 def test_a_damaged_state_is_named_with_a_way_out(tmp_path: Path):
     (tmp_path / STATE_FILE).write_text('{"rounds": 3}', encoding="utf-8")
-    with pytest.raises(DataDamaged, match="--reset-buffer"):
+    with pytest.raises(DataDamaged, match="--fresh"):
         load_state(tmp_path, RECIPE)

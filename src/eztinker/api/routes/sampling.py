@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 from fastapi import Request
+from fastapi.responses import StreamingResponse
 
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import CreateSamplingSessionBody, JoinSamplingSessionBody
 from eztinker.api.reading import MAX_SAMPLE_BYTES, decoded, read_json, read_json_bytes
 from eztinker.protocol.sampling_codec import decode_request
+from eztinker.service.operations import Failure
+from eztinker.service.sample_streams import Drawn, SampleStream
 
 router = router_with_key()
 
@@ -42,6 +48,29 @@ async def get_sampler(sampler_id: str, service: ServiceDep, owner: Owner) -> dic
         "base_model": sampler.sampling_session.base_model,
         "model_path": sampler.model_path,
     }
+
+
+@router.post("/stream_sample")
+async def stream_sample(request: Request, service: ServiceDep, owner: Owner) -> StreamingResponse:
+    """Our own addition to the protocol: the body of an asample, answered with lines of JSON as tokens are drawn.
+
+    The last line has a `stop_reason`, or an `error`. A client that leaves gives the sample up.
+    """
+    body = await read_json_bytes(request, max_bytes=MAX_SAMPLE_BYTES)
+    stream = await service.sampling.stream(owner, await decoded(decode_request, body))
+    return StreamingResponse(_lines(stream), media_type="application/x-ndjson")
+
+
+async def _lines(stream: SampleStream) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(stream.drawn()) as drawn:
+        async for piece in drawn:
+            yield orjson.dumps(_as_json(piece)) + b"\n"
+
+
+def _as_json(piece: Drawn | Failure) -> dict[str, Any]:
+    if isinstance(piece, Failure):
+        return {"error": {"category": piece.category, "code": piece.code, "message": piece.message}}
+    return {"tokens": piece.tokens} | ({"stop_reason": piece.stop_reason} if piece.stop_reason else {})
 
 
 @router.post("/asample")

@@ -58,7 +58,7 @@ async def create_model(request: Request, service: ServiceDep, owner: Owner) -> d
 @router.post("/get_info")
 async def get_info(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     body = await read_json(request, ModelBody)
-    model = await service.runs.get(owner, body.model_id)
+    model = await service.runs.meant(owner, body.model_id)
     base_model = service.runs.base_model(model)
     return {
         "type": "get_info",

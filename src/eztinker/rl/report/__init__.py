@@ -1,4 +1,4 @@
-"""What a finished run leaves for people and programs: summary.json, report.html and PNG plots."""
+"""What a run leaves for people and programs: report.html after each round; summary.json and PNG plots at its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from eztinker.rl.buffer import write_atomically
 from eztinker.rl.config import Recipe
-from eztinker.rl.report.page import render_page
+from eztinker.rl.report.page import render_page, render_progress
 from eztinker.rl.report.plots import save_plots
 from eztinker.rl.report.summary import REPORT_FILE, summarize
 from eztinker.rl.rollouts import Rollout
@@ -16,6 +16,11 @@ from eztinker.rl.state import RunState
 
 SUMMARY_FILE = "summary.json"
 PLOTS_DIR = "plots"
+
+
+def write_progress(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], *, is_running: bool) -> None:
+    """Write the page of a run that is not over: it reloads itself as long as the run goes on."""
+    write_atomically(recipe.output_dir / REPORT_FILE, render_progress(recipe, state, buffer, is_running=is_running))
 
 
 def write_report(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], sampler_path: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ _WIDTH, _HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 14, 30
 _NUM_TICKS = 4
 _MAX_X_LABELS = 10
+_NOISE = 1e-9
+"""What is smaller is a rounding error, and shown as 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +46,7 @@ class Chart:
 
 def nice_ceiling(value: float) -> float:
     """The smallest of 1, 2, 2.5, 4, 5 or 10 times a power of ten that is not below `value`."""
-    if value <= 0:
+    if value <= _NOISE:
         return 1.0
     power = 10 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 2.5, 4, 5, 10) if step * power >= value * (1 - 1e-9))
@@ -57,7 +59,7 @@ def _draw(chart: Chart) -> Markup:
     if chart.reference:
         parts.append(_reference(*chart.reference, top))
     parts += [_line(series, index, len(chart.x_labels), top) for index, series in enumerate(chart.series)]
-    spoken = "; ".join(f"{series.name}: {', '.join(f'{y:.3g}' for y in series.ys)}" for series in chart.series)
+    spoken = "; ".join(f"{series.name}: {', '.join(map(_number, series.ys))}" for series in chart.series)
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         _WIDTH, _HEIGHT, f"{chart.title}. {spoken}", Markup("").join(parts)
     )
@@ -101,10 +103,16 @@ def _line(series: Series, index: int, count: int, top: float) -> Markup:
         for (x, _), (low, high) in zip(points, series.intervals, strict=False)
     )
     dots = Markup("").join(
-        Markup('<circle cx="{}" cy="{}" r="3.5"><title>{}</title></circle>').format(x, y, f"{series.name}: {value:.3g}")
+        Markup('<circle cx="{}" cy="{}" r="3.5"><title>{}</title></circle>').format(
+            x, y, f"{series.name}: {_number(value)}"
+        )
         for (x, y), value in zip(points, series.ys, strict=True)
     )
     return Markup('<g class="series-{}">{}<polyline points="{}"/>{}</g>').format(index, whiskers, escape(path), dots)
+
+
+def _number(value: float) -> str:
+    return f"{0.0 if abs(value) < _NOISE else value:.3g}"
 
 
 def _x(index: int, count: int) -> float:

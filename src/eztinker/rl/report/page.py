@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from eztinker.rl.config import Recipe
-from eztinker.rl.display import accuracy_text, interval_text
+from eztinker.rl.display import accuracy_text, counted, interval_text
 from eztinker.rl.evaluate import Answer, Evaluation
 from eztinker.rl.report.curves import curves
+from eztinker.rl.report.summary import summarize
 from eztinker.rl.rollouts import Rollout
 from eztinker.rl.state import RunState
 
 _SAMPLES_PER_KIND = 8
+RELOAD_SECONDS = 10
+"""Between two looks of an open page at a run that goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,31 @@ KINDS = {
 
 def render_page(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], summary: dict[str, Any]) -> str:
     """The page of a finished run. Every text from a model or a data set is escaped."""
+    return _render(recipe, state, buffer, summary, is_finished=True, is_running=False)
+
+
+def render_progress(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], *, is_running: bool) -> str:
+    """The page of a run in which at least one round is done and the untrained model is measured."""
+    measured = replace(state, rounds=state.rounds[: len(state.evaluations) - 1])
+    rounds = f"{len(state.rounds)} of {counted(recipe.config.rounds, 'round')}"
+    sentence = (
+        f"{rounds} done; this page reloads itself until the run is over."
+        if is_running
+        else f"Stopped after {rounds}; the same command goes on from there."
+    )
+    summary = summarize(recipe, measured, sampler_path="") | {"findings": [sentence]}
+    return _render(recipe, state, buffer, summary, is_finished=False, is_running=is_running)
+
+
+def _render(
+    recipe: Recipe,
+    state: RunState,
+    buffer: Sequence[Rollout],
+    summary: dict[str, Any],
+    *,
+    is_finished: bool,
+    is_running: bool,
+) -> str:
     import jinja2
 
     templates = jinja2.Environment(
@@ -51,13 +79,18 @@ def render_page(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], summ
         undefined=jinja2.StrictUndefined,
     )
     comparisons = compare(state.evaluations[0], state.evaluations[-1])
+    accuracies = [accuracy_text(evaluation) for evaluation in state.evaluations]
     return templates.get_template("page.html").render(
         recipe=recipe,
         config=recipe.config,
         state=state,
         summary=summary,
+        is_finished=is_finished,
+        reload_seconds=RELOAD_SECONDS if is_running else None,
+        num_rounds=counted(len(state.rounds), "round"),
+        num_measured=len(state.evaluations) - 1,
         charts=list(curves(state).values()),
-        accuracies=[accuracy_text(evaluation) for evaluation in state.evaluations],
+        accuracies=accuracies + ["not measured yet"] * (len(state.rounds) + 1 - len(accuracies)),
         intervals=[interval_text(evaluation) for evaluation in state.evaluations],
         few_shot_interval=interval_text(state.few_shot) if state.few_shot else None,
         kinds=KINDS,

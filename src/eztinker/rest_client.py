@@ -1,0 +1,256 @@
+"""Runs, listings and deletions over a server's REST API: what local tools ask without training or sampling.
+
+Plain HTTP, because the official SDK takes seconds to import and knows nothing of runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from eztinker.addresses import is_loopback
+from eztinker.client_settings import ClientSettings, client_settings, require_server
+from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable, SessionEnded
+
+if TYPE_CHECKING:
+    import httpx
+
+SCHEME = "tinker://"
+_PAGE_SIZE = 100
+_TIMEOUT_SECONDS = 60.0
+"""Longer than the server holds a poll."""
+_TOKENIZER_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+class RestClient:
+    """Reads and deletes what a server keeps. Answers are the JSON objects of the Tinker API."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def models(self) -> list[dict[str, Any]]:
+        return self._call("GET", "get_server_capabilities")["supported_models"]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run, begun last first; one that several Tinker models have carried stands once."""
+        return self._pages("runs")
+
+    def run(self, reference: str) -> dict[str, Any]:
+        """The run with this id or name, or with a Tinker model of this id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        unknown = f"No run {reference} on this server; 'eztinker runs' lists those it has"
+        if "/" in reference:  # as in the names of base models
+            raise NotFound(unknown)
+        try:
+            return self._call("GET", _path_of_run(reference))
+        except NotFound as error:
+            raise NotFound(unknown) from error
+
+    def label_run(self, reference: str, changes: Mapping[str, str | None]) -> dict[str, Any]:
+        """Give a run another `name` or `note`; None takes it away."""
+        return self._call("PATCH", _path_of_run(self.run(reference)["run_id"]), json=changes)
+
+    def checkpoints(self, reference: str | None = None) -> list[dict[str, Any]]:
+        """All checkpoints, or those of one run, newest first, each with its run's id and with a `path` that has it.
+
+        A `path` leads to the newest of its name; an older one that another model of the run has saved under the same
+        name keeps the path of that model.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        runs = self.runs() if reference is None else [self.run(reference)]
+        run_ids = {model_id: run["run_id"] for run in runs for model_id in run["model_ids"]}
+        taken: set[str] = set()
+        found = []
+        for checkpoint in self._pages("checkpoints"):
+            model_id, checkpoint_id = split_path(checkpoint["tinker_path"])
+            if model_id in run_ids:
+                path = f"{SCHEME}{run_ids[model_id]}/{checkpoint_id}"
+                shown = checkpoint["tinker_path"] if path in taken else path
+                taken.add(path)
+                found.append({"path": shown, "run_id": run_ids[model_id], **checkpoint})
+        return found
+
+    def base_model_of(self, path: str) -> str:
+        """The base model under the checkpoint at a tinker:// path."""
+        return self._call("POST", "weights_info", json={"tinker_path": path})["base_model"]
+
+    def fetch_tokenizer(self, base_model: str, directory: Path) -> None:
+        """Put the tokenizer files of a served model into `directory`."""
+        for name in _TOKENIZER_FILES:
+            response = self._http.get(f"/{quote(base_model)}/resolve/main/{name}")
+            if response.is_success:
+                (directory / name).write_bytes(response.content)
+
+    def new_session(self, purpose: str) -> str:
+        body = {"tags": [purpose], "sdk_version": "eztinker"}
+        return self._call("POST", "create_session", json=body)["session_id"]
+
+    def end_session(self, session_id: str) -> None:
+        self._call("POST", f"sessions/{session_id}/finish", json={"reason": {"type": "success"}})
+
+    def new_sampler(self, session_id: str, *, base_model: str | None = None, model_path: str | None = None) -> str:
+        """A sampling session on a base model or a sampler checkpoint."""
+        source = {"base_model": base_model, "model_path": model_path}
+        body = {"session_id": session_id, "sampling_session_seq_id": 0, **source}
+        return self._call("POST", "create_sampling_session", json=body)["sampling_session_id"]
+
+    def new_sampler_of_training(self, session_id: str, path: str, run: str) -> str:
+        """A sampling session on a training checkpoint, by way of a model that belongs to the same run."""
+        new = {"session_id": session_id, "model_seq_id": 0, "user_metadata": {"eztinker_run": run}}
+        model_id = self._done("load_weights", {**new, "path": path, "optimizer": False})["model_id"]
+        save = {"model_id": model_id, "seq_id": 1, "sampling_session_seq_id": 0}
+        return self._done("save_weights_for_sampler", save)["sampling_session_id"]
+
+    def stream_sample(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The lines of a streamed sample; whoever closes the iterator gives the sample up.
+
+        Raises:
+            SessionEnded: the session of the sampler has been silent for too long.
+        """
+        import httpx
+
+        try:
+            with self._http.stream("POST", "/api/v1/stream_sample", json=body, timeout=None) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                for line in response.iter_lines():
+                    piece = json.loads(line)
+                    if "error" in piece:
+                        raise ServerError(piece["error"]["message"])
+                    yield piece
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
+
+    def status(self) -> dict[str, Any]:
+        """What the server does at this moment, and with what."""
+        return self._call("GET", "status")
+
+    def _done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask for an operation and wait for what it comes to."""
+        promise = self._call("POST", path, json=body)["request_id"]
+        while True:
+            response = self._send("POST", "retrieve_future", json={"request_id": promise}, accepts=(408,))
+            if response.status_code != 408:
+                break
+        outcome = response.json()
+        if "error" in outcome:
+            raise ServerError(outcome["error"])
+        return outcome
+
+    def tokenizer_directory(self, model_id: str) -> str:
+        """Where the tokenizer of a Tinker model lies; the sampling clients of the SDK only ask the hub."""
+        return self._call("POST", "get_info", json={"model_id": model_id})["model_data"]["tokenizer_id"]
+
+    def delete_checkpoint(self, run_id: str, checkpoint_id: str) -> None:
+        """Delete one checkpoint; `checkpoint_id` is `<kind>/<name>`, as listings give it."""
+        self._call("DELETE", f"{_path_of(run_id)}/checkpoints/{quote(checkpoint_id)}")
+
+    def archive(self, path: str) -> bytes:
+        """The adapter of a checkpoint as a PEFT folder in a tar file."""
+        run_id, checkpoint_id = split_path(path)
+        return self._send("GET", f"{_path_of(run_id)}/checkpoints/{quote(checkpoint_id)}/archive").content
+
+    def import_adapter(self, archive: bytes, *, base_model: str, name: str) -> dict[str, Any]:
+        """Make a checkpoint of such an archive: its `tinker_path`, and a `warning` or None."""
+        params = {"base_model": base_model, "name": name}
+        return self._send("POST", "import_adapter", params=params, content=archive).json()
+
+    def _pages(self, what: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._call("GET", what, params={"limit": _PAGE_SIZE, "offset": len(found)})[what]
+            found += page
+            if len(page) < _PAGE_SIZE:
+                return found
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        response = self._send(method, path, **request)
+        return response.json() if response.content else {}
+
+    def _send(self, method: str, path: str, *, accepts: Collection[int] = (), **request: Any) -> httpx.Response:
+        import httpx
+
+        try:
+            response = self._http.request(method, f"/api/v1/{path}", follow_redirects=True, **request)
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
+        if response.is_error and response.status_code not in accepts:
+            raise _refusal(response)
+        return response
+
+
+@contextmanager
+def rest_client() -> Iterator[RestClient]:
+    """A client for the server that `client_settings` names.
+
+    Raises:
+        ServerUnreachable: it does not answer.
+    """
+    with _http(require_server(), _TIMEOUT_SECONDS) as http:
+        yield RestClient(http)
+
+
+@contextmanager
+def impatient_client(timeout_seconds: float) -> Iterator[RestClient]:
+    """A client that gives up a question after so many seconds, and does not look first whether a server answers."""
+    with _http(client_settings(), timeout_seconds) as http:
+        yield RestClient(http)
+
+
+def _http(settings: ClientSettings, timeout_seconds: float) -> httpx.Client:
+    import httpx
+
+    return httpx.Client(
+        base_url=settings.base_url,
+        headers={"X-API-Key": settings.api_key},
+        timeout=timeout_seconds,
+        trust_env=not is_loopback(urlsplit(settings.base_url).hostname or ""),  # no proxy stands before this machine
+    )
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """The run and the `<kind>/<name>` of a tinker:// path."""
+    run_id, _, checkpoint_id = path.removeprefix(SCHEME).partition("/")
+    if checkpoint_id.count("/") != 1:
+        raise InvalidInput(f"A checkpoint looks like tinker://RUN/weights/NAME, got {path!r}")
+    return run_id, checkpoint_id
+
+
+def _path_of(model_id: str) -> str:
+    return f"training_runs/{quote(model_id, safe='')}"
+
+
+def _path_of_run(reference: str) -> str:
+    return f"runs/{quote(reference, safe='')}"
+
+
+def _refusal(response: httpx.Response) -> EZTinkerError:
+    """The server's own sentence where it gave one."""
+    try:
+        message = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"The server answered {response.status_code} to {response.request.url.path}"
+    if response.status_code == 401:
+        message = f"The server refused the key ({message}); set EZTINKER_API_KEY to its key"
+    if response.status_code == 404:
+        return NotFound(message)
+    if response.status_code == 410:
+        return SessionEnded(message)
+    return InvalidInput(message) if response.status_code in (400, 409, 413, 422) else ServerError(message)
