@@ -146,6 +146,14 @@ def test_a_place_where_no_directory_can_be_is_passed_over(cache: Path, name: str
     assert "for this process alone" in caplog.text
 
 
+def test_a_user_without_a_home_directory_is_served_too(
+    monkeypatch: pytest.MonkeyPatch, name: str, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("EZTINKER_CACHE_DIR", "~nobody-of-this-name/cache")
+    assert library_cache.load(name, answering(1)).answer() == 1
+    assert "for this process alone" in caplog.text
+
+
 @pytest.mark.usefixtures("cache")
 def test_a_library_that_does_not_load_is_reported(name: str):
     def garbage(target: Path) -> None:

@@ -23,7 +23,7 @@ Compile = Callable[[Path], None]
 """Makes the library at a path."""
 
 
-class _Untrusted(Exception):
+class _Untrusted(OSError):
     """Another user could have written it."""
 
 
@@ -33,13 +33,13 @@ def load(name: str, compile_to: Compile) -> ctypes.CDLL:
     Where the cache cannot be used, it is compiled for this process alone.
 
     Raises:
-        OSError: it cannot be loaded. What `compile_to` raises goes through, and should not be an OSError.
+        OSError: it cannot be loaded. What `compile_to` raises goes through, if it is neither this nor a RuntimeError.
     """
-    path = cache_directory()
     try:
+        path = cache_directory()
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return _kept_in(path, name, compile_to)
-    except (OSError, _Untrusted) as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home directory
         log.warning("The cache of the CPU kernels is passed over: %s. They are compiled for this process alone", error)
     with tempfile.TemporaryDirectory(prefix="eztinker-") as private:
         return _kept_in(Path(private), name, compile_to)
@@ -57,7 +57,7 @@ def _kept_in(path: Path, name: str, compile_to: Compile) -> ctypes.CDLL:
             _require_own_file(directory, path / name)
         except FileNotFoundError:
             _make(path / name, compile_to)
-        except (OSError, _Untrusted) as error:
+        except OSError as error:
             log.warning("A library of CPU kernels is not loaded but compiled anew: %s", error)
             _make(path / name, compile_to)
         _require_own_file(directory, path / name)
