@@ -41,6 +41,8 @@ MOST_GROWTH_KB = (NUM_AT_ONCE * BODY_BYTES + 5 * BODY_BYTES + (64 << 20)) >> 10
 MOST_STAYING_KB = 50 << 10
 MOST_SECONDS = 0.25
 """For a GET of another tenant, at the 99th percentile."""
+MOST_TIMES_IDLE = 5
+"""On a machine so busy that this is longer: by how much it waits more than while nothing is read."""
 
 
 @pytest.fixture(scope="module")
@@ -148,26 +150,35 @@ def test_others_are_answered_while_a_large_body_is_read(
 ):
     make, path, media_type = CASES[case]
     body = make()
+    idle = slowest_of_a_hundred(server, keys[1], lambda: time.sleep(2))
+    before = forget_peak(server.pid)
+    answers: list[httpx.Response] = []
+    slow = slowest_of_a_hundred(
+        server, keys[1], lambda: answers.append(send(server, keys[0], body, path, **{"content-type": media_type}))
+    )
+    assert answers[0].status_code in (404, 413, 422), answers[0].text
+    stays = wait_for_memory(server.pid, before + MOST_STAYING_KB) - before
+    print(f"{len(body):,} bytes: p99 {slow * 1000:.0f} ms, idle {idle * 1000:.0f} ms; {stays >> 10} MB stay")
+    assert stays < MOST_STAYING_KB
+    if IS_FULL_SIZE:
+        assert slow < max(MOST_SECONDS, MOST_TIMES_IDLE * idle)
+
+
+def slowest_of_a_hundred(server: RunningServer, key: str, meanwhile: Callable[[], object]) -> float:
+    """Seconds that 99 in a hundred GETs take at most while `meanwhile` runs."""
     seconds: list[float] = []
     is_over = threading.Event()
 
     def look() -> None:
-        with httpx.Client(base_url=f"{server.url}/api/v1", headers={"x-api-key": keys[1]}, timeout=60) as http:
+        with httpx.Client(base_url=f"{server.url}/api/v1", headers={"x-api-key": key}, timeout=60) as http:
             while not is_over.is_set():
                 started = time.perf_counter()
                 assert http.get("/sessions").status_code == 200
                 seconds.append(time.perf_counter() - started)
 
-    before = forget_peak(server.pid)
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(look)
-        response = send(server, keys[0], body, path, **{"content-type": media_type})
+        meanwhile()
         is_over.set()
         looking.result()
-    assert response.status_code in (404, 413, 422), response.text
-    slow = sorted(seconds)[int(len(seconds) * 0.99)]
-    stays = wait_for_memory(server.pid, before + MOST_STAYING_KB) - before
-    print(f"{len(body):,} bytes: {len(seconds)} GETs, p99 {slow * 1000:.0f} ms; {stays >> 10} MB stay")
-    assert stays < MOST_STAYING_KB
-    if IS_FULL_SIZE:
-        assert slow < MOST_SECONDS
+    return sorted(seconds)[int(len(seconds) * 0.99)]

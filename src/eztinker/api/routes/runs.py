@@ -47,5 +47,5 @@ def _as_json(run: Run) -> dict[str, Any]:
         "created_at": first.created_at.isoformat(),
         "last_request_time": newest.last_request_at.isoformat(),
         "model_ids": [model.model_id for model in run.models],
-        "last_checkpoint": None if last is None else checkpoint_as_json(last),
+        "last_checkpoint": None if last is None else checkpoint_as_json(last, newest.base_model),
     }
