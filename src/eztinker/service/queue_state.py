@@ -35,13 +35,13 @@ def queue_state(owner: str, num_unsettled: int, status: EngineStatus | None) -> 
         status: what the engine does; None while there is none.
     """
     if status is None:
-        return QueueState(Queue.NO_ENGINE, "the engine is starting")
+        return QueueState(queue=Queue.NO_ENGINE, reason="the engine is starting")
     num_owners = len(status.shares)
     part = status.shares.get(owner, 0.0)
     if num_owners < 2 or part * num_owners < NEARLY:
-        return QueueState(Queue.ACTIVE)
+        return QueueState(queue=Queue.ACTIVE)
     reason = (
         f"this key has had {part:.0%} of the engine's time lately, and {num_owners} keys share it equally; "
         f"{num_unsettled} of its requests are waiting or running"
     )
-    return QueueState(Queue.OVER_SHARE, reason)
+    return QueueState(queue=Queue.OVER_SHARE, reason=reason)

@@ -26,7 +26,7 @@ from tests.wire import chunk, new_run, new_sampler, new_session, outcome, post, 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    """Room for 8 waiting operations, 4 loaded runs and 4 sequences in the engine."""
+    """Room for 8 waiting operations, 4 loaded runs and 4 sequences of each owner in the engine."""
     monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(operations, "MAX_UNSETTLED", 8)
     with serving_scripted(tmp_path, poll_hold_seconds=0.5, max_runs=4, max_batch_size=2) as running:
@@ -92,14 +92,15 @@ def test_a_full_queue_does_not_keep_a_session_from_ending(ann: httpx.Client):
 
 def test_a_sample_that_is_given_up_before_the_engine_has_room_ends_at_once(ann: httpx.Client, bob: httpx.Client):
     sampler, other = new_sampler(ann), new_sampler(bob)
-    stalled = [post(ann, "/asample", **sample_body(sampler, seq_id, token=STALL))["request_id"] for seq_id in range(4)]
-    waiting = [post(bob, "/asample", **sample_body(other, seq_id))["request_id"] for seq_id in range(2)]
-    post(ann, "/cancel_future", request_id=waiting[1])  # not ann's, so it stays
-    post(bob, "/cancel_future", request_id=waiting[0])
-    assert outcome(bob, waiting[0]).json()["code"] == "cancelled"
-    post(ann, "/cancel_future", request_id=stalled[0])
-    assert outcome(ann, stalled[0]).json()["code"] == "cancelled"
-    assert outcome(bob, waiting[1]).json()["sequences"]
+    stalled = post(ann, "/asample", **sample_body(sampler, token=STALL, num_samples=4))["request_id"]
+    waiting = [post(ann, "/asample", **sample_body(sampler, seq_id))["request_id"] for seq_id in (1, 2)]
+    assert outcome(bob, post(bob, "/asample", **sample_body(other))["request_id"]).json()["sequences"]
+    post(bob, "/cancel_future", request_id=waiting[1])  # not bob's, so it stays
+    post(ann, "/cancel_future", request_id=waiting[0])
+    assert outcome(ann, waiting[0]).json()["code"] == "cancelled"
+    post(ann, "/cancel_future", request_id=stalled)
+    assert outcome(ann, stalled).json()["code"] == "cancelled"
+    assert outcome(ann, waiting[1]).json()["sequences"]
 
 
 def test_the_official_client_waits_while_its_queue_is_full(server: RunningServer):

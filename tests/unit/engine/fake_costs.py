@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from eztinker.engine.sampler import Sampler, SamplerStep
 from eztinker.engine.trainer import Pass
@@ -57,9 +57,14 @@ class CountedSampler(Sampler):
         self._clock, self._unit, self._overhead = clock, unit, overhead
         self.decoded: list[int] = []
         """Samples in each step, in order."""
+        self.before_decode: Callable[[], None] | None = None
+        """Called once, when the next step begins."""
 
     def _decode(self, num_rows: int) -> list:
         self.decoded.append(num_rows)
+        hook, self.before_decode = self.before_decode, None
+        if hook is not None:
+            hook()
         self._clock.seconds += self._unit * (self._overhead + num_rows)
         return super()._decode(num_rows)
 
