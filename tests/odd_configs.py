@@ -290,7 +290,7 @@ def _spoilt_ropes() -> dict[str, Spoilt]:
         "a base of null, beside": Spoilt("must give rope_theta", {"rope_theta": None, "rope_parameters": None}),
     }
     for kind, block in {"linear": {"rope_type": "linear", "factor": 2.0}, "llama3": llama3, "yarn": yarn}.items():
-        for key in block.keys() - {"rope_type", "original_max_position_embeddings"}:
+        for key in sorted(block.keys() - {"rope_type", "original_max_position_embeddings"}):
             without = {name: value for name, value in block.items() if name != key}
             cases[f"{kind} without {key}"] = Spoilt(f"must give {key} as .*, got none", _rope_of(**without))
             for hostile in ("zero", "text", "true", "not a number"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,12 @@ PROXIES = [{name: DEAD} for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "a
 SCRIPT = "import eztinker; print(eztinker.create_training_run('tiny'))"
 
 
-def run(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-P", *command],
-        env=os.environ | environment,
+        env=os.environ | dict(environment or {}),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -44,21 +47,21 @@ def server_url(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path):
 def test_a_dead_proxy_does_not_stand_before_a_server_on_this_machine(server_url: str, proxies: dict[str, str]):
     settings = {"EZTINKER_BASE_URL": server_url, "EZTINKER_API_KEY": API_KEY, **proxies}
     for command in (["-m", "eztinker", "runs"], ["-c", SCRIPT]):
-        done = run(*command, **settings)
+        done = run(*command, environment=settings)
         assert done.returncode == 0, done.stderr
 
 
 def test_scripts_of_the_sdk_get_the_variable_that_passes_proxies(server_url: str):
     named = {"EZTINKER_BASE_URL": server_url, "EZTINKER_API_KEY": API_KEY}
-    printed = run("-m", "eztinker", "env", **named, HTTP_PROXY=DEAD, NO_PROXY="example.org").stdout
+    printed = run("-m", "eztinker", "env", environment=named | {"HTTP_PROXY": DEAD, "NO_PROXY": "example.org"}).stdout
     assert "export NO_PROXY=example.org,127.0.0.1\n" in printed
     assert "export no_proxy=127.0.0.1\n" in printed
-    assert "PROXY" not in run("-m", "eztinker", "env", **named).stdout
+    assert "PROXY" not in run("-m", "eztinker", "env", environment=named).stdout
 
 
 def test_a_server_elsewhere_behind_a_dead_proxy_is_unreachable_in_a_sentence():
     settings = {"EZTINKER_BASE_URL": "http://eztinker.invalid:8000", "EZTINKER_API_KEY": "tml-x", "HTTP_PROXY": DEAD}
-    done = run("-m", "eztinker", "runs", **settings)
+    done = run("-m", "eztinker", "runs", environment=settings)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "http://eztinker.invalid:8000" in done.stderr
 
@@ -79,7 +82,7 @@ def test_modules_of_the_folder_it_is_started_in_do_not_take_the_place_of_librari
 @pytest.mark.parametrize("command", [["server", "--help"], ["models", "--help"], ["settings"]], ids=" ".join)
 @pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
 def test_help_is_text_in_every_encoding(command: list[str], settings: dict[str, str]):
-    done = run("-m", "eztinker", *command, PYTHONCOERCECLOCALE="0", **settings)
+    done = run("-m", "eztinker", *command, environment={"PYTHONCOERCECLOCALE": "0"} | settings)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 100
 

@@ -22,7 +22,7 @@ def test_what_was_sampled_before_a_kill_trains_after_it(tmp_path: Path, tiny_mod
         drawn = sampler.sample(
             types.ModelInput.from_ints(PROMPT), num_samples=2, sampling_params=types.SamplingParams(max_tokens=4)
         ).result()
-        keeper.disturb(Keeper.kill_all)
+        keeper.disturb(Keeper.kill_group)
         data = [datum_of(sequence) for sequence in drawn.sequences]
         result = trainer.forward_backward(data, "stable_reinforce").result()
         trainer.optim_step(types.AdamParams(learning_rate=1e-2)).result()

@@ -20,6 +20,7 @@ from eztinker.errors import (
     EngineLost,
     EZTinkerError,
     LogFull,
+    LogReplaced,
     LogUnwritable,
     QueueFull,
     ServerError,
@@ -28,7 +29,7 @@ from eztinker.errors import (
     UserError,
 )
 
-PASSING = {ServerError, QueueFull, EngineLost, LogFull, LogUnwritable, StaleEpoch, ServerUnreachable}
+PASSING = {ServerError, QueueFull, EngineLost, LogFull, LogReplaced, LogUnwritable, StaleEpoch, ServerUnreachable}
 """A queue that empties, an engine that is replaced, a disk that is cleared, and faults of ours."""
 KINDS = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, (UserError, ServerError))

@@ -23,9 +23,11 @@ from eztinker.oplog import (
     operations,
     payloads,
     queries,
+    recorded_samples,
     session_search,
     sessions,
     snapshots,
+    uploads,
     usage,
 )
 from eztinker.oplog.rows import Completion, Operation, OperationStatus
@@ -169,6 +171,13 @@ READERS: list[tuple[str, dict[str, Any], Read]] = [
     ("snapshots", {"model_id": "model"}, lambda db: snapshots.of_model(db, "model")),
     ("audit_entries", {}, lambda db: audit.between(db, "text", NOW, LATER, resource=None)),
     ("usage", {}, lambda db: usage.between(db, "text", NOW, LATER)),
+    ("uploads", {"upload_id": "one"}, lambda db: uploads.get(db, "one")),
+    ("recorded_samples", {"op_id": "one"}, lambda db: recorded_samples.samples(db, "text", "text", ["one"])),
+    (
+        "recorded_sequences",
+        {"op_id": "one", "place": 0},
+        lambda db: recorded_samples.sequences(db, [("one", 0)]),
+    ),
 ]
 
 
