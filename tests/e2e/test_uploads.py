@@ -11,7 +11,7 @@ import httpx
 import pytest
 import tinker
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tinker import types
 from transformers import AutoModelForCausalLM
 
@@ -62,9 +62,11 @@ def expected(model: Path) -> torch.Tensor:
         return logits.log_softmax(-1).gather(1, torch.tensor(TOKENS[1:])[:, None])[:, 0]
 
 
-def adapter_on(model: Path) -> torch.nn.Module:
+def adapter_on(model: Path) -> PeftModel:
     config = LoraConfig(r=RANK, lora_alpha=7, target_modules=["q_proj", "v_proj", "down_proj"])
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).eval()
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    assert isinstance(adapted, PeftModel)
+    adapted.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():

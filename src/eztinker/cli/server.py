@@ -96,6 +96,9 @@ def server(
     max_result_bytes: Annotated[
         int | None, typer.Option(help="What results that wait for clients may take.", show_default="1073741824")
     ] = None,
+    max_recorded_bytes: Annotated[
+        int | None, typer.Option(help="What an owner's recorded samples may take.", show_default="268435456")
+    ] = None,
     engine_stall_seconds: Annotated[
         float | None, typer.Option(help="A busy engine silent for this long is replaced.", show_default="600")
     ] = None,
@@ -132,6 +135,7 @@ def server(
         snapshot_operations=snapshot_operations,
         snapshot_seconds=snapshot_seconds,
         max_result_bytes=max_result_bytes,
+        max_recorded_bytes=max_recorded_bytes,
         engine_stall_seconds=engine_stall_seconds,
         poll_hold_seconds=poll_hold_seconds,
     )

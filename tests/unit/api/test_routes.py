@@ -19,6 +19,7 @@ OPEN = {
     f"{API_PREFIX}/archives/{{checkpoint_id}}",
     f"{API_PREFIX}/exports/{{checkpoint_id}}/{{file_name}}",
     f"{API_PREFIX}/traces/{{session_id}}",
+    f"{API_PREFIX}/uploads/{{upload_id}}/{{file_name}}",
     "/{repository:path}/resolve/{revision}/{file_name}",
     "/api/models/{rest:path}",
 }
