@@ -56,6 +56,8 @@ class Checkpoints:
         owners = [reader] if lender is None else [reader, lender]
         now = self._clock.now()
         checkpoint, model = await self._store.read(lambda db: _look_up(db, wanted, owners, now))
+        if checkpoint is not None and checkpoint.has_expired(self._clock.now()):
+            checkpoint = None  # while it was looked up
         if model is not None and checkpoint is not None and (checkpoint.is_public or model.owner in owners):
             return checkpoint, model
         if model is None or model.owner not in owners:
