@@ -57,11 +57,12 @@ def started(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> I
         yield Started(server, data_dir)
 
 
-def test_the_panel_names_address_model_and_the_new_key(started: Started):
+def test_the_panel_names_address_and_model_and_a_log_does_not_keep_the_new_key(started: Started):
     panel = (started.data_dir / LOG_FILE).read_text()
     key = (started.data_dir / "api_key").read_text().strip()
-    for part in (started.server.url, MODEL, key, "export TINKER_BASE_URL=", "export TINKER_API_KEY="):
+    for part in (started.server.url, MODEL, "api_key", "export TINKER_BASE_URL=", "export TINKER_API_KEY="):
         assert part in panel
+    assert key not in panel
     assert stat.S_IMODE((started.data_dir / "api_key").stat().st_mode) == 0o600
 
 
