@@ -104,9 +104,9 @@ def test_a_few_samples_are_done_while_the_flood_that_filled_the_batch_goes_on(
 
 
 def test_a_key_that_shares_the_engine_is_told_so(server: RunningServer, heavy: httpx.Client, light: httpx.Client):
-    flood = ask_for_samples(heavy, num_requests=10, num_samples=8, num_tokens=400)
+    flood = ask_for_samples(heavy, num_requests=24, num_samples=8, num_tokens=400)
     assert heavy.post("/retrieve_future", json={"request_id": flood[-1]}).json()["queue_state"] == "active"
-    other = ask_for_samples(light, num_requests=10, num_samples=8, num_tokens=400)
+    other = ask_for_samples(light, num_requests=24, num_samples=8, num_tokens=400)
     answers: list[dict[str, Any]] = []
 
     def is_told() -> bool:
