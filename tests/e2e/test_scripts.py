@@ -63,8 +63,8 @@ def test_a_script_ends_before_the_interpreter_is_taken_down(
 
 
 def test_a_script_ends_well_every_time(environment: dict[str, str], tmp_path: Path):
-    done = [run([str(ROOT / "test_rejection_sft.py")], environment, tmp_path) for _ in range(5)]
-    assert [each.returncode for each in done] == [0] * 5, [each.stderr for each in done]
+    done = [run([str(ROOT / "test_rejection_sft.py")], environment, tmp_path) for _ in range(3)]
+    assert [each.returncode for each in done] == [0] * 3, [each.stderr for each in done]
 
 
 def test_the_watch_sees_an_ordinary_end(environment: dict[str, str], tmp_path: Path):
