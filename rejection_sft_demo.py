@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from eztinker.errors import EZTinkerError
+from eztinker.process_end import end_process
 from eztinker.rl import RejectionSFTConfig, run_rejection_sft
 
 
@@ -65,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -9,6 +9,7 @@ import sys
 
 from eztinker.dataset import ArithmeticDataset, GSM8KDataset, MathDataset
 from eztinker.errors import EZTinkerError
+from eztinker.process_end import end_process
 from eztinker.rl import create_training_run, generate_candidates, select_best_candidate_and_train
 from eztinker.rl.config import Recipe, RejectionSFTConfig
 from eztinker.rl.connection import served_models
@@ -72,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

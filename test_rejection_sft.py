@@ -137,4 +137,9 @@ def _training_run() -> TrainingRun:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    try:
+        from eztinker.process_end import end_process
+    except ImportError:  # as the first check has said
+        sys.exit(exit_code)
+    end_process(exit_code)

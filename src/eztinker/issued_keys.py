@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from eztinker.data_dir import make_data_dir
 from eztinker.errors import ConfigError, InvalidInput, NotFound
 from eztinker.keys import KEY_PREFIX, SECRET_BYTES, hash_key, read_private, write_private
 from eztinker.types import Record
@@ -154,9 +155,13 @@ def _write(data_dir: Path, keys: list[IssuedKey]) -> None:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Keep other programs from changing the keys; the directory is made if absent, for its owner alone."""
+    """Keep other programs from changing the keys; the directory is made if absent, for its owner alone.
+
+    Raises:
+        ConfigError: the directory or the file cannot be used.
+    """
+    make_data_dir(data_dir)
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"The key file {data_dir / ISSUED_KEYS_FILE} cannot be written ({error.strerror})") from error

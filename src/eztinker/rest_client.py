@@ -93,7 +93,7 @@ class RestClient:
     def fetch_tokenizer(self, base_model: str, directory: Path) -> None:
         """Put the tokenizer files of a served model into `directory`."""
         for name in _TOKENIZER_FILES:
-            response = self._http.get(f"/{quote(base_model)}/resolve/main/{name}")
+            response = self._answer("GET", f"/{quote(base_model)}/resolve/main/{name}")
             if response.is_success:
                 (directory / name).write_bytes(response.content)
 
@@ -185,15 +185,18 @@ class RestClient:
         return response.json() if response.content else {}
 
     def _send(self, method: str, path: str, *, accepts: Collection[int] = (), **request: Any) -> httpx.Response:
-        import httpx
-
-        try:
-            response = self._http.request(method, f"/api/v1/{path}", follow_redirects=True, **request)
-        except httpx.HTTPError as error:
-            raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
+        response = self._answer(method, f"/api/v1/{path}", follow_redirects=True, **request)
         if response.is_error and response.status_code not in accepts:
             raise _refusal(response)
         return response
+
+    def _answer(self, method: str, url: str, **request: Any) -> httpx.Response:
+        import httpx
+
+        try:
+            return self._http.request(method, url, **request)
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from eztinker.cli.child_server import child_server
+from eztinker.client_settings import server_is_up
 from eztinker.data_dir import running_server
 from eztinker.rl.interrupts import interrupts_held
 
@@ -64,6 +66,19 @@ def test_ctrl_c_keeps_the_finished_rounds_and_the_same_command_goes_on(tiny_mode
     fresh, _ = demo(tiny_model_dir, tmp_path, "--rounds=1", "--fresh").communicate(timeout=600)
     assert "Going on" not in fresh
     assert json.loads((directory / "summary.json").read_text(encoding="utf-8"))["rounds"] == 1
+
+
+def test_keep_server_does_not_wait_for_a_server_that_is_not_the_demos(tiny_model_dir: Path, tmp_path: Path):
+    with child_server(tmp_path / "data", ["--base-model", f"tiny={tiny_model_dir}"]) as server:
+        done = demo(tiny_model_dir, tmp_path, "--rounds=1", "--keep-server")
+        try:
+            said, _ = done.communicate(timeout=180)
+        finally:
+            done.kill()
+        assert done.returncode == 0, said
+        assert f"The server at {server.url} is not the demo's" in said
+        assert "Ctrl-C stops it" not in said
+        assert server_is_up(server.url)
 
 
 def test_a_ctrl_c_that_is_held_comes_at_the_end():

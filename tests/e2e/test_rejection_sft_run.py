@@ -134,6 +134,15 @@ def test_the_same_seed_draws_the_same_completions(finished: tuple[Path, dict[str
     assert not (tmp_path / "state.json").exists()
 
 
+def test_samples_without_a_state_are_drawn_anew_and_measured_before(tmp_path: Path):
+    other = run(replace(CONFIG, output_dir=tmp_path, checkpoint=False, temperature=0.1, max_samples=4))
+    assert other["rounds"] == 1
+    run(replace(CONFIG, output_dir=tmp_path))
+    assert len(load_buffer(tmp_path / "buffer.jsonl")) == 8 * 4
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert len(state["evaluations"]) == 2, "before and after"
+
+
 def test_a_run_without_a_right_answer_ends_with_a_report(tmp_path: Path):
     summary = run(replace(CONFIG, output_dir=tmp_path, filter=True, max_samples=2, checkpoint=False))
     assert summary["per_round"][0]["num_kept"] == 0

@@ -125,6 +125,8 @@ def test_the_directory_of_another_user_is_refused(tmp_path: Path, mode: int):
 def test_a_directory_that_others_may_change_is_refused_with_the_command_that_closes_it(tmp_path: Path, mode: int):
     tmp_path.chmod(mode)
     refused(start(tmp_path), f"(mode {mode:o})", f"run: chmod go-w {tmp_path}")
+    refused(eztinker("keys", "create", "ann", "--data-dir", str(tmp_path)), f"run: chmod go-w {tmp_path}")
+    assert list(tmp_path.iterdir()) == []
     tmp_path.chmod(mode & ~0o022)
     refused(start(tmp_path), "The directory /not/there of base model 'none' does not exist")
 

@@ -22,6 +22,7 @@ ABOVE_THE_ENGINE = {
     "addresses",
     "client_settings",
     "home",
+    "process_end",
     "rest_client",
     "standard_streams",
     "tested_versions",

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 an expected failure with one line on stderr, 2 wrong usage
 
 from __future__ import annotations
 
-import atexit
+import logging
 import os
 import sys
 from typing import Annotated
@@ -39,7 +39,11 @@ from eztinker.cli import (
 )
 from eztinker.cli.output import fail
 from eztinker.errors import EZTinkerError
+from eztinker.process_end import end_process
 from eztinker.standard_streams import make_output_safe
+
+_TALKATIVE = ("tinker.lib.telemetry", "tinker.lib.internal_client_holder")
+"""Loggers of the SDK that print tracebacks of telemetry and heartbeats; what ends a command is said in its own line."""
 
 app = typer.Typer(
     name="eztinker",
@@ -89,6 +93,8 @@ app.command("version")(version.version)
 def main() -> None:
     """Run the command line and exit; the only place that turns our errors into a line on stderr."""
     make_output_safe()
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     completion.rejoin_words(os.environ)
     try:
         app(prog_name="eztinker")
@@ -103,12 +109,9 @@ def main() -> None:
 
 
 def run_process() -> None:
-    """`main`, and then the end of the process at once: threads of the SDK go on, and may abort a slower end."""
+    """`main`, and then the end of the process at once."""
     try:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        end_process(code)

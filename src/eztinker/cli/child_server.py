@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from eztinker.client_settings import server_is_up
 from eztinker.data_dir import RunningServer, make_data_dir, open_private, running_server
 from eztinker.errors import ServerError
+from eztinker.rl.interrupts import interrupts_held
 
 LOG_FILE = "server.log"
 _START_TIMEOUT_SECONDS = 600.0
@@ -35,18 +36,17 @@ def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningS
     log_path = data_dir / LOG_FILE
     command = [sys.executable, "-P", "-m", "eztinker", "server", "--host", "127.0.0.1", "--port", "0"]
     command += ["--data-dir", str(data_dir), *flags]
-    with open_private(log_path, "ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us, who stop it in good order
-        )
-    try:
+    with ExitStack() as life:
+        with open_private(log_path, "ab") as log, interrupts_held():  # until somebody is there to stop it
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us, who stop it in good order
+            )
+            life.callback(_stop, process)
         yield _wait_until_ready(process, data_dir, log_path)
-    finally:
-        _stop(process)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path, log_path: Path) -> RunningServer:

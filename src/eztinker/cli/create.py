@@ -6,6 +6,7 @@ import typer
 
 from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, print_json
+from eztinker.cli.patience import while_server_answers
 
 
 def create(
@@ -24,7 +25,7 @@ def create(
     """
     from eztinker.rl import create_training_run
 
-    run_id = create_training_run(base_model, lora_rank=lora_rank, name=name, note=note)
+    run_id = while_server_answers(lambda: create_training_run(base_model, lora_rank=lora_rank, name=name, note=note))
     if as_json:
         print_json({"run_id": run_id, "name": name, "base_model": base_model, "lora_rank": lora_rank})
     else:

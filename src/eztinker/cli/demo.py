@@ -50,7 +50,9 @@ def demo(
     data_dir: Annotated[
         Path | None, typer.Option(readable=False, help="Directory of the server.", show_default="~/.eztinker")
     ] = None,
-    keep_server: Annotated[bool, typer.Option("--keep-server", help="Leave the server running until Ctrl-C.")] = False,
+    keep_server: Annotated[
+        bool, typer.Option("--keep-server", help="Leave the demo's own server running until Ctrl-C.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Start a server, train a model by rejection sampling, write a report.
@@ -90,7 +92,7 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
     config = RejectionSFTConfig(**settings)
     console = Console(stderr=as_json, highlight=False)
     with (
-        _server(data_dir, base_models, console) as server,
+        _server(data_dir, base_models, console) as (server, is_ours),
         _told_when_interrupted(),  # before the server is stopped, which takes a moment
     ):
         summary = run_rejection_sft(config, Display(console))
@@ -98,7 +100,7 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
         if as_json:
             print_json(summary)
         if keep_server:
-            _wait_for_interrupt(server, console)
+            _wait_for_interrupt(server, console, is_ours=is_ours)
 
 
 def _conclude(summary: dict[str, Any], console: Console) -> None:
@@ -111,13 +113,13 @@ def _conclude(summary: dict[str, Any], console: Console) -> None:
 
 
 @contextmanager
-def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterator[RunningServer]:
-    """The server that runs on `data_dir`, else one of our own; `eztinker.rl` finds it through the environment."""
+def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterator[tuple[RunningServer, bool]]:
+    """The server that runs on `data_dir`, else one of our own, and which it is; the environment then names it."""
     running = running_server(data_dir)
     if running and server_is_up(running.url):
         console.print(f"Using the server at {running.url}")
         _name_for_clients(running, data_dir)
-        yield running
+        yield running, False
         return
 
     from eztinker.base_models.catalog import load_catalog
@@ -132,7 +134,7 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
         with lines(console, lambda: "Starting the server"):
             server = life.enter_context(child_server(data_dir, flags))
         _name_for_clients(server, data_dir)
-        yield server
+        yield server, True
 
 
 @contextmanager
@@ -154,7 +156,10 @@ def _end(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _wait_for_interrupt(server: RunningServer, console: Console) -> None:
+def _wait_for_interrupt(server: RunningServer, console: Console, *, is_ours: bool) -> None:
+    if not is_ours:
+        console.print(f"The server at {server.url} is not the demo's: it ran before, and goes on")
+        return
     console.print(f"The server goes on at {server.url}; Ctrl-C stops it.")
     with suppress(KeyboardInterrupt):
         signal.pause()

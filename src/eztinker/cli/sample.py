@@ -6,6 +6,7 @@ import typer
 
 from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, plain, print_json
+from eztinker.cli.patience import while_server_answers
 from eztinker.cli.targets import find_target, load_tokenizer
 from eztinker.rest_client import SCHEME, rest_client
 
@@ -39,7 +40,7 @@ def sample(
     from eztinker.rl.sampling import SamplingSpec
 
     spec = SamplingSpec(max_tokens=max_tokens, temperature=temperature, stop=tuple(stop or ()), seed=seed)
-    completions = _sampler_of(target).submit(prompt, num_samples, spec).result()
+    completions = while_server_answers(lambda: _sampler_of(target).submit(prompt, num_samples, spec).result())
     if as_json:
         print_json([{"text": c.text, "tokens": c.tokens, "logprobs": c.logprobs} for c in completions])
     else:

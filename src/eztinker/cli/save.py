@@ -6,6 +6,7 @@ import typer
 
 from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, print_json
+from eztinker.cli.patience import while_server_answers
 from eztinker.rest_client import SCHEME
 
 
@@ -16,17 +17,20 @@ def save(
     as_json: JsonFlag = False,
 ) -> None:
     """Save a run under a name of your own and print the checkpoint's tinker:// path."""
+    path = while_server_answers(lambda: _saved(run_id, name, for_sampler=for_sampler))
+    if as_json:
+        print_json({"path": path})
+    else:
+        print(path)
+
+
+def _saved(run_id: str, name: str, *, for_sampler: bool) -> str:
     from eztinker.rl.connection import sdk_errors
     from eztinker.rl.runs import open_run
 
     run = open_run(run_id)
     if for_sampler:
-        path = run.save_for_sampling(name)
-    else:
-        with sdk_errors():
-            run.save(name).result()
-        path = f"{SCHEME}{run.run_id}/weights/{name}"
-    if as_json:
-        print_json({"path": path})
-    else:
-        print(path)
+        return run.save_for_sampling(name)
+    with sdk_errors():
+        run.save(name).result()
+    return f"{SCHEME}{run.run_id}/weights/{name}"

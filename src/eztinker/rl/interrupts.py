@@ -23,20 +23,19 @@ def import_sdk() -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let a Ctrl-C within the block wait for its end."""
+    """Let a Ctrl-C, SIGTERM or SIGHUP that this program handles wait, within the block, for its end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_pressed = False
-
-    def remember(signum: int, frame: object) -> None:
-        nonlocal is_pressed
-        is_pressed = True
-
-    before = signal.signal(signal.SIGINT, remember)
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, lambda number, _: held.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if is_pressed:
-        raise KeyboardInterrupt
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+    for number in held[:1]:
+        signal.raise_signal(number)

@@ -280,9 +280,14 @@ def _resumed(run_id: str, checkpoint_path: str) -> TrainingRun:
 
 
 def _earlier_state(recipe: Recipe) -> RunState | None:
-    """What an earlier run left, if this one is to go on from it; otherwise its files are removed."""
+    """What an earlier run left, if this one is to go on from it; otherwise its files are removed.
+
+    A run without checkpoints leaves samples without a state, so nothing tells which settings they were drawn with.
+    """
     if recipe.config.checkpoint and not recipe.config.reset_buffer:
-        return load_state(recipe.output_dir, recipe)
+        state = load_state(recipe.output_dir, recipe)
+        if state is not None:
+            return state
     for name in (BUFFER_FILE, STATE_FILE):
         (recipe.output_dir / name).unlink(missing_ok=True)
     return None
