@@ -22,16 +22,18 @@ TOKENS = [11, 12, 13, 14]
 END = ([], "length")
 
 
-@dataclass
 class Outcomes(Operations):
     """Gives one outcome as soon as it is asked for it."""
 
-    error: EZTinkerError | None = None
+    def __init__(self, error: EZTinkerError | None = None) -> None:
+        self.error = error
 
     async def outcome(self, owner: str, op_id: str, *, hold_seconds: float) -> Done | Failure | None:
         if self.error is not None:
             raise self.error
-        sequence = SampledSequence(np.array(TOKENS, np.int32), np.zeros(4, np.float32), stop_reason="length")
+        sequence = SampledSequence(
+            tokens=np.array(TOKENS, np.int32), logprobs=np.zeros(4, np.float32), stop_reason="length"
+        )
         return Done(kind="sample", media_type="", body=encode_result(SampleResult(sequences=[sequence])))
 
 
