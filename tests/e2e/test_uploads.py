@@ -197,7 +197,7 @@ def test_a_file_beyond_its_size_is_refused_and_leaves_nothing(server: RunningSer
         upload = start(http)
         told = put(upload["urls"][CONFIG], b" " * ((1 << 20) + 1))
     assert (told.status_code, told.json()["detail"]) == (413, f"{CONFIG} may have 1048576 bytes")
-    assert list((server.data_dir / "uploads" / upload["upload_id"]).iterdir()) == []
+    assert list((server.data_dir / "uploads").glob(f"{upload['upload_id']}/*")) == []
 
 
 def test_an_owner_has_only_so_many_uploads_open(server: RunningServer):

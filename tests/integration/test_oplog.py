@@ -461,3 +461,16 @@ def test_the_plan_of_an_operation_goes_with_its_outcome_and_its_number_still_cou
         return row.plan, operations.last_run(db, "run") - before
 
     assert asyncio.run(store.write(scenario)) == (b"", 7)
+
+
+@pytest.mark.parametrize("owners", [["ann", "bob"], ["bob", "ann"]])
+def test_a_name_means_the_run_of_the_owner_who_is_asked_first(store: Store, owners: list[str]):
+    def named(db: Connection) -> list[list[Model]]:
+        sessions.add_session(db, session())
+        for owner in ("ann", "bob"):
+            models.add(db, msgspec.structs.replace(model(f"of-{owner}"), owner=owner, name="mine"))
+        return [models.meant(db, reference, owners) for reference in ("mine", "of-ann")]
+
+    by_name, by_id = asyncio.run(store.write(named))
+    assert [each.model_id for each in by_name] == [f"of-{owners[0]}"]
+    assert [each.model_id for each in by_id] == ["of-ann"]

@@ -14,12 +14,13 @@ import httpx
 import numpy as np
 import pytest
 
+from eztinker.errors import InvalidInput
 from eztinker.oplog import recorded_samples, sessions
 from eztinker.oplog.rows import SamplingSession, Session, SessionStatus
 from eztinker.oplog.store import Store
 from eztinker.protocol import wire_pb2
 from eztinker.service.clock import Clock
-from eztinker.service.recorded_samples import RecordedSamples, record_of
+from eztinker.service.recorded_samples import RecordedById, RecordedSamples, record_of
 from eztinker.types import SampledSequence, SampleResult
 from tests.route_cases import tenant
 from tests.servers import RunningServer, serving_scripted
@@ -235,3 +236,44 @@ def test_an_owners_records_take_no_more_than_the_limit_and_those_unused_for_long
     assert "recorded samples of ann took more than 60 bytes" in caplog.text
     assert "max_recorded_bytes" in caplog.text
     shelf.store.close()
+
+
+@pytest.mark.parametrize(("most", "is_enough"), [(2 * NUM_BYTES, True), (2 * NUM_BYTES - 1, False), (7, False)])
+def test_a_request_names_no_more_than_fits_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, is_enough: bool
+):
+    """Two records; in the last case their prompts alone are too much, and are not even read."""
+    monkeypatch.setattr("eztinker.service.recorded_samples.MAX_NAMED_BYTES", most)
+    shelf = Shelf(tmp_path / "log")
+    for op_id in ("op-0", "op-1"):
+        shelf.record(op_id)
+    if most < 8:
+        monkeypatch.delattr(recorded_samples, "samples")
+    named = shelf.records.named("ann", "session of ann", ["op-0-0", "op-1-0"])
+    if is_enough:
+        assert sorted(asyncio.run(named)) == ["op-0-0", "op-1-0"]
+    else:
+        with pytest.raises(InvalidInput, match=f"more than {most} bytes of tokens and logprobs; send fewer data"):
+            asyncio.run(named)
+    shelf.store.close()
+
+
+def test_records_are_read_only_for_a_batch_that_is_right_in_all_else(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+):
+    named: list[set[str]] = []
+    read = RecordedSamples.named
+
+    async def noting(records: RecordedSamples, owner: str, session_id: str, sequence_ids: set[str]) -> RecordedById:
+        named.append(sequence_ids)
+        return await read(records, owner, session_id, sequence_ids)
+
+    monkeypatch.setattr(RecordedSamples, "named", noting)
+    model_id = new_run(http)
+    sequence_id = sample(http, sampler_in(http, model_id.partition(":")[0]))
+    message = wire_pb2.ForwardBackwardRequest.FromString(training_body(model_id, 1, sequence_id))
+    message.data[0].loss_fn_inputs["target_tokens"].dense = np.array([11, 10**6], "<i8").tobytes()
+    told = outcome(http, send_chunk(http, message.SerializeToString())).json()
+    assert (told["category"], named) == ("user", [])
+    assert "loss_fn_outputs" in answer(http, model_id, 2, sequence_id)
+    assert named == [{sequence_id}]

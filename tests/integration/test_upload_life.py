@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect
 
+from eztinker.base_models.catalog import Catalog
 from eztinker.checkpoints.incoming import receive_file
-from eztinker.checkpoints.peft import CONFIG
-from eztinker.errors import DiskFull, TooLarge
+from eztinker.checkpoints.peft import CONFIG, WEIGHTS
+from eztinker.errors import DiskBroken, DiskFull, InvalidInput, TooLarge
+from eztinker.oplog.store import Store
+from eztinker.service.adapters import Adapters
+from eztinker.service.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
+from eztinker.service.sessions import Sessions
 from eztinker.service.signed_links import LIFETIME
+from eztinker.service.uploads import Uploads
+from tests.integration.api.test_raw_http import connect
+from tests.route_cases import tenant
 from tests.servers import RunningServer, serving_scripted, wait_until
 from tests.wire import post
 
@@ -105,3 +119,139 @@ def test_a_client_that_goes_away_leaves_nothing_half_written(tmp_path: Path):
     with pytest.raises(ClientDisconnect):
         asyncio.run(receive_file(tmp_path / "file", broken(), max_bytes=4 << 20))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_which_nothing_can_be_written_is_refused_in_words(tmp_path: Path):
+    """The folder cannot even be made."""
+    (tmp_path / "uploads").write_bytes(b"in the way")
+    with pytest.raises(DiskBroken, match="The disk failed"):
+        received(tmp_path / "uploads" / "upload" / "file", b"x")
+
+
+def test_a_piece_that_is_still_being_written_when_its_request_ends_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    is_writing, may_write = threading.Event(), threading.Event()
+    disk_usage = shutil.disk_usage
+
+    def held(path: Path) -> Any:
+        is_writing.set()
+        assert may_write.wait(5)
+        return disk_usage(path)
+
+    async def scenario() -> None:
+        receiving = asyncio.create_task(receive_file(tmp_path / "file", stream_of(b"x"), max_bytes=9))
+        await asyncio.to_thread(is_writing.wait, 5)
+        receiving.cancel()
+        await asyncio.sleep(0)
+        may_write.set()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+
+    monkeypatch.setattr("eztinker.checkpoints.incoming.shutil.disk_usage", held)
+    asyncio.run(scenario())  # whose end waits for its threads
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def sending(server: RunningServer, url: str) -> Iterator[socket.socket]:
+    """A PUT of which nothing has come but the first byte."""
+    head = f"PUT {httpx.URL(url).raw_path.decode()} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{{"
+    with connect(server) as connection:
+        connection.sendall(head.encode())
+        yield connection
+
+
+def is_received(server: RunningServer, count: int) -> None:
+    wait_until(lambda: len(server.app.state.service.uploads._receiving) == count)
+
+
+def is_too_early(response: httpx.Response, sentence: str) -> None:
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+    assert sentence in response.json()["detail"]
+
+
+def test_a_file_comes_in_one_request_at_a_time(tmp_path: Path):
+    with serving_scripted(tmp_path / "data") as server, server.client() as http:
+        url = start(http)["urls"][CONFIG]
+        with sending(server, url):
+            is_received(server, 1)
+            is_too_early(httpx.put(url, content=b"{}"), "comes in another request")
+        is_received(server, 0)
+        assert httpx.put(url, content=b"{}").status_code == 200
+
+
+def test_so_many_files_may_come_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eztinker.service.uploads.MAX_RECEIVING", 2)
+    with serving_scripted(tmp_path / "data") as server, server.client() as http:
+        urls = start(http)["urls"]
+        with sending(server, urls[CONFIG]):
+            is_received(server, 1)
+            is_too_early(httpx.put(urls[WEIGHTS], content=b"{}"), "files on their way already")
+            with tenant(server, "other") as other:
+                assert httpx.put(start(other)["urls"][CONFIG], content=b"{}").status_code == 200
+
+
+def test_a_file_that_comes_when_its_upload_ends_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = SetClock()
+    monkeypatch.setattr("eztinker.service.service.Clock", lambda: clock)
+    with serving_scripted(tmp_path / "data") as server, server.client() as http:
+        with sending(server, start(http)["urls"][CONFIG]) as connection:
+            is_received(server, 1)
+            clock.passed = LIFETIME
+            assert connection.recv(1 << 12).startswith(b"HTTP/1.1 404")
+        is_received(server, 0)
+
+
+def test_an_upload_that_begins_while_others_are_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its folder comes after the look at the log, where the upload was not yet."""
+    root = tmp_path / "uploads"
+    (root / "strange").mkdir(parents=True)
+    store = Store(tmp_path / "log.db")
+    read = store.read
+
+    async def read_and_begin(query: Callable[[Connection], Any]) -> Any:
+        answer = await read(query)
+        (root / "begun").mkdir()
+        return answer
+
+    monkeypatch.setattr(store, "read", read_and_begin)
+    catalog, clock = Catalog([]), SetClock()
+    saved = Checkpoints(store, tmp_path, clock)
+    adapters = Adapters(store, catalog, Sessions(store, clock, timeout_seconds=1), saved, clock)
+    asyncio.run(Uploads(store, catalog, adapters, root, clock).expire())
+    assert [each.name for each in root.iterdir()] == ["begun"]
+    store.close()
+
+
+def test_an_owner_has_one_upload_finished_at_a_time_and_the_server_one_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    is_reading, may_read = threading.Event(), threading.Event()
+
+    def held(_: Path) -> dict[str, bytes]:
+        is_reading.set()
+        assert may_read.wait(20)
+        raise InvalidInput("as the test says")
+
+    monkeypatch.setattr("eztinker.service.uploads._content", held)
+    with (
+        serving_scripted(tmp_path / "data") as server,
+        server.client() as http,
+        tenant(server, "other") as other,
+        ThreadPoolExecutor() as pool,
+    ):
+
+        def finish(client: httpx.Client) -> httpx.Response:
+            return client.post("/external_weights_upload_finish", json={"upload_id": start(client)["upload_id"]})
+
+        first = pool.submit(finish, http)
+        assert is_reading.wait(20)
+        is_reading.clear()
+        is_too_early(finish(http), "An upload of yours is being finished")
+        second = pool.submit(finish, other)
+        assert not is_reading.wait(0.5)
+        assert server.app.state.service.adapters._reading.locked()
+        may_read.set()
+        assert [each.result().status_code for each in (first, second)] == [422, 422]
+        assert is_reading.is_set()

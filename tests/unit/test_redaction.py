@@ -10,15 +10,17 @@ from eztinker.redaction import HIDDEN, without_secrets
 KEY = "tml-" + "k3Y_-" * 8
 TOKEN = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJ0bWw6dXNlcjphbm4ifQ.c2lnbmF0dXJl"
 SECRETS = [
-    *(KEY, "tml-7-" + "a" * 43, "tml-own", KEY.upper().replace("TML", "tml")),
+    *(KEY, "tml-7-" + "a" * 43, KEY.upper().replace("TML", "tml")),
     *(TOKEN, TOKEN[:40], TOKEN.rpartition(".")[0]),
     *("AGE-SECRET-KEY-1" + "Q" * 58, "AGE-SECRET-KEY-PQ-1" + "Q" * 58, "age-secret-key-1qqqq", "AGE-PLUGIN-YUBIKEY-1Q"),
     *("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk=\n-----END", "-----BEGIN PRIVATE KEY-----\nMIIE"),
-    *("hf_" + "a" * 34, "ghp_" + "b" * 36, "sk-proj-" + "c" * 40),
+    *("hf_" + "a" * 34, "ghp_" + "b" * 36, "sk-proj-" + "c3C" * 14),
 ]
 PLAIN = [
     *("must start with 'tml-'", "html-report-of-rounds", "hf-internal-testing/tiny-random-LlamaForCausalLM"),
     *("age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5", "sk-learn"),
+    *("tml-warmup", "tinker://tml-run/weights/final-step-of-all-epochs", "hf_cache_models_qwen3_0_6b_instruct_2507"),
+    *("HF_HUB_ENABLE_HF_TRANSFER", "HF_" + "A" * 34, "sk-learn-pipelines-of-the-second-round"),
     *("tinker://7d6332f9-22f5-45bb:train:0/weights/step-40", "eyJ", "risk-adjusted-return-of-a-portfolio"),
 ]
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 from eztinker.checkpoints.disk import in_words
-from eztinker.checkpoints.store import RESERVE_BYTES
 from eztinker.errors import TooLarge
 from eztinker.flushing import flush
 
+RESERVE_BYTES = 1 << 30
+"""Stays free on the disk: more than for what the server itself writes, which has to go on when uploads cannot."""
 PIECE_BYTES = 1 << 20
 """Gathered before they are written, which is done on a thread."""
 SKIPPED_BYTES = 1 << 20
@@ -28,7 +32,7 @@ async def receive_file(path: Path, stream: AsyncIterator[bytes], *, max_bytes: i
         TooLarge: it brings more than `max_bytes`.
         DiskFull, DiskBroken: the disk refused it.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = _Partial(path)
     num_bytes = 0
     try:
         async for piece in _pieces(stream):
@@ -36,14 +40,55 @@ async def receive_file(path: Path, stream: AsyncIterator[bytes], *, max_bytes: i
             if num_bytes > max_bytes + SKIPPED_BYTES:
                 break
             if num_bytes <= max_bytes:
-                await asyncio.to_thread(_append, partial, piece)
+                await asyncio.to_thread(partial.append, piece)
         if num_bytes > max_bytes:
             raise TooLarge(f"{path.name} may have {max_bytes} bytes")
-        await asyncio.to_thread(_complete, partial, path)
+        await asyncio.to_thread(partial.complete)
     except OSError as error:
-        raise in_words(error, path.parent, num_bytes, RESERVE_BYTES) from error
+        there = next(each for each in path.parents if each.is_dir())
+        raise in_words(error, there, num_bytes, RESERVE_BYTES) from error
     finally:
-        partial.unlink(missing_ok=True)
+        await asyncio.shield(asyncio.to_thread(partial.drop))
+
+
+class _Partial:
+    """What has come of a file, written on threads whose caller may have gone; after `drop` none makes it again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._is_dropped = False
+
+    def append(self, piece: bytes) -> None:
+        with self._lock:
+            if self._is_dropped:
+                return
+            if self._file is None:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._file = self._partial.open("xb")
+            if shutil.disk_usage(self._path.parent).free < len(piece) + RESERVE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._file.write(piece)
+
+    def complete(self) -> None:
+        with self._lock:
+            if self._is_dropped or self._file is None:
+                return
+            self._file.close()
+            flush(self._partial)
+            self._partial.rename(self._path)
+            flush(self._path.parent)
+
+    def drop(self) -> None:
+        """Leave nothing but what is complete; what the disk refuses goes with the folder."""
+        with self._lock, contextlib.suppress(OSError):
+            self._is_dropped = True
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # of what was still to be written
+                    self._file.close()
+                self._partial.unlink(missing_ok=True)
 
 
 async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -55,16 +100,3 @@ async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield bytes(gathered)
             gathered.clear()
     yield bytes(gathered)
-
-
-def _append(partial: Path, piece: bytes) -> None:
-    if shutil.disk_usage(partial.parent).free < len(piece) + RESERVE_BYTES:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with partial.open("ab") as file:
-        file.write(piece)
-
-
-def _complete(partial: Path, path: Path) -> None:
-    flush(partial)
-    partial.rename(path)
-    flush(path.parent)

@@ -15,6 +15,10 @@ from eztinker.errors import InvalidInput, Unsupported
 MAX_RANK = 512
 MAX_ALPHA = 1_000_000
 MAX_CONFIG_BYTES = 1 << 20
+MAX_NAMES = 10_000
+"""Modules in a list; a model of 80 layers has 560 projections."""
+MAX_PARTS = 16
+"""Of a module's name that are compared, from its end; those of these models have up to six."""
 _MAX_SHOWN_CHARS = 100
 
 HONOURED = frozenset(
@@ -69,10 +73,10 @@ class PeftConfig:
     base_model: str | None
     ties_head: bool
     """One pair of factors changes embedding and head."""
-    target_modules: tuple[str, ...] | None
+    target_modules: frozenset[str] | None
     """None: whatever has factors."""
-    exclude_modules: tuple[str, ...]
-    layers: tuple[int, ...] | None
+    exclude_modules: frozenset[str]
+    layers: frozenset[int] | None
 
     def targets(self, module: str) -> bool:
         """Whether peft would put factors on `module`; it passes over those of any other."""
@@ -80,7 +84,7 @@ class PeftConfig:
             return False
         if self.target_modules is None or module in self.target_modules:
             return True
-        layer = re.search(r"\.(\d+)\.", module)
+        layer = re.search(r"\.(\d{1,9})\.", module)
         in_layers = self.layers is None or (layer is not None and int(layer[1]) in self.layers)
         return _is_named(module, self.target_modules) and in_layers
 
@@ -101,7 +105,7 @@ def read_peft_config(raw: bytes) -> PeftConfig:
         base_model=_text(config, "base_model_name_or_path"),
         ties_head=_flag(config, "ensure_weight_tying"),
         target_modules=_names(config, "target_modules"),
-        exclude_modules=_names(config, "exclude_modules") or (),
+        exclude_modules=_names(config, "exclude_modules") or frozenset(),
         layers=_layers(config),
     )
 
@@ -168,7 +172,7 @@ def _text(config: Mapping[str, Any], key: str) -> str | None:
     return value or None
 
 
-def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+def _names(config: Mapping[str, Any], key: str) -> frozenset[str] | None:
     """The modules that a list names.
 
     Text is a pattern (or "all-linear"), and a pattern of a stranger may take forever: there the weights alone say which
@@ -179,10 +183,15 @@ def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise InvalidInput(f"{key} in {CONFIG} must be a list of names or a pattern, got {_shown(value)}")
-    return tuple(value)
+    if len(value) > MAX_NAMES:
+        raise InvalidInput(
+            f"{key} in {CONFIG} may name {MAX_NAMES} modules, got {len(value)}; name them by their last part, as in "
+            "'q_proj'"
+        )
+    return frozenset(value)
 
 
-def _layers(config: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _layers(config: Mapping[str, Any]) -> frozenset[int] | None:
     value = config.get("layers_to_transform")
     layers = [value] if type(value) is int else value
     if layers is None or layers == []:
@@ -191,11 +200,13 @@ def _layers(config: Mapping[str, Any]) -> tuple[int, ...] | None:
         raise InvalidInput(f"layers_to_transform in {CONFIG} must be a list of integers, got {_shown(value)}")
     if (pattern := config.get("layers_pattern") or "layers") not in ("layers", ["layers"]):
         raise Unsupported(f"layers_pattern {_shown(pattern)} in {CONFIG} is not supported; these models have 'layers'")
-    return tuple(layers)
+    return frozenset(layers)
 
 
-def _is_named(module: str, names: tuple[str, ...]) -> bool:
-    return any(module == name or module.endswith(f".{name}") for name in names)
+def _is_named(module: str, names: frozenset[str]) -> bool:
+    """Whether the module's name, or what follows one of its dots, is one of `names`."""
+    parts = module.split(".")[-MAX_PARTS:]
+    return module in names or any(".".join(parts[start:]) in names for start in range(len(parts)))
 
 
 def _shown(value: Any) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.errors import AlreadyExists
@@ -69,26 +69,36 @@ def of_owner(
     return queries.many(db, newest.offset(page.offset).limit(page.limit), Model), queries.count(db, query)
 
 
-def run_meant(db: Connection, reference: str, owners: Collection[str]) -> str | None:
+def run_meant(db: Connection, reference: str, owners: Sequence[str]) -> str | None:
     """The id of the run that `reference` names: by its id, by the id of one of its models, or by its name.
 
-    Ids are looked for among all owners' runs, names among those of `owners` alone.
+    Names are looked for owner by owner, in this order. What is none of theirs is found by its id alone, and only after
+    all that is asked for an id that nobody has, so that the two cannot be told apart.
     """
-    model = get(db, reference) or get(db, reference.removeprefix(RUN_PREFIX))
-    if model is not None:
-        return model.run_id
-    is_named = and_(models.c.name == reference, models.c.owner.in_(owners))
-    found = select(models.c.run_id).where(or_(models.c.run_id == reference, is_named)).limit(1)
-    return db.execute(found).scalar_one_or_none()
+    with_id = select(models).where(models.c.run_id == reference).limit(1)
+    found = [get(db, reference), get(db, reference.removeprefix(RUN_PREFIX)), *queries.many(db, with_id, Model)]
+    there = [model for model in found if model is not None]
+    if own := [model.run_id for model in there if model.owner in owners]:
+        return own[0]
+    for owner in owners:
+        named = select(models.c.run_id).where(models.c.owner == owner, models.c.name == reference).limit(1)
+        if (run_id := db.execute(named).scalar_one_or_none()) is not None:
+            return run_id
+    return there[0].run_id if there else None
 
 
-def meant(db: Connection, reference: str, owners: Collection[str]) -> list[Model]:
-    """The model of this id or, if none has it, all models of the run that `reference` names, as in `of_run`."""
+def meant(db: Connection, reference: str, owners: Sequence[str]) -> list[Model]:
+    """The model of this id or, if none has it, all models of the run that `reference` names, as in `of_run`.
+
+    A model of others comes after all that is asked for an id that nobody has, as in `run_meant`.
+    """
     model = get(db, reference)
-    if model is not None:
+    if model is not None and model.owner in owners:
         return [model]
     run_id = run_meant(db, reference, owners)
-    return [] if run_id is None else of_run(db, run_id)
+    found = of_run(db, run_id or "")
+    is_theirs = bool(found) and found[0].owner in owners
+    return found if model is None or is_theirs else [model]
 
 
 def of_run(db: Connection, run_id: str) -> list[Model]:

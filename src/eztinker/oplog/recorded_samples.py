@@ -33,6 +33,14 @@ def add(db: Connection, sample: RecordedSample, sequences: Sequence[RecordedSequ
     queries.add_many(db, recorded_sequences, sequences)
 
 
+def num_prompt_bytes(db: Connection, owner: str, session_id: str, op_ids: Iterable[str]) -> int:
+    """What the prompts of these samples take, as far as they are there and were drawn in that session of the owner."""
+    query = select(func.coalesce(func.sum(func.length(recorded_samples.c.prompt)), 0)).where(
+        recorded_samples.c.owner == owner, recorded_samples.c.session_id == session_id
+    )
+    return sum(db.execute(query.where(_op_id.in_(ids))).scalar_one() for ids in _batched(op_ids))
+
+
 def samples(db: Connection, owner: str, session_id: str, op_ids: Iterable[str]) -> list[RecordedSample]:
     """The records of these samples, as far as they are there and were drawn in that session of the owner."""
     query = select(recorded_samples).where(
@@ -43,10 +51,11 @@ def samples(db: Connection, owner: str, session_id: str, op_ids: Iterable[str]) 
     ]
 
 
-def sequences(db: Connection, named: Iterable[tuple[str, int]]) -> list[RecordedSequence]:
-    """The completions with these requests and places, as far as they are there."""
-    rows = (_SEQUENCE.run(db, {"request": op_id, "nth": place}).fetchone() for op_id, place in named)
-    return [RecordedSequence(**dict(zip(_SEQUENCE_COLUMNS, row, strict=True))) for row in rows if row is not None]
+def sequences(db: Connection, named: Iterable[tuple[str, int]]) -> Iterator[RecordedSequence]:
+    """The completions with these requests and places, as far as they are there, each read when it is asked for."""
+    for op_id, place in named:
+        if (row := _SEQUENCE.run(db, {"request": op_id, "nth": place}).fetchone()) is not None:
+            yield RecordedSequence(**dict(zip(_SEQUENCE_COLUMNS, row, strict=True)))
 
 
 def renew(db: Connection, op_ids: Iterable[str], now: datetime) -> None:

@@ -54,7 +54,7 @@ class Adapters:
         self._saved = saved
         self._clock = clock
         self._reading = asyncio.Lock()
-        """One upload at a time: while it is read, it takes up to four times its size."""
+        """One adapter at a time, whichever way it comes: while it is read, it takes up to four times its size."""
 
     async def archive(self, checkpoint: Checkpoint) -> bytes:
         """The adapter of any checkpoint as a PEFT folder, packed.
@@ -76,14 +76,12 @@ class Adapters:
             DiskFull, DiskBroken: the disk refused it.
         """
         check_name(name)
-        async with self._reading:
-            parts = await asyncio.to_thread(unpack, archive)
-            return await self.import_folder(owner, parts, base_model=base_model, name=name)
+        return await self.import_folder(owner, lambda: unpack(archive), base_model=base_model, name=name)
 
     async def import_folder(
         self,
         owner: str,
-        parts: Mapping[str, bytes],
+        read_parts: Callable[[], Mapping[str, bytes]],
         *,
         base_model: str,
         name: str,
@@ -91,13 +89,31 @@ class Adapters:
         expected: LoraSpec | None = None,
         also: Callable[[Connection, str], None] | None = None,
     ) -> Imported:
-        """Like `import_archive`, for the files of a PEFT folder by name.
+        """Like `import_archive`, for a PEFT folder.
 
         Args:
+            read_parts: gives its files by name, on a thread, when it is their turn.
             project_id: where its session belongs.
             expected: the adapter must have this rank, and change no more than this.
             also: rows to store together with the checkpoint, given its path.
         """
+        async with self._reading:
+            parts = await asyncio.to_thread(read_parts)
+            return await self._import(
+                owner, parts, base_model=base_model, name=name, project_id=project_id, expected=expected, also=also
+            )
+
+    async def _import(
+        self,
+        owner: str,
+        parts: Mapping[str, bytes],
+        *,
+        base_model: str,
+        name: str,
+        project_id: str | None,
+        expected: LoraSpec | None,
+        also: Callable[[Connection, str], None] | None,
+    ) -> Imported:
         served = self._catalog.get(base_model)
         arrays, lora, doubt = await asyncio.to_thread(_read, parts, served, self._catalog)
         if expected is not None:

@@ -105,7 +105,8 @@ class Checkpoints:
 
         def query(db: Connection) -> tuple[Model | None, list[Checkpoint]]:
             found = models.meant(db, model_id, [reader])
-            return (found[0] if found else None), checkpoints.of_models(db, [model.model_id for model in found])
+            model_ids = [model.model_id for model in found] or [model_id]  # asked as well if there is none
+            return (found[0] if found else None), checkpoints.of_models(db, model_ids)
 
         model, rows = await self._store.read(query)
         visible = visible_to(reader, rows, self._clock.now())
@@ -185,14 +186,20 @@ class Checkpoints:
 def _look_up(
     db: Connection, wanted: TinkerPath, owners: list[str], now: datetime
 ) -> tuple[Checkpoint | None, Model | None]:
-    """The checkpoint that a path means, if it is there, and the model that saved it or would have."""
+    """The checkpoint that a path means, if it is there, and the model that saved it or would have.
+
+    The log is asked the same for a run that is not there as for what the reader may not see.
+    """
     found = models.meant(db, wanted.model_id, owners)
-    if not found:
-        return None, None
     checkpoint = checkpoints.by_name(db, wanted.model_id, wanted.kind, wanted.name)
-    if checkpoint is None or checkpoint.has_expired(now):
-        checkpoint = checkpoints.newest_in_run(db, found[0].run_id or "", wanted.kind, wanted.name, now)
-    return checkpoint, found[0] if checkpoint is None else models.get(db, checkpoint.model_id)
+    is_visible = checkpoint is not None and (checkpoint.is_public or checkpoint.owner in owners)
+    is_there = checkpoint is not None and not checkpoint.has_expired(now)
+    if not (is_visible and is_there):
+        run_id = found[0].run_id if found else None
+        newest = checkpoints.newest_in_run(db, run_id or "", wanted.kind, wanted.name, now)
+        checkpoint = checkpoint if is_there else newest
+    holder = models.get(db, wanted.model_id if checkpoint is None else checkpoint.model_id)
+    return checkpoint, found[0] if checkpoint is None and found else holder
 
 
 def visible_to(reader: str, rows: Iterable[Checkpoint], now: datetime) -> list[Checkpoint]:

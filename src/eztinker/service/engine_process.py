@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -173,14 +173,16 @@ class EngineProcess:
             self._send(command.op_id, pending)
         return pending.outcome
 
-    @contextlib.contextmanager
-    def watched(self, op_id: str, watcher: Callable[[Progress], None]) -> Iterator[None]:
-        """Tell `watcher` what a streamed sample draws while the block runs; an engine that takes over begins anew."""
+    def watch(self, op_id: str, watcher: Callable[[Progress], None]) -> None:
+        """Tell `watcher` what a streamed sample draws, until `unwatch`; an engine that takes over begins anew."""
+        assert op_id not in self._watchers
         self._watchers[op_id] = watcher
-        try:
-            yield
-        finally:
-            del self._watchers[op_id]
+
+    def unwatch(self, op_id: str) -> None:
+        self._watchers.pop(op_id, None)
+
+    def is_watched(self, op_id: str) -> bool:
+        return op_id in self._watchers
 
     def cancel(self, op_id: str) -> None:
         """Give up a sample: in an engine it ends in `Failed`, before that in an error. Anything else is left alone."""

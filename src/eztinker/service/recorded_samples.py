@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from sqlalchemy import Connection
 
+from eztinker.errors import InvalidInput
 from eztinker.oplog import recorded_samples
 from eztinker.oplog.rows import RecordedSample, RecordedSequence, SamplingSession, checksum
 from eztinker.oplog.store import Store
@@ -21,6 +22,8 @@ from eztinker.types import Record, SampleResult
 log = logging.getLogger(__name__)
 
 RETENTION = timedelta(days=1)
+MAX_NAMED_BYTES = 64 << 20
+"""Of the records that one request names: all of them are in memory at once, beside the request."""
 
 
 class Recorded(Record):
@@ -77,7 +80,11 @@ class RecordedSamples:
         self._max_bytes = max_bytes
 
     async def named(self, owner: str, session_id: str, sequence_ids: Iterable[str]) -> RecordedById:
-        """What was recorded of these sequences, in that session of the owner."""
+        """What was recorded of these sequences, in that session of the owner.
+
+        Raises:
+            InvalidInput: it is more than one request may name.
+        """
         keys = {key for key in map(_key, sequence_ids) if key is not None}
         return await self._store.read(lambda db: _read(db, owner, session_id, keys)) if keys else {}
 
@@ -107,22 +114,35 @@ def _key(sequence: str) -> tuple[str, int] | None:
 
 
 def _read(db: Connection, owner: str, session_id: str, keys: set[tuple[str, int]]) -> RecordedById:
+    op_ids = {op_id for op_id, _ in keys}
+    num_bytes = recorded_samples.num_prompt_bytes(db, owner, session_id, op_ids)
+    _check_size(num_bytes)
     samples = {
         sample.op_id: sample
-        for sample in recorded_samples.samples(db, owner, session_id, {op_id for op_id, _ in keys})
+        for sample in recorded_samples.samples(db, owner, session_id, op_ids)
         if _is_whole(sample.op_id, sample.prompt, sample.checksum)
     }
-    visible = [key for key in keys if key[0] in samples]
-    return {
-        sequence_id(found.op_id, found.place): Recorded(
-            op_id=found.op_id,
-            prompt=np.frombuffer(samples[found.op_id].prompt, "<i4"),
-            tokens=np.frombuffer(found.tokens, "<i4"),
-            logprobs=np.frombuffer(found.logprobs, "<f4"),
+    recorded = {}
+    for found in recorded_samples.sequences(db, [key for key in keys if key[0] in samples]):
+        num_bytes += len(found.tokens) + len(found.logprobs)
+        _check_size(num_bytes)
+        if _is_whole(found.op_id, found.tokens + found.logprobs, found.checksum):
+            recorded[sequence_id(found.op_id, found.place)] = Recorded(
+                op_id=found.op_id,
+                prompt=np.frombuffer(samples[found.op_id].prompt, "<i4"),
+                tokens=np.frombuffer(found.tokens, "<i4"),
+                logprobs=np.frombuffer(found.logprobs, "<f4"),
+            )
+    return recorded
+
+
+def _check_size(num_bytes: int) -> None:
+    if num_bytes > MAX_NAMED_BYTES:
+        raise InvalidInput(
+            f"The sampled sequences that the data name have more than {MAX_NAMED_BYTES} bytes of tokens and logprobs; "
+            "send fewer data in one request",
+            field="model_input_spans",
         )
-        for found in recorded_samples.sequences(db, visible)
-        if _is_whole(found.op_id, found.tokens + found.logprobs, found.checksum)
-    }
 
 
 def _is_whole(op_id: str, content: bytes, expected: int) -> bool:

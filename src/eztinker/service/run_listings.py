@@ -41,7 +41,8 @@ class RunListings:
 
         def query(db: Connection) -> tuple[Model | None, list[Checkpoint]]:
             found = models.meant(db, model_id, [reader])
-            saved = checkpoints.of_models(db, [model.model_id for model in found])
+            model_ids = [model.model_id for model in found] or [model_id]  # asked as well if there is none
+            saved = checkpoints.of_models(db, model_ids)
             return (found[0] if found else None), visible_to(reader, saved, now)
 
         model, visible = await self._store.read(query)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 
-from eztinker.errors import ServerError
+from eztinker.errors import EZTinkerError, ServerError
 from eztinker.oplog.rows import Failure
 from eztinker.protocol.frames import Progress
 from eztinker.protocol.sampling_codec import result_as_json
@@ -13,6 +14,8 @@ from eztinker.service.engine_process import EngineProcess
 from eztinker.service.operations import Done, Operations
 from eztinker.service.sample_turns import SampleTurns
 from eztinker.types import Record
+
+log = logging.getLogger(__name__)
 
 _HOLD_SECONDS = 3600.0
 """For the outcome; a stream goes on for as long as its client stays."""
@@ -26,43 +29,72 @@ class Drawn(Record):
 
 
 class SampleStream:
-    """The tokens of one accepted sample. Whoever stops reading gives the sample up."""
+    """The tokens of one sample, for one reader, who closes it."""
 
     def __init__(
-        self, owner: str, op_id: str, engine: EngineProcess, operations: Operations, turns: SampleTurns
+        self,
+        owner: str,
+        op_id: str,
+        engine: EngineProcess,
+        operations: Operations,
+        turns: SampleTurns,
+        *,
+        is_repeat: bool = False,
     ) -> None:
+        """
+        Args:
+            op_id: of a sample that the engine does not have yet, for what it says before it is watched is lost.
+            is_repeat: another request began the sample; this one gets all tokens at the end, and lets it go on.
+        """
+        self.op_id = op_id
         self._owner = owner
-        self._op_id = op_id
         self._engine = engine
         self._operations = operations
         self._turns = turns
+        self._is_repeat = is_repeat
+        self._has_outcome = False
+        self._news: asyncio.Queue[Progress | None] = asyncio.Queue()
+        if not is_repeat:
+            engine.watch(op_id, self._news.put_nowait)
 
     async def drawn(self) -> AsyncGenerator[Drawn | Failure, None]:
         """Pieces as they come, to the one with the reason to stop, or to a failure."""
-        news: asyncio.Queue[Progress | None] = asyncio.Queue()
         outcome = asyncio.create_task(
-            self._operations.outcome(self._owner, self._op_id, hold_seconds=_HOLD_SECONDS), name="streamed sample"
+            self._operations.outcome(self._owner, self.op_id, hold_seconds=_HOLD_SECONDS), name="streamed sample"
         )
-        outcome.add_done_callback(lambda _: news.put_nowait(None))
-        num_told = 0
+        outcome.add_done_callback(lambda _: self._news.put_nowait(None))
+        told: list[int] = []
         try:
-            with self._engine.watched(self._op_id, news.put_nowait):
-                while (event := await news.get()) is not None:
-                    # An engine that took over draws the same tokens again; what was told is not told twice.
-                    if new := event.tokens[max(0, num_told - event.start) :]:
-                        num_told += len(new)
-                        yield Drawn(tokens=new)
-            yield _end(await outcome, num_told)
+            while (event := await self._news.get()) is not None:
+                # An engine that took over draws the same tokens again; what was told is not told twice. Behind a gap
+                # nothing is told before the end, which has all tokens.
+                if event.start <= len(told) and (new := event.tokens[len(told) - event.start :]):
+                    told += new
+                    yield Drawn(tokens=new)
+            self._has_outcome = True
+            yield await _end(outcome, told)
         finally:
-            if not outcome.done():
-                outcome.cancel()
-                self._turns.cancel(self._owner, self._op_id)
+            outcome.cancel()
+
+    def close(self) -> None:
+        """Give the sample up, unless it has ended or is another request's."""
+        if not self._is_repeat:
+            self._engine.unwatch(self.op_id)
+            if not self._has_outcome:
+                self._turns.cancel(self._owner, self.op_id)
 
 
-def _end(outcome: Done | Failure | None, num_told: int) -> Drawn | Failure:
-    if outcome is None:
+async def _end(outcome: asyncio.Task[Done | Failure | None], told: list[int]) -> Drawn | Failure:
+    try:
+        ended = await outcome
+    except EZTinkerError as error:  # the head of the answer has been sent
+        return Failure.of(error)
+    if ended is None:
         return Failure.of(ServerError("The server stops; ask again when it is back"))
-    if isinstance(outcome, Failure):
-        return outcome
-    sequence = result_as_json(outcome.body)["sequences"][0]
-    return Drawn(tokens=sequence["tokens"][num_told:], stop_reason=sequence["stop_reason"])
+    if isinstance(ended, Failure):
+        return ended
+    sequence = result_as_json(ended.body)["sequences"][0]
+    if sequence["tokens"][: len(told)] != told:
+        log.error("The tokens of a stream are not those of its result", extra={"event": "stream_differs"})
+        return Failure.of(ServerError("The tokens that were streamed are not those of the result; sample again"))
+    return Drawn(tokens=sequence["tokens"][len(told) :], stop_reason=sequence["stop_reason"])

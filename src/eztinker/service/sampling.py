@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
-from eztinker.errors import CheckpointNotFound, InvalidInput
+from eztinker.errors import AlreadyExists, CheckpointNotFound, InvalidInput
 from eztinker.oplog import checkpoints, sessions
 from eztinker.oplog.rows import Checkpoint, SamplingSession
 from eztinker.oplog.store import Store
@@ -95,19 +95,53 @@ class Sampling:
             return Sampler(sampling_session=row, model_path=None)
         return Sampler(sampling_session=row, model_path=tinker_path(checkpoint))
 
-    async def sample(self, owner: str, wire: WireSampleRequest, *, is_streamed: bool = False) -> SamplePromise:
+    async def sample(self, owner: str, wire: WireSampleRequest) -> SamplePromise:
         """Draw completions; the promise ends in SampleResponse.
 
         Raises:
             QueueFull: the owner has its share of what may wait.
         """
+        return await self._sample(owner, wire, new_op_id(), is_streamed=False)
+
+    async def stream(self, owner: str, wire: WireSampleRequest) -> SampleStream:
+        """Draw one completion whose tokens come as they are drawn.
+
+        Raises:
+            QueueFull: the owner has its share of what may wait.
+            AlreadyExists: it is a repeat of a stream that another request reads.
+        """
+        if wire.num_samples != 1:
+            raise InvalidInput(f"A stream carries 1 sample, got num_samples {wire.num_samples}", field="num_samples")
+        if wire.params.seed is None:  # an engine that takes over has to draw the same tokens again
+            seeded = msgspec.structs.replace(wire.params, seed=secrets.randbits(31))
+            wire = msgspec.structs.replace(wire, params=seeded)
+        stream = SampleStream(owner, new_op_id(), self._engine, self._operations, self._turns)
+        try:
+            promise = await self._sample(owner, wire, stream.op_id, is_streamed=True)
+        except BaseException:
+            stream.close()
+            raise
+        if promise.op_id == stream.op_id:
+            return stream
+        stream.close()
+        if self._engine.is_watched(promise.op_id):
+            raise AlreadyExists(
+                f"The sample with seq_id {wire.seq_id} is streamed to another request; read that one, or use another "
+                "seq_id"
+            )
+        return SampleStream(owner, promise.op_id, self._engine, self._operations, self._turns, is_repeat=True)
+
+    def cancel(self, owner: str, op_id: str) -> None:
+        """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
+        self._turns.cancel(owner, op_id)
+
+    async def _sample(self, owner: str, wire: WireSampleRequest, op_id: str, *, is_streamed: bool) -> SamplePromise:
         sampler, checkpoint = await self._find(owner, wire.sampling_session_id)
         await self._sessions.hear_of(owner, sampler.session_id)
         if sampler.checkpoint_id is not None and checkpoint is None:
             raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
         base_model = self._catalog.get(sampler.base_model)
         request = engine_request(wire, base_model)
-        op_id = new_op_id()
         directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
         new = NewOperation(
             op_id=op_id,
@@ -130,24 +164,6 @@ class Sampling:
         if promise == op_id:
             self._turns.start(new)
         return SamplePromise(op_id=promise, sequence_ids=[sequence_id(promise, i) for i in range(request.num_samples)])
-
-    async def stream(self, owner: str, wire: WireSampleRequest) -> SampleStream:
-        """Draw one completion whose tokens come as they are drawn.
-
-        Raises:
-            QueueFull: the owner has its share of what may wait.
-        """
-        if wire.num_samples != 1:
-            raise InvalidInput(f"A stream carries 1 sample, got num_samples {wire.num_samples}", field="num_samples")
-        if wire.params.seed is None:  # an engine that takes over has to draw the same tokens again
-            seeded = msgspec.structs.replace(wire.params, seed=secrets.randbits(31))
-            wire = msgspec.structs.replace(wire, params=seeded)
-        promise = await self.sample(owner, wire, is_streamed=True)
-        return SampleStream(owner, promise.op_id, self._engine, self._operations, self._turns)
-
-    def cancel(self, owner: str, op_id: str) -> None:
-        """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
-        self._turns.cancel(owner, op_id)
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
         """The served name of the base model, and the id of the checkpoint over it."""

@@ -17,7 +17,7 @@ from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, User
 from eztinker.oplog import checkpoints, models, recorded_samples
 from eztinker.oplog.rows import Checkpoint, Model, UsageKind
 from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
-from eztinker.protocol.training_codec import ForwardBackwardRequest
+from eztinker.protocol.training_codec import ForwardBackwardRequest, TrainingBatch
 from eztinker.service.access import owned
 from eztinker.service.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
@@ -25,7 +25,7 @@ from eztinker.service.losses import check_batch
 from eztinker.service.new_operation import NewOperation, Refused, new_op_id
 from eztinker.service.plans import LOAD, Change, LoadPlan, PassPlan, Plan, SavePlan, StepPlan
 from eztinker.service.provenance import reads_provenance, sequence_ids, with_recorded_logprobs
-from eztinker.service.recorded_samples import RecordedById, RecordedSamples
+from eztinker.service.recorded_samples import RecordedSamples
 from eztinker.service.recovery import ended_error
 from eztinker.service.run_lanes import RunLanes
 from eztinker.service.training_runs import TrainingRuns
@@ -69,26 +69,27 @@ class Training:
         self._lanes = lanes
         self._saved = saved
         self._recorded = recorded
+        self._reading_records = asyncio.Lock()
+        """Keeps the records that one request names in memory, not those of all that wait."""
         self._clock = clock
 
     async def forward_backward(self, owner: str, request: ForwardBackwardRequest) -> str:
         """Accumulate the gradients of a batch, or only compute its loss; the promise ends in ForwardBackwardOutput."""
         model = await self._runs.in_use(owner, request.model_id)
         op_id = new_op_id()
-        named: RecordedById = {}
-        if not isinstance(request.batch, UserError) and reads_provenance(request.batch):
-            named = await self._recorded.named(owner, model.session_id, sequence_ids(request.batch))
-        if isinstance(request.batch, UserError) or len(request.batch.data) <= SMALL_BATCH:
-            work = self._forward_backward_command(op_id, model, request, named)
-        else:
-            work = await asyncio.to_thread(self._forward_backward_command, op_id, model, request, named)
+        batch = request.batch
+        if not isinstance(batch, UserError):
+            batch = await self._checked(batch, model)
+        used: set[str] = set()
+        if not isinstance(batch, UserError) and reads_provenance(batch):
+            batch, used = await self._with_records(owner, model, batch)
+        work = batch if isinstance(batch, UserError) else _forward_backward_command(op_id, model, batch)
         now = self._clock.now()
         num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
         plan = PassPlan(
             used=used_by_run(model, UsageKind.TRAINING, num_tokens, now),
             num_loss_tokens=_num_loss_tokens(work) if isinstance(work, ForwardBackward) else 0,
         )
-        used = {record.op_id for record in named.values()}
         return await self._submit(
             model,
             op_id,
@@ -163,24 +164,30 @@ class Training:
         model = await self._runs.in_use(owner, model_id)
         return await self._submit(model, new_op_id(), seq_id, kind, error, None)
 
-    def _forward_backward_command(
-        self, op_id: str, model: Model, request: ForwardBackwardRequest, named: RecordedById
-    ) -> ForwardBackward | UserError:
+    async def _checked(self, batch: TrainingBatch, model: Model) -> TrainingBatch | UserError:
+        """The batch, if it is right in all but what it says of its source."""
+        base_model = self._runs.base_model(model)
         try:
-            batch = _granted(request.batch)
-            check_batch(batch, self._runs.base_model(model))
-            if reads_provenance(batch):
-                batch = with_recorded_logprobs(batch, named)
+            if len(batch.data) <= SMALL_BATCH:
+                check_batch(batch, base_model)
+            else:
+                await asyncio.to_thread(check_batch, batch, base_model)
         except UserError as error:
             return error
-        return ForwardBackward(
-            op_id=op_id,
-            model_id=model.model_id,
-            data=batch.data,
-            loss_fn=batch.loss_fn,
-            loss_fn_config=batch.loss_fn_config,
-            forward_only=batch.forward_only,
-        )
+        return batch
+
+    async def _with_records(
+        self, owner: str, model: Model, batch: TrainingBatch
+    ) -> tuple[TrainingBatch | UserError, set[str]]:
+        """The batch with its sampling logprobs, and the ids of the samples that they were recorded of."""
+        async with self._reading_records:
+            try:
+                named = await self._recorded.named(owner, model.session_id, sequence_ids(batch))
+                return await asyncio.to_thread(with_recorded_logprobs, batch, named), {
+                    record.op_id for record in named.values()
+                }
+            except UserError as error:
+                return error, set()
 
     async def _planned(self, model: Model, request: SaveRequest) -> Checkpoint:
         """The row of a checkpoint that is about to be written.
@@ -256,6 +263,17 @@ _SAVE_KINDS = {
     CheckpointKind.SAMPLER: "save_weights_for_sampler",
     CheckpointKind.EXTERNAL: "save_weights_external",
 }
+
+
+def _forward_backward_command(op_id: str, model: Model, batch: TrainingBatch) -> ForwardBackward:
+    return ForwardBackward(
+        op_id=op_id,
+        model_id=model.model_id,
+        data=batch.data,
+        loss_fn=batch.loss_fn,
+        loss_fn_config=batch.loss_fn_config,
+        forward_only=batch.forward_only,
+    )
 
 
 def _num_loss_tokens(work: ForwardBackward) -> int:

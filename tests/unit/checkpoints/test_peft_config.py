@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any
 
 import pytest
@@ -111,6 +112,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "targets that are a number": {"target_modules": 5},
     "targets of numbers": {"target_modules": [5]},
     "exclusions that are an object": {"exclude_modules": {"q_proj": 1}},
+    "more targets than a model has modules": {"target_modules": ["q_proj"] * 10_001},
+    "more exclusions than that": {"exclude_modules": [f"m{number}" for number in range(10_001)]},
     "layers in text": {"layers_to_transform": "0"},
     "layers of floats": {"layers_to_transform": [0.5]},
     "layers of flags": {"layers_to_transform": [True]},
@@ -130,8 +133,8 @@ def test_a_value_that_cannot_be_is_named(case: str):
 
 
 def test_layers_under_another_name_are_refused():
-    assert read(layers_to_transform=[0], layers_pattern="layers").layers == (0,)
-    assert read(layers_to_transform=[0], layers_pattern=["layers"]).layers == (0,)
+    assert read(layers_to_transform=[0], layers_pattern="layers").layers == {0}
+    assert read(layers_to_transform=[0], layers_pattern=["layers"]).layers == {0}
     with pytest.raises(EZTinkerError, match="layers_pattern 'h'"):
         read(layers_to_transform=[0], layers_pattern="h")
 
@@ -161,3 +164,21 @@ def test_modules_are_those_that_peft_would_take(case: str):
     changes, expected = TARGETS[case]
     config = read(**changes)
     assert {module for module in (Q0, Q1, HEAD) if config.targets(module)} == expected
+
+
+def test_a_long_list_of_names_costs_a_look_up_no_more_than_a_short_one():
+    """Else a config of a megabyte would keep the server busy for minutes."""
+
+    def seconds(names: list[str]) -> float:
+        config = read(target_modules=names, exclude_modules=names[1:])
+        began = time.process_time()
+        for _ in range(100):
+            assert config.targets(Q0)
+        return time.process_time() - began
+
+    short = max(seconds(["q_proj"]) for _ in range(5))
+    assert seconds(["q_proj", *(f"m{number}" for number in range(9_999))]) < 100 * short
+
+
+def test_a_layer_whose_number_is_too_long_for_one_is_none_of_those_named():
+    assert not read(layers_to_transform=[0]).targets(f"model.layers.{'1' * 5000}.self_attn.q_proj")

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import CreateSamplingSessionBody, JoinSamplingSessionBody
@@ -58,7 +59,19 @@ async def stream_sample(request: Request, service: ServiceDep, owner: Owner) -> 
     """
     body = await read_json_bytes(request, max_bytes=MAX_SAMPLE_BYTES)
     stream = await service.sampling.stream(owner, await decoded(decode_request, body))
-    return StreamingResponse(_lines(stream), media_type="application/x-ndjson")
+    return _Streamed(stream)
+
+
+class _Streamed(StreamingResponse):
+    """Closes the stream even if the client has left before the first line."""
+
+    def __init__(self, stream: SampleStream) -> None:
+        super().__init__(_lines(stream), media_type="application/x-ndjson")
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.closing(self._stream):
+            await super().__call__(scope, receive, send)
 
 
 async def _lines(stream: SampleStream) -> AsyncIterator[bytes]:
