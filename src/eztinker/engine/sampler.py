@@ -165,6 +165,10 @@ class Sampler:
         """The jobs that have a sample less to draw or have failed, and what each share had of the step."""
         finished = self._join(share)
         if self._may_join(share):
+            if self._queue(
+                share
+            ).has_samples:  # places came back at once, from samples that ended with their first token
+                return finished, {share: 1.0}
             return [*finished, *self._queue(share).read(), *self._join(share)], {share: 1.0}
         num_rows = self._bring_forward(served, max_rows)
         if not num_rows:
