@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from eztinker.engine.sampler import Sampler
 from eztinker.engine.scheduler import MAX_OPEN, MAX_SHARED_ROWS, Scheduler
 from eztinker.engine.training_queue import Operation
 from eztinker.model.cpu_kernels import cpu_kernels
@@ -237,3 +238,29 @@ def test_whatever_is_submitted_each_run_keeps_its_order_and_no_turn_is_left_out(
         expected = [f"{s}{r}-{n}" for n, (s, r, _) in enumerate(submitted) if (s, r) == (share, run)]
         assert [name for name in ended if name.startswith(share + run)] == expected
         assert list(dict.fromkeys(name for name in begun if name.startswith(share + run))) == expected
+
+
+@pytest.mark.parametrize("num_requests", [1, 3])
+def test_a_sample_that_needs_most_of_the_memory_gets_in_beside_owners_who_always_ask_again(
+    decoder: Decoder, tiny_model_dir: Path, num_requests: int
+):
+    """Whenever one of two owners has no place, the other's sample runs."""
+    tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+    sampler = Sampler(decoder, tokenizer, max_batch_size=2, kv_cache_bytes=100 * decoder.kv_bytes_per_token)
+    names = (f"sample {number}" for number in itertools.count())
+
+    def ask_for(share: str, num_tokens: int) -> None:
+        sampler.submit(job(next(names), [1, 2], SamplingParams(max_tokens=num_tokens, seed=1), share=share))
+
+    for share in "ac":
+        for _ in range(num_requests):
+            ask_for(share, 5)
+        for _ in range(2):
+            sampler.step()
+    ask_for("b", 95)
+    num_others = 0
+    while "b" not in sampler.num_rows:
+        for done in sampler.step():
+            num_others += 1
+            assert num_others <= 6, "the large sample waits and waits"
+            ask_for(done.share, 5)
