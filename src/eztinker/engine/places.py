@@ -3,8 +3,8 @@
 Running samples are never put out of the batch. So beyond its size there are spare places, and spare memory, for shares
 that hold less than an equal part; what the others hold too much goes over to them as it becomes free.
 
-Whoever is next keeps the others out until its sample fits, so a large one gets in after at most one more sample of each.
-A sample that may come to more than five eighths of the memory fits beside no other, and runs alone until it ends.
+Whoever is next keeps the others out until its sample fits, so a large one gets in after at most one more sample of
+each. One that may come to more than five eighths of the memory fits beside no other, and runs alone until it ends.
 """
 
 from __future__ import annotations
