@@ -189,6 +189,32 @@ def test_few_owners_are_in_the_middle_of_a_micro_batch_at_a_time(decoder: Decode
     assert most_open == MAX_OPEN
 
 
+@pytest.mark.parametrize("longest", [100, 101, 250, 400, 3000])
+def test_a_long_datum_takes_the_room_of_several_micro_batches_and_waits_until_it_is_there(longest: int):
+    """With activations of more than four micro-batches it is alone, and owners of short ones do not keep it out."""
+    clock = CountedClock()
+    scheduler = Scheduler(100, clock=clock)
+    num_tokens = {f"owner {number}": 100 for number in range(6)} | {"long": longest}
+    num_done: Counter[str] = Counter()
+
+    def submit(share: str) -> None:
+        name = f"{share} {num_done[share]}"
+        scheduler.submit(counted_pass(name, share, clock, [1.0], share=share, num_pieces=20, longest=num_tokens[share]))
+
+    for share in num_tokens:
+        submit(share)
+    seen: set[int] = set()
+    for _ in range(2000):
+        for outcome in scheduler.turn():
+            share = outcome.op_id.rsplit(" ", 1)[0]
+            num_done[share] += 1
+            submit(share)
+        seen.add(sum(num_tokens[name] for name, share in scheduler._shares.items() if share.training.is_open))
+    assert {tokens for tokens in seen if tokens > 400} == {longest} - set(range(401))
+    assert max(seen) >= 300
+    assert min(num_done.values()) >= 0.8 * max(num_done.values())
+
+
 @pytest.mark.skipif(
     cpu_kernels(torch.float32) is None, reason="torch's operators round differently in batches of different sizes"
 )
