@@ -104,9 +104,8 @@ class Scheduler:
         if not contenders:
             return []
         name = self._turns.next(contenders)
-        self._shares[name] = self._shares.pop(
-            name
-        )  # last among equals: those that wait for room fall back to the clock
+        # Times fall back to the clock while a share waits for room, so many are equal: it goes last among them.
+        self._shares[name] = self._shares.pop(name)
         source = self._shares[name].turns.next(contenders[name])
         until = self._clock() + TURN_SECONDS
         outcomes = self._serve(name, source)
