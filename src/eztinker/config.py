@@ -51,7 +51,11 @@ class ServerConfig(BaseSettings):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine (default: the physical cores).")
     max_batch_size: int = Field(128, ge=1, description="Sequences the sampler decodes at once.")
-    max_train_tokens: int = Field(512, ge=1, description="Tokens in one training micro-batch; more need more memory.")
+    max_train_tokens: int = Field(
+        512,
+        ge=1,
+        description="Tokens in one training micro-batch; more need more memory, four times that if several keys train.",
+    )
     max_runs: int = Field(256, ge=1, description="Training runs loaded at once; one key alone may have half of them.")
     root_path: str = Field("", description="Path under which a reverse proxy publishes the server.")
     allow_remote: bool = Field(

@@ -2,6 +2,9 @@
 
 Running samples are never put out of the batch. So beyond its size there are spare places, and spare memory, for shares
 that hold less than an equal part; what the others hold too much goes over to them as it becomes free.
+
+Whoever is next keeps the others out until its sample fits, so a large one gets in after at most one more sample of
+each. One that may come to more than five eighths of the memory fits beside no other, and runs alone until it ends.
 """
 
 from __future__ import annotations
@@ -39,16 +42,16 @@ class Places:
         self._lengths.clear()
 
     def may_join(self, share: str, waiting: Mapping[str, int]) -> bool:
-        """Whether there is a place for the share's next sample, and nobody who holds less waits for a larger one.
+        """Whether there is a place for the share's next sample, and nobody who comes before it waits for a larger one.
+
+        Those who hold less come first, and of those who hold equally much the one that has waited longest.
 
         Args:
-            waiting: the length of the next sample of every share that has one.
+            waiting: the length of the next sample of every share that has one; longest waiting first.
         """
         num_shares = len(self.held.keys() | waiting.keys())
-        part = self._part(share)
-        return self._fits(share, waiting[share], num_shares) and all(
-            self._fits(other, length, num_shares) for other, length in waiting.items() if self._part(other) < part
-        )
+        order = sorted(waiting, key=self._part)
+        return all(self._fits(each, waiting[each], num_shares) for each in order[: order.index(share) + 1])
 
     @property
     def _longest(self) -> int:

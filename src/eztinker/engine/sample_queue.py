@@ -11,6 +11,9 @@ from tokenizers import Tokenizer
 from eztinker.engine.prefill import MAX_PASS_TOKENS, PromptReader, ReadPrompt
 from eztinker.engine.sample_job import SampleJob, SampleRow
 
+MAX_AHEAD_TOKENS = 2048
+"""Tokens of prompts that are read together, cached ones included, for each prompt keeps a copy while it waits."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reading:
@@ -76,7 +79,7 @@ class SampleQueue:
             self._reading = None
 
     def read(self) -> list[SampleJob]:
-        """One pass over the next prompts: as many as fit it, or a part of one that is longer.
+        """One pass over the next prompts, once no samples wait: as many as fit it, or a part of one that is longer.
 
         Gives the job that cannot be read, if that is found out.
         """
@@ -109,10 +112,11 @@ class SampleQueue:
     def _next_jobs(self) -> list[SampleJob]:
         """More than there are places, if they are short: one large pass costs less."""
         jobs: list[SampleJob] = []
-        room = MAX_PASS_TOKENS
+        room, room_ahead = MAX_PASS_TOKENS, MAX_AHEAD_TOKENS
         while self._unread and (num_tokens := self._reader.num_unread(self._unread[0].prompt)) <= room:
             is_suspect = self._unread[0].op_id in self._suspects
-            if jobs and is_suspect:
+            room_ahead -= len(self._unread[0].prompt.tokens)
+            if jobs and (is_suspect or room_ahead < 0):
                 break
             jobs.append(self._unread.popleft())
             room -= num_tokens

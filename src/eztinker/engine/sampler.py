@@ -63,7 +63,7 @@ class Sampler:
         self._jobs: dict[str, SampleJob] = {}
         """Every job that is not done, wherever it is."""
         self._queues: dict[str, SampleQueue] = {}
-        """By share."""
+        """By share; the one that has waited longest since it got a place is first."""
         self._set_aside: deque[list[SampleJob]] = deque()
         """After a step that broke: groups that are run one after the other, to find the job that breaks it."""
         self._rows: list[SampleRow] = []
@@ -155,7 +155,7 @@ class Sampler:
 
     @property
     def _waiting(self) -> dict[str, int]:
-        """What the next sample of each share may come to, where one waits for a place."""
+        """What the next sample of each share may come to, where one waits for a place; longest waiting first."""
         lengths = {share: queue.next_length for share, queue in self._queues.items()}
         return {share: length for share, length in lengths.items() if length is not None}
 
@@ -165,6 +165,8 @@ class Sampler:
         """The jobs that have a sample less to draw or have failed, and what each share had of the step."""
         finished = self._join(share)
         if self._may_join(share):
+            if self._queue(share).has_samples:  # some ended with their first token, so there is room again
+                return finished, {share: 1.0}
             return [*finished, *self._queue(share).read(), *self._join(share)], {share: 1.0}
         num_rows = self._bring_forward(served, max_rows)
         if not num_rows:
@@ -220,7 +222,8 @@ class Sampler:
         """
         joining: list[SampleRow] = []
         while share in self._queues and self._queues[share].has_samples and self._may_join(share):
-            row = self._queues[share].take()
+            self._queues[share] = queue = self._queues.pop(share)
+            row = queue.take()
             row.number, self._num_joined = self._num_joined, self._num_joined + 1
             self._places.add(share, row.max_length)
             joining.append(row)

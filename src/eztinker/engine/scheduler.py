@@ -24,7 +24,10 @@ TOGETHER_SECONDS = 0.05
 PRESENCE_SECONDS = 1.0
 """A share that had work this lately may come back any moment; decode steps are kept short for it."""
 MAX_OPEN = 4
-"""Shares that may be in the middle of a micro-batch, which holds its activations, at the same time."""
+"""Shares that may be in the middle of a micro-batch, which holds its activations, at the same time.
+
+Fewer if a datum makes one larger than the others; one as large as so many of them is open alone.
+"""
 MAX_SHARED_ROWS = 32
 """Samples in a decode step while several shares are there. More at once gain little, and the others wait for it."""
 
@@ -58,6 +61,7 @@ class Scheduler:
         self._clock = clock
         self._in_hand: str | None = None
         self._shares: dict[str, _Share] = {}
+        """The one whose last turn was longest ago is first."""
         self._turns: FairTurns[str] = FairTurns()
         self._samplers: list[Sampler] = []
 
@@ -100,6 +104,8 @@ class Scheduler:
         if not contenders:
             return []
         name = self._turns.next(contenders)
+        # Times fall back to the clock while a share waits for room, so many are equal: it goes last among them.
+        self._shares[name] = self._shares.pop(name)
         source = self._shares[name].turns.next(contenders[name])
         until = self._clock() + TURN_SECONDS
         outcomes = self._serve(name, source)
@@ -119,12 +125,7 @@ class Scheduler:
 
     def _contenders(self) -> dict[str, list[Source]]:
         """The shares for which something can be done now, and from where its work comes."""
-        is_full = sum(share.training.is_open for share in self._shares.values()) >= MAX_OPEN
-        contenders: dict[str, list[Source]] = {
-            name: [share.training]
-            for name, share in self._shares.items()
-            if share.training.is_open or not (share.training.is_empty or is_full)
-        }
+        contenders: dict[str, list[Source]] = {name: [self._shares[name].training] for name in self._may_train()}
         for sampler in self._samplers:
             for name in sampler.ready_shares():
                 contenders.setdefault(name, []).append(sampler)
@@ -132,6 +133,14 @@ class Scheduler:
         for name in contenders:
             self._share(name).seen_at = now
         return contenders
+
+    def _may_train(self) -> list[str]:
+        """The shares whose training may go on. While one waits for room for its activations, no other one takes any."""
+        training = {name: share.training for name, share in self._shares.items() if not share.training.is_empty}
+        holding = [name for name, queue in training.items() if queue.is_open]
+        room = MAX_OPEN * self._max_train_tokens - sum(training[name].num_tokens for name in holding)
+        is_full = any(queue.num_tokens > room for queue in training.values() if not queue.is_open)
+        return holding if holding and is_full else list(training)
 
     def _is_present(self, share: _Share) -> bool:
         return self._clock() - share.seen_at < PRESENCE_SECONDS

@@ -21,6 +21,8 @@ class Operation:
     """An optimizer step."""
     share: str = ""
     """Whose turns it takes."""
+    longest: int = 0
+    """Tokens of its longest datum, which may be more than a micro-batch has otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,12 @@ class _Lane:
     """One run's operations, and the one that has been begun, if it gave way in the middle."""
 
     waiting: deque[Operation] = field(default_factory=deque)
-    begun: tuple[str, Iterator[bool | Outcome]] | None = None
-    """Its id, and the rest of its pieces."""
+    begun: tuple[Operation, Iterator[bool | Outcome]] | None = None
+    """It, and the rest of its pieces."""
+
+    @property
+    def next(self) -> Operation:
+        return self.waiting[0] if self.begun is None else self.begun[0]
 
 
 class TrainingQueue:
@@ -66,12 +72,17 @@ class TrainingQueue:
         """It holds the activations of a micro-batch."""
         return self._open is not None
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the micro-batch which is open, or else the next one, may have."""
+        return max(self._max_train_tokens, self._lanes[self._next].next.longest)
+
     def submit(self, operation: Operation) -> None:
         self._lanes.setdefault(operation.model_id, _Lane()).waiting.append(operation)
 
     def advance(self) -> list[Outcome]:
         """One piece of the next run's operation; gives what that ended, a step that waited behind it included."""
-        model_id = self._open or next(iter(self._lanes))
+        model_id = self._next
         lane = self._lanes[model_id]
         piece = self._advance(lane)
         if piece is True:
@@ -86,12 +97,17 @@ class TrainingQueue:
             self._lanes[model_id] = lane
         return outcomes
 
+    @property
+    def _next(self) -> str:
+        """The run whose turn it is."""
+        return self._open or next(iter(self._lanes))
+
     def _advance(self, lane: _Lane) -> bool | Outcome:
         if lane.begun is None:
             operation = lane.waiting.popleft()
-            lane.begun = operation.op_id, self._pieces(operation)
-        op_id, pieces = lane.begun
-        self._announce(op_id)
+            lane.begun = operation, self._pieces(operation)
+        operation, pieces = lane.begun
+        self._announce(operation.op_id)
         piece = next(pieces)
         if isinstance(piece, Outcome):
             lane.begun = None

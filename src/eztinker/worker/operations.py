@@ -59,8 +59,15 @@ class Operations:
             SaveCheckpoint: self._save,
             UnloadModel: self._unload,
         }[type(command)]
-        is_step = isinstance(command, OptimStep)
-        return Operation(command.op_id, command.model_id, lambda: work(command), is_step=is_step, share=share)
+        data = command.data if isinstance(command, ForwardBackward) else []
+        return Operation(
+            command.op_id,
+            command.model_id,
+            lambda: work(command),
+            is_step=isinstance(command, OptimStep),
+            share=share,
+            longest=max((len(datum.tokens) for datum in data), default=0),
+        )
 
     def start_sampling(self, command: Sample, *, share: str) -> None:
         """Hand a request to its base model's sampler.

@@ -36,9 +36,16 @@ class CountedPass(Pass):
 
 
 def counted_pass(
-    name: str, run: str, clock: CountedClock, costs: Sequence[float], *, share: str, num_pieces: int = 1
+    name: str,
+    run: str,
+    clock: CountedClock,
+    costs: Sequence[float],
+    *,
+    share: str,
+    num_pieces: int = 1,
+    longest: int = 0,
 ) -> Operation:
-    return Operation(name, run, lambda: CountedPass(clock, costs, num_pieces), share=share)
+    return Operation(name, run, lambda: CountedPass(clock, costs, num_pieces), share=share, longest=longest)
 
 
 def counted_step(name: str, run: str, clock: CountedClock, *, share: str, cost: float = 0.001) -> Operation:

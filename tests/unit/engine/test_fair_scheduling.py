@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from eztinker.engine.sampler import Sampler
 from eztinker.engine.scheduler import MAX_OPEN, MAX_SHARED_ROWS, Scheduler
 from eztinker.engine.training_queue import Operation
 from eztinker.model.cpu_kernels import cpu_kernels
@@ -188,6 +189,32 @@ def test_few_owners_are_in_the_middle_of_a_micro_batch_at_a_time(decoder: Decode
     assert most_open == MAX_OPEN
 
 
+@pytest.mark.parametrize("longest", [100, 101, 250, 400, 3000])
+def test_a_long_datum_takes_the_room_of_several_micro_batches_and_waits_until_it_is_there(longest: int):
+    """With activations of more than four micro-batches it is alone, and owners of short ones do not keep it out."""
+    clock = CountedClock()
+    scheduler = Scheduler(100, clock=clock)
+    num_tokens = {f"owner {number}": 100 for number in range(6)} | {"long": longest}
+    num_done: Counter[str] = Counter()
+
+    def submit(share: str) -> None:
+        name = f"{share} {num_done[share]}"
+        scheduler.submit(counted_pass(name, share, clock, [1.0], share=share, num_pieces=20, longest=num_tokens[share]))
+
+    for share in num_tokens:
+        submit(share)
+    seen: set[int] = set()
+    for _ in range(2000):
+        for outcome in scheduler.turn():
+            share = outcome.op_id.rsplit(" ", 1)[0]
+            num_done[share] += 1
+            submit(share)
+        seen.add(sum(num_tokens[name] for name, share in scheduler._shares.items() if share.training.is_open))
+    assert {tokens for tokens in seen if tokens > 400} == {longest} - set(range(401))
+    assert max(seen) >= 300
+    assert min(num_done.values()) >= 0.8 * max(num_done.values())
+
+
 @pytest.mark.skipif(
     cpu_kernels(torch.float32) is None, reason="torch's operators round differently in batches of different sizes"
 )
@@ -237,3 +264,29 @@ def test_whatever_is_submitted_each_run_keeps_its_order_and_no_turn_is_left_out(
         expected = [f"{s}{r}-{n}" for n, (s, r, _) in enumerate(submitted) if (s, r) == (share, run)]
         assert [name for name in ended if name.startswith(share + run)] == expected
         assert list(dict.fromkeys(name for name in begun if name.startswith(share + run))) == expected
+
+
+@pytest.mark.parametrize("num_requests", [1, 3])
+def test_a_sample_that_needs_most_of_the_memory_gets_in_beside_owners_who_always_ask_again(
+    decoder: Decoder, tiny_model_dir: Path, num_requests: int
+):
+    """Whenever one of two owners has no place, the other's sample runs."""
+    tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+    sampler = Sampler(decoder, tokenizer, max_batch_size=2, kv_cache_bytes=100 * decoder.kv_bytes_per_token)
+    names = (f"sample {number}" for number in itertools.count())
+
+    def ask_for(share: str, num_tokens: int) -> None:
+        sampler.submit(job(next(names), [1, 2], SamplingParams(max_tokens=num_tokens, seed=1), share=share))
+
+    for share in "ac":
+        for _ in range(num_requests):
+            ask_for(share, 5)
+        for _ in range(2):
+            sampler.step()
+    ask_for("b", 95)
+    num_others = 0
+    while "b" not in sampler.num_rows:
+        for done in sampler.step():
+            num_others += 1
+            assert num_others <= 6, "the large sample waits and waits"
+            ask_for(done.share, 5)

@@ -54,6 +54,20 @@ def test_a_long_sample_that_does_not_fit_yet_keeps_short_ones_of_others_from_tak
     assert places.may_join("b", waiting)
 
 
+def test_of_shares_that_hold_equally_much_the_one_that_has_waited_longest_comes_first():
+    places = Places(16, 160)
+    places.add("c", 10)
+    assert not places.may_join("a", {"b": 150, "a": 10})
+    assert places.may_join("a", {"a": 10, "b": 150})
+
+
+def test_a_sample_of_up_to_five_eighths_of_the_memory_leaves_a_newcomer_room():
+    for length, has_room in ((100, True), (101, False)):
+        places = Places(16, 160)
+        places.add("a", length)
+        assert places.may_join("b", {"b": 10}) is has_room
+
+
 def test_a_sample_alone_always_has_a_place():
     assert Places(1, 10).may_join("a", {"a": 10_000})
 

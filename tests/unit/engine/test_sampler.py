@@ -220,3 +220,20 @@ def test_cancelling_drops_a_request_and_spares_the_others(decoder: Decoder, tiny
     alone = finish(new_sampler(decoder, tiny_model_dir), job("stays", PROMPT, WARM, num_samples=3))
     assert results.keys() == {"stays"}
     assert tokens_of(results["stays"].sequences) == tokens_of(alone["stays"].sequences)
+
+
+def test_prompts_that_share_a_long_beginning_are_not_all_read_ahead(decoder: Decoder, tiny_model_dir: Path):
+    """Each that was read keeps keys and values of its whole length, however few of its tokens were new."""
+    header = draw_tokens(480, seed=8)
+    params = SamplingParams(max_tokens=3, seed=1)
+    jobs = [job(f"{n}", [*header, *draw_tokens(5, seed=n)], params, num_samples=2) for n in range(20)]
+    sampler = new_sampler(decoder, tiny_model_dir, max_batch_size=2)
+    for each in jobs:
+        sampler.submit(each)
+    most_ahead = 0
+    while not sampler.is_idle:
+        sampler.step()
+        num_ahead = sum(each.read is not None and not each.is_done for each in jobs) - sampler.num_running // 2
+        most_ahead = max(most_ahead, num_ahead)
+    assert most_ahead in (3, 4)
+    assert all(each.is_done for each in jobs)

@@ -97,3 +97,36 @@ def test_a_prompt_that_cannot_be_read_disturbs_no_running_sample(decoder: Decode
         (bad,) = sampler.advance("heavy").done
         assert isinstance(bad.error, IndexError)
     assert sampler.advance("light").done == [running]
+
+
+def test_samples_that_end_with_their_first_token_disturb_nobody_however_few_places_there_are(
+    decoder: Decoder, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They give places back while others of their job wait for one; then nothing is unread, or not yet its turn."""
+    restarted: list[str] = []
+    monkeypatch.setattr(SampleJob, "restart", lambda self: restarted.append(self.op_id))
+    one_token = SamplingParams(max_tokens=1, temperature=0.9, seed=5)
+    sampler = new_sampler(decoder, tiny_model_dir, max_batch_size=2)
+    running = job("running", PROMPT, WARM, share="light")
+    short = [job(f"short-{n}", draw_tokens(5 + n), one_token, num_samples=5, share="heavy") for n in range(2)]
+    for each in (running, short[0]):
+        sampler.submit(each)
+    sampler.advance("light")
+    done = run_to_the_end(sampler, short[1:])
+    assert not restarted
+    assert [each.error for each in done.values()] == [None] * 3
+    assert_as_alone(done, [running, *short], decoder, tiny_model_dir)
+
+
+def test_a_prompt_is_not_read_while_samples_of_one_that_was_read_wait(decoder: Decoder, tiny_model_dir: Path):
+    one_token = SamplingParams(max_tokens=1, seed=5)
+    sampler = new_sampler(decoder, tiny_model_dir, max_batch_size=2)
+    first, second = (job(name, draw_tokens(500, seed=5), one_token, num_samples=5) for name in ("first", "second"))
+    sampler.submit(first)
+    assert sampler.step() == []
+    second.prompt.request.prompt[0] += 1
+    sampler.submit(second)
+    while not first.is_done:
+        assert second.read is None
+        sampler.step()
+    assert finish(sampler).keys() == {"second"}
