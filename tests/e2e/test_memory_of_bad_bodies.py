@@ -105,7 +105,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[RunningServer]:
-    data_dir = tmp_path_factory.mktemp("server") / "data"
+    data_dir = tmp_path_factory.mktemp("bad_bodies") / "data"
     with child_server(data_dir, ["--base-model", f"tiny={tiny_model_dir}"]) as running:
         yield running
     assert not list(data_dir.rglob("*adapter*"))
@@ -114,7 +114,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
 
 @pytest.fixture(scope="module")
 def http(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    key = next(tmp_path_factory.getbasetemp().glob("server*/data/api_key")).read_text().strip()
+    key = next(tmp_path_factory.getbasetemp().glob("bad_bodies*/data/api_key")).read_text().strip()
     with httpx.Client(base_url=f"{server.url}/api/v1", headers={"x-api-key": key}, timeout=60) as client:
         client.post(BATCH, content=b"\xff", headers={"content-type": PROTOBUF})  # whatever comes with the first one
         client.post(IMPORT, content=tar_of({CONFIG: LORA, WEIGHTS: huge_shape()}))
