@@ -19,6 +19,8 @@ from tests.wire import new_run, new_sampler, optim_step, outcome, post, sample_b
 BATCH_SIZE = 16
 NUM_RUNS, NUM_PASSES = 8, 4
 NUM_STEPS = 12
+NUM_FLOODING = 60
+"""Requests of a flood of samples: many seconds of work, while the engine reports once a second."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,11 @@ def ask_for_steps(http: httpx.Client) -> list[str]:
     return promises
 
 
+def cancel(http: httpx.Client, promises: list[str]) -> None:
+    for promise in promises:
+        post(http, "/cancel_future", request_id=promise)
+
+
 def num_left(server: RunningServer, owner: str) -> int:
     unsettled = server.app.state.service.operations._unsettled
     return sum(each.owner == owner for each in unsettled.values())
@@ -97,15 +104,15 @@ def test_a_dozen_steps_are_done_while_the_flood_has_done_a_few_passes(
 def test_a_few_samples_are_done_while_the_flood_that_filled_the_batch_goes_on(
     server: RunningServer, heavy: httpx.Client, light: httpx.Client
 ):
-    flood = ask_for_samples(heavy, num_requests=10, num_samples=8, num_tokens=400)
+    flood = ask_for_samples(heavy, num_requests=NUM_FLOODING, num_samples=8, num_tokens=400)
     wait_until(lambda: server.app.state.service.engine.status.running_samples > BATCH_SIZE / 2)
     finish(light, ask_for_samples(light, num_requests=3, num_samples=1, num_tokens=16))
-    assert num_left(server, "heavy") >= 6
-    finish(heavy, flood)
+    assert num_left(server, "heavy") >= NUM_FLOODING / 2
+    cancel(heavy, flood)
 
 
 def test_a_key_that_shares_the_engine_is_told_so(server: RunningServer, heavy: httpx.Client, light: httpx.Client):
-    flood = ask_for_samples(heavy, num_requests=24, num_samples=8, num_tokens=400)
+    flood = ask_for_samples(heavy, num_requests=NUM_FLOODING, num_samples=8, num_tokens=400)
     answers: list[dict[str, Any]] = []
 
     def is_told(state: str) -> bool:
@@ -113,11 +120,10 @@ def test_a_key_that_shares_the_engine_is_told_so(server: RunningServer, heavy: h
         return answers[-1].get("queue_state") == state
 
     wait_until(lambda: is_told("active"))  # as soon as the engine has forgotten the test before
-    other = ask_for_samples(light, num_requests=24, num_samples=8, num_tokens=400)
+    other = ask_for_samples(light, num_requests=NUM_FLOODING, num_samples=8, num_tokens=400)
     wait_until(lambda: is_told("paused_rate_limit"))
     reason = answers[-1]["queue_state_reason"]
     assert reason == answers[-1]["detail"]
     assert "2 keys share it equally" in reason
-    for http, promises in ((heavy, flood), (light, other)):
-        for promise in promises:
-            post(http, "/cancel_future", request_id=promise)
+    cancel(heavy, flood)
+    cancel(light, other)

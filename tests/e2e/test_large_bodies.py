@@ -47,7 +47,7 @@ MOST_TIMES_IDLE = 5
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[RunningServer]:
-    data_dir = tmp_path_factory.mktemp("server") / "data"
+    data_dir = tmp_path_factory.mktemp("large_bodies") / "data"
     flags = ["--base-model", f"tiny={tiny_model_dir}", "--max-body-bytes", str(BUDGET_BYTES)]
     with child_server(data_dir, flags) as running:
         yield running
@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
 @pytest.fixture(scope="module")
 def keys(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The server's own, and that of somebody else."""
-    data_dir = next(tmp_path_factory.getbasetemp().glob("server*/data/api_key")).parent
+    data_dir = next(tmp_path_factory.getbasetemp().glob("large_bodies*/data/api_key")).parent
     return read_api_key(data_dir) or "", issue_key(data_dir, "bob", datetime.now(UTC)).key
 
 
