@@ -13,7 +13,7 @@ import typer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-_WIDTH_OF_A_PIPE = 240
+WIDTH_OF_A_PIPE = 240
 """Wide enough that no path is broken where another program reads it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -37,7 +37,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(Text("-" if cell is None else plain(cell), overflow="fold") for cell in row))
-    Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE).print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE).print(table)
 
 
 def fail(message: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from eztinker.addresses import url_of
+from eztinker.cli.output import WIDTH_OF_A_PIPE
 from eztinker.data_dir import RunningServer, announced, claim
 from eztinker.errors import ConfigError, ServerError
 from eztinker.keys import KEY_FILE, StoredKey, ensure_api_key
@@ -158,7 +159,7 @@ def _serve(config: ServerConfig, listener: socket.socket) -> None:
         sys.stderr.write(f"Note: {as_note(untested)}\n")
     note = RunningServer.here(url_of(config.host, listener.getsockname()[1]))
     with announced(config.data_dir, note):
-        console = Console(soft_wrap=True)
+        console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
         console.print(_panel(note.url, config, catalog.names, stored, shows_key=console.is_terminal))
         _run(create_app(config, catalog), listener)
 
