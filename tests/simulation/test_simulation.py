@@ -75,6 +75,6 @@ def test_a_seed_is_the_same_story_in_another_process():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(bug: str):
+    first = FIRST_SEED_OF.get(bug, 0)
     with PLANTED[bug](), pytest.raises(Failed):
-        first = FIRST_SEED_OF.get(bug, 0)
         run_many(range(first, first + MOST_SEEDS))

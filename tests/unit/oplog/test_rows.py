@@ -176,7 +176,7 @@ READERS: list[tuple[str, dict[str, Any], Read]] = [
     (
         "recorded_sequences",
         {"op_id": "one", "place": 0},
-        lambda db: recorded_samples.sequences(db, [("one", 0)]),
+        lambda db: list(recorded_samples.sequences(db, [("one", 0)])),
     ),
 ]
 
