@@ -16,9 +16,14 @@ from eztinker.service.service import LOG_FILE
 _FINISHED = "FROM operations WHERE kind = 'optim_step' AND status IN ('done', 'expired')"
 
 
-def finished_steps(data_dir: Path) -> dict[str, int]:
-    """How many optimizer steps each run has finished, for the runs that have any."""
-    return dict(_rows(data_dir, f"SELECT lane, count(*) {_FINISHED} GROUP BY lane"))
+def finished_steps(data_dir: Path, *, after_epoch: int = 0) -> dict[str, int]:
+    """How many optimizer steps each run has finished on later engines, for the runs that have any."""
+    return dict(_rows(data_dir, f"SELECT lane, count(*) {_FINISHED} AND epoch > {after_epoch} GROUP BY lane"))
+
+
+def newest_epoch(data_dir: Path) -> int:
+    """The number of the engine that was started last; 0 before the first."""
+    return max((epoch for (epoch,) in _rows(data_dir, "SELECT epoch FROM epochs")), default=0)
 
 
 def finished_steps_by_epoch(data_dir: Path) -> list[int]:
@@ -33,16 +38,24 @@ def num_unfinished(data_dir: Path) -> int:
 
 
 def wait_for_new_steps(
-    data_dir: Path, seen: dict[str, int], *, num_runs: int, seconds: float, goes_on: Callable[[], bool]
+    data_dir: Path,
+    seen: dict[str, int],
+    *,
+    num_runs: int,
+    seconds: float,
+    goes_on: Callable[[], bool],
+    after_epoch: int = 0,
 ) -> dict[str, int]:
     """Wait until each of `num_runs` runs has finished a step beyond those in `seen`; gives what all have finished.
 
+    Args:
+        after_epoch: count the steps of engines started after this one alone.
     Raises:
         AssertionError: they have not within `seconds`, or what trains has ended before.
     """
     deadline = time.monotonic() + seconds
     while True:
-        found = finished_steps(data_dir)
+        found = finished_steps(data_dir, after_epoch=after_epoch)
         if sum(count > seen.get(run, 0) for run, count in found.items()) >= num_runs:
             return found
         assert goes_on(), f"what trains has ended with {found} steps, and {seen} were seen before"

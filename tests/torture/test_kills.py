@@ -15,7 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.finished_steps import finished_steps_by_epoch, num_unfinished, wait_for_new_steps
+from tests.torture.finished_steps import (
+    finished_steps_by_epoch,
+    newest_epoch,
+    num_unfinished,
+    wait_for_new_steps,
+)
 from tests.torture.sizes import FULL, SEED, sized
 from tests.torture.victims import Client, Keeper, saved_bytes
 
@@ -51,22 +56,23 @@ def run_loops(keeper: Keeper, num_strikes: int, strike: Callable[[Keeper], None]
 def strike_after_new_steps(
     keeper: Keeper, clients: list[Client], num_strikes: int, strike: Callable[[Keeper], None]
 ) -> None:
-    """Strike at random moments, each after every loop has finished at least one step since the strike before."""
+    """Strike at random moments, each after every loop has finished a step on the engine that is struck."""
     generator = random.Random(SEED)
-    steps: dict[str, int] = {}
-    num_midway = 0
+    struck_epoch = num_midway = 0
     for _ in range(num_strikes):
         for client in clients:
             client.allow(STEPS_PER_STRIKE)
-        steps = wait_for_new_steps(
+        wait_for_new_steps(
             keeper.data_dir,
-            steps,
+            {},
+            after_epoch=struck_epoch,
             num_runs=len(clients),
             seconds=STEP_SECONDS,
             goes_on=lambda: all(client.is_alive for client in clients),
         )
         time.sleep(generator.uniform(0, DELAY_SECONDS))
         num_midway += num_unfinished(keeper.data_dir) > 0
+        struck_epoch = newest_epoch(keeper.data_dir)
         keeper.disturb(strike)
     print(f"\nseed {SEED}: {num_strikes} strikes, each after new steps of every loop, {num_midway} with work in hand")
     assert num_midway >= num_strikes / 4, "the strikes found idle engines"
