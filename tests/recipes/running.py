@@ -35,7 +35,7 @@ class Cookbook:
 def cookbook_of(python: Path) -> Cookbook:
     code = "from importlib.metadata import version; print(version('tinker-cookbook'), version('tinker'))"
     told = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
-    return Cookbook(python, *told.split())
+    return Cookbook(python.absolute(), *told.split())  # recipes run in a folder of their own
 
 
 @dataclass(frozen=True, slots=True)
