@@ -6,7 +6,7 @@ nox.options.sessions = ["tests"]
 
 
 def install_locked(session: nox.Session) -> None:
-    """The same steps as `make setup`."""
+    """Install from the lock, in the steps of `make setup`."""
     session.install("--require-hashes", "--no-deps", "--requirement", "requirements/lock.txt")
     session.install("--requirement", "requirements/torch.txt")
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")

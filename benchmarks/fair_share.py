@@ -1,4 +1,4 @@
-"""What a key keeps of its rate while others flood the server, and how evenly eight keys that all want more are served.
+"""Fair shares: the rate that a key keeps while others flood the server, and how evenly eight keys are served.
 
 Raw HTTP through a real server on a tiny model, each owner with an issued key. The light owner works alone and beside
 the flood in turns, and only ratios within the run are compared. A flood keeps eight runs busy with passes of 900
@@ -27,7 +27,7 @@ from eztinker.issued_keys import issue_key
 from tests.tiny_models import make_tiny_model
 
 BLOCK_SECONDS = 6.0
-"""Of one measurement of a rate."""
+"""The length of one measurement of a rate."""
 NUM_LIGHT_TOKENS = 16
 NUM_FLOOD_TOKENS = 900
 NUM_FLOODS = 8

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def locked_versions() -> dict[str, str]:
-    """What the lock has for this interpreter and platform."""
+    """The versions that the lock has for this interpreter and platform."""
     text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("lock.txt", "torch.txt"))
     lines = re.findall(r"^[a-z][^\\\n]*", text, flags=re.MULTILINE)
     applying = [it for it in map(Requirement, lines) if it.marker is None or it.marker.evaluate()]

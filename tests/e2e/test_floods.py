@@ -105,7 +105,7 @@ def test_a_few_samples_are_done_while_the_flood_that_filled_the_batch_goes_on(
     server: RunningServer, heavy: httpx.Client, light: httpx.Client
 ):
     flood = ask_for_samples(heavy, num_requests=NUM_FLOODING, num_samples=8, num_tokens=400)
-    wait_until(lambda: server.app.state.service.engine.status.running_samples > BATCH_SIZE / 2)
+    wait_until(lambda: server.app.state.service.engine.status.running_samples == BATCH_SIZE)
     finish(light, ask_for_samples(light, num_requests=3, num_samples=1, num_tokens=16))
     assert num_left(server, "heavy") >= NUM_FLOODING / 2
     cancel(heavy, flood)

@@ -233,7 +233,7 @@ class LabelRunBody(Body):
     note: str | msgspec.UnsetType | None = msgspec.UNSET
 
     def changes(self) -> dict[str, str | None]:
-        """What is to be another from now on."""
+        """The fields that get another value from now on."""
         values = {"name": self.name, "note": self.note}
         return {field: value for field, value in values.items() if not isinstance(value, msgspec.UnsetType)}
 

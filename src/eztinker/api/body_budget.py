@@ -38,7 +38,7 @@ class BodyBudget:
 
     @property
     def num_bytes(self) -> int:
-        """What is taken now."""
+        """Bytes taken now."""
         return self._taken.total()
 
     def take(self, owner: str, num_bytes: int) -> None:
