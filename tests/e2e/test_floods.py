@@ -14,18 +14,22 @@ from eztinker.base_models.catalog import Catalog
 from eztinker.protocol import wire_pb2
 from tests.route_cases import tenant
 from tests.servers import RunningServer, serving, wait_until
+from tests.tiny_models import make_tiny_model
 from tests.wire import new_run, new_sampler, optim_step, outcome, post, sample_body, send_chunk
 
 BATCH_SIZE = 16
 NUM_RUNS, NUM_PASSES = 8, 4
 NUM_STEPS = 12
 NUM_FLOODING = 60
-"""Requests of a flood of samples: many seconds of work, while the engine reports once a second."""
+"""Requests of a flood of samples: a dozen seconds of work, while the engine reports once a second."""
+NEVER_DRAWN = 263
+"""A token that the tokenizer does not have. As the end of text it lets every sample come to its full length."""
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model_dir)])
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    model_dir = make_tiny_model(tmp_path_factory.mktemp("model"), "llama", eos_token_id=NEVER_DRAWN)
+    catalog = Catalog([read_base_model("tiny", model_dir)])
     data_dir = tmp_path_factory.mktemp("data")
     with serving(data_dir, catalog, max_batch_size=BATCH_SIZE, poll_hold_seconds=1.0) as running:
         yield running
@@ -104,7 +108,7 @@ def test_a_dozen_steps_are_done_while_the_flood_has_done_a_few_passes(
 def test_a_few_samples_are_done_while_the_flood_that_filled_the_batch_goes_on(
     server: RunningServer, heavy: httpx.Client, light: httpx.Client
 ):
-    flood = ask_for_samples(heavy, num_requests=NUM_FLOODING, num_samples=8, num_tokens=400)
+    flood = ask_for_samples(heavy, num_requests=NUM_FLOODING, num_samples=8, num_tokens=1500)
     wait_until(lambda: server.app.state.service.engine.status.running_samples == BATCH_SIZE)
     finish(light, ask_for_samples(light, num_requests=3, num_samples=1, num_tokens=16))
     assert num_left(server, "heavy") >= NUM_FLOODING / 2
@@ -112,7 +116,7 @@ def test_a_few_samples_are_done_while_the_flood_that_filled_the_batch_goes_on(
 
 
 def test_a_key_that_shares_the_engine_is_told_so(server: RunningServer, heavy: httpx.Client, light: httpx.Client):
-    flood = ask_for_samples(heavy, num_requests=NUM_FLOODING, num_samples=8, num_tokens=400)
+    flood = ask_for_samples(heavy, num_requests=NUM_FLOODING, num_samples=8, num_tokens=1500)
     answers: list[dict[str, Any]] = []
 
     def is_told(state: str) -> bool:
@@ -120,7 +124,7 @@ def test_a_key_that_shares_the_engine_is_told_so(server: RunningServer, heavy: h
         return answers[-1].get("queue_state") == state
 
     wait_until(lambda: is_told("active"))  # as soon as the engine has forgotten the test before
-    other = ask_for_samples(light, num_requests=NUM_FLOODING, num_samples=8, num_tokens=400)
+    other = ask_for_samples(light, num_requests=NUM_FLOODING, num_samples=8, num_tokens=1500)
     wait_until(lambda: is_told("paused_rate_limit"))
     reason = answers[-1]["queue_state_reason"]
     assert reason == answers[-1]["detail"]
