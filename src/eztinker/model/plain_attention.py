@@ -17,6 +17,9 @@ from torch.nn import functional
 
 from eztinker.model.device import prefers_plain_attention
 
+QUERY_SPAN = 128
+"""Queries that are multiplied together: the scores stay in a core's cache, and later keys are left out."""
+
 
 def attend_grid(
     q_BLHD: Tensor, k_BLKD: Tensor, v_BLKD: Tensor, *, prefix: tuple[Tensor, Tensor] | None, window: int | None
@@ -33,17 +36,10 @@ def attend_grid(
     num_keys = k_BLKD.shape[1]
     q = q_BLHD.view(batch, length, kv_heads, groups, head_dim).permute(0, 2, 3, 1, 4)
     k, v = k_BLKD.transpose(1, 2), v_BLKD.transpose(1, 2)
-    bias_LS = _causal_bias(length, num_keys, window, q_BLHD.device)
     if prefers_plain_attention(q_BLHD.device, num_keys):
-        shape = (batch * kv_heads, groups * length, head_dim)
-        flat = _PlainAttention.apply(
-            q.reshape(shape),
-            k.reshape(batch * kv_heads, num_keys, head_dim),
-            v.reshape(batch * kv_heads, num_keys, head_dim),
-            bias_LS.repeat(groups, 1),
-        )
-        out = flat.view(batch, kv_heads, groups, length, head_dim)
+        out = _attend_in_spans(q, k, v, window)
     else:
+        bias_LS = _causal_bias(length, num_keys, window, q_BLHD.device)
         out = functional.scaled_dot_product_attention(
             q.reshape(batch, num_heads, length, head_dim),
             k.repeat_interleave(groups, dim=1),
@@ -52,6 +48,22 @@ def attend_grid(
             is_causal=prefix is None and window is None,
         ).view(batch, kv_heads, groups, length, head_dim)
     return out.permute(0, 3, 1, 2, 4).reshape(batch, length, num_heads, head_dim)
+
+
+def _attend_in_spans(q_BKGLD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, window: int | None) -> Tensor:
+    """Causal attention (B, K, G, L, D) by `_PlainAttention`, a span of queries at a time over the keys they can see."""
+    batch, kv_heads, groups, length, head_dim = q_BKGLD.shape
+    num_before = k_BKSD.shape[2] - length
+    spans = []
+    for start in range(0, length, QUERY_SPAN):
+        stop = min(start + QUERY_SPAN, length)
+        first = 0 if window is None else max(0, num_before + start - window + 1)
+        k, v = (each[:, :, first : num_before + stop].flatten(0, 1) for each in (k_BKSD, v_BKSD))
+        q = q_BKGLD[:, :, :, start:stop].reshape(batch * kv_heads, groups * (stop - start), head_dim)
+        bias_QS = _causal_bias(stop - start, k.shape[1], window, q.device).repeat(groups, 1)
+        span = _PlainAttention.apply(q, k, v, bias_QS)
+        spans.append(span.view(batch, kv_heads, groups, stop - start, head_dim))
+    return torch.cat(spans, dim=3)
 
 
 def _causal_bias(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
