@@ -7,7 +7,7 @@ the others have been served, and gets no more than his part from then on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
 LEAST_COST = 1e-6
@@ -28,10 +28,15 @@ class FairTurns(Generic[ContenderT]):
         """The virtual time of a contender."""
         return max(self._ahead.get(contender, self._now), self._now)
 
-    def next(self, contenders: Collection[ContenderT]) -> ContenderT:
-        """Whose turn it is; the first of several with the same right to it."""
-        chosen = min(contenders, key=self.time_of)
-        self._now = self.time_of(chosen)
+    def next(
+        self, contenders: Collection[ContenderT], head_start: Callable[[ContenderT], float] = lambda _: 0.0
+    ) -> ContenderT:
+        """Whose turn it is; the first of several with the same right to it.
+
+        `head_start` says how much earlier someone's time counts, for work so short that waiting costs more than it.
+        """
+        chosen = min(contenders, key=lambda each: self.time_of(each) - head_start(each))
+        self._now = min(map(self.time_of, contenders))
         self._ahead = {each: time for each, time in self._ahead.items() if time > self._now}
         return chosen
 

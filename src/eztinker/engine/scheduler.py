@@ -98,18 +98,21 @@ class Scheduler:
         """What streamed samples have drawn since this was last asked, as of `Sampler.news`."""
         return [each for sampler in self._samplers for each in sampler.news()]
 
-    def turn(self) -> list[Outcome]:
-        """Work for the share that is next, until its turn is over or something has ended, which callers wait for."""
+    def turn(self, is_asked: Callable[[], bool] = lambda: False) -> list[Outcome]:
+        """Work for the share that is next, until its turn is over or something has ended, which callers wait for.
+
+        `is_asked` tells whether new work has arrived, which may be for a share that is to go first.
+        """
         contenders = self._contenders()
         if not contenders:
             return []
-        name = self._turns.next(contenders)
+        name = self._turns.next(contenders, self._head_start)
         # Times fall back to the clock while a share waits for room, so many are equal: it goes last among them.
         self._shares[name] = self._shares.pop(name)
         source = self._shares[name].turns.next(contenders[name])
         until = self._clock() + TURN_SECONDS
         outcomes = self._serve(name, source)
-        while not outcomes and self._clock() < until and _has_work(source, name):
+        while not outcomes and not is_asked() and self._clock() < until and _has_work(source, name):
             outcomes = self._serve(name, source)
         return outcomes
 
@@ -141,6 +144,10 @@ class Scheduler:
         room = MAX_OPEN * self._max_train_tokens - sum(training[name].num_tokens for name in holding)
         is_full = any(queue.num_tokens > room for queue in training.values() if not queue.is_open)
         return holding if holding and is_full else list(training)
+
+    def _head_start(self, name: str) -> float:
+        """A step takes little time, and whoever sent it waits for nothing else."""
+        return TOGETHER_SECONDS if self._shares[name].training.is_at_step else 0.0
 
     def _is_present(self, share: _Share) -> bool:
         return self._clock() - share.seen_at < PRESENCE_SECONDS

@@ -73,6 +73,11 @@ class TrainingQueue:
         return self._open is not None
 
     @property
+    def is_at_step(self) -> bool:
+        """An optimizer step is next, which takes little time."""
+        return bool(self._lanes) and self._lanes[self._next].next.is_step
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the micro-batch which is open, or else the next one, may have."""
         return max(self._max_train_tokens, self._lanes[self._next].next.longest)

@@ -33,6 +33,11 @@ class Link:
         except OSError as error:
             raise LinkClosed from error
 
+    @property
+    def has_commands(self) -> bool:
+        """Some have arrived that `receive` has not given out."""
+        return not self._commands.empty()
+
     def receive(self, *, wait: bool) -> list[AnyCommand]:
         """Every command that has arrived; with `wait`, at least one.
 

@@ -86,7 +86,7 @@ class Loop:
 
     def once(self) -> None:
         self.take(self._link.receive(wait=self._scheduler.is_idle))
-        if outcomes := self._scheduler.turn():
+        if outcomes := self._scheduler.turn(lambda: self._link.has_commands):
             self._report(outcomes)
         self._report_news()
         self._send_status()

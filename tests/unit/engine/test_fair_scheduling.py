@@ -124,6 +124,28 @@ def test_of_eight_owners_none_waits_longer_than_three_times_its_part(decoder: De
     assert longest <= 3 * 8 * 0.101
 
 
+def test_a_step_that_comes_after_its_pass_does_not_wait_for_the_passes_of_all_others():
+    clock = CountedClock()
+    scheduler = Scheduler(2048, clock=clock)
+    scheduler.submit(counted_pass("pass of light", "light", clock, [LIGHT_PASS], share="light"))
+    assert [each.op_id for each in scheduler.turn()] == ["pass of light"]
+    for number in range(8):
+        share = f"owner {number}"
+        scheduler.submit(counted_pass(f"pass of {share}", share, clock, [0.1], share=share))
+    scheduler.submit(counted_step("step of light", "light", clock, share="light"))
+    assert [each.op_id for each in scheduler.turn()] == ["step of light"]
+
+
+def test_steps_alone_get_no_more_than_their_owners_part(decoder: Decoder, tiny_model_dir: Path):
+    engine = Engine(decoder, tiny_model_dir)
+    engine.keep_training("other", LIGHT_PASS)
+    clock, scheduler = engine.clock, engine.scheduler
+    for number in range(200_000):
+        scheduler.submit(counted_step(f"step {number}", "run", clock, share="steps"))
+    engine.run(SECONDS)
+    assert scheduler.status().shares["other"] == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize("kind", ["training", "sampling"])
 def test_an_owner_alone_has_all_of_the_time_and_the_whole_batch(decoder: Decoder, tiny_model_dir: Path, kind: str):
     engine = Engine(decoder, tiny_model_dir)

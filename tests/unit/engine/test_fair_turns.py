@@ -78,3 +78,14 @@ def test_whoever_asks_for_little_gets_it_before_the_next_turn_of_whoever_asks_fo
             served.append(fair.next([*(set(light) - set(served)), "heavy"]))
             fair.charge(served[-1], 1.0 if served[-1] != "heavy" else 20.0)
         assert served.count("heavy") <= 1
+
+
+def test_a_head_start_brings_someone_forward_who_is_not_further_ahead_than_that():
+    fair: FairTurns[str] = FairTurns()
+    for contender, cost in (("a", 3.0), ("b", 4.0), ("c", 9.0)):
+        fair.charge(contender, cost)
+    starts = {"b": 2.0, "c": 2.0}
+    assert fair.next("abc", lambda each: starts.get(each, 0.0)) == "b"
+    fair.charge("b", 4.0)
+    assert fair.next("abc", lambda each: starts.get(each, 0.0)) == "a"
+    assert fair.time_of("newcomer") == 3.0

@@ -93,6 +93,17 @@ def test_a_pass_stops_for_another_owners_operation_and_its_own_runs_follow_micro
     assert [name for name, _ in itertools.groupby(heavy)] == ["long", "other"] * 3
 
 
+def test_a_turn_ends_after_the_piece_during_which_something_new_arrived(tiny_model_dir: Path):
+    started: list[str] = []
+    scheduler = Scheduler(50, on_start=started.append, clock=lambda: 0.0)  # no turn is over by the clock
+    run = new_run(load_decoder(tiny_model_dir))
+    scheduler.submit(Operation("long", "long", lambda: Pass(run, DATA, "cross_entropy", {}, False)))
+    questions = itertools.count(1)
+    assert scheduler.turn(lambda: next(questions) == 3) == []
+    assert next(questions) == 4
+    assert [outcome.op_id for outcome in scheduler.turn()] == ["long"]
+
+
 @pytest.mark.skipif(cpu_kernels(torch.float32) is None, reason="torch's operators round by the shape of a pass")
 @pytest.mark.parametrize("num_cached", [0, 70])
 @pytest.mark.parametrize("is_adapted", [False, True])
