@@ -50,5 +50,6 @@ def test_spans_give_the_outputs_and_the_gradients_of_one_softmax(length: int, wi
     out.backward(grad)
     wanted.backward(grad.double())
     for leaf, double in zip(leaves, doubles, strict=True):
-        assert leaf.grad is not None and double.grad is not None
+        assert leaf.grad is not None
+        assert double.grad is not None
         torch.testing.assert_close(leaf.grad.double(), double.grad, rtol=1e-4, atol=1e-5)
