@@ -33,7 +33,7 @@ COOKBOOK_PYTHONS := $(RECIPES)/bin/python $(OLDER_RECIPES)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-lowest test-newest recipes recipes-page kills kills-short conformance torture \
-  full-size lint format bench docs lock clean
+  full-size lint format bench docs map lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -94,6 +94,9 @@ bench: setup ## measure speed and memory against transformers and peft, and the 
 
 docs: $(VENV)/.installed ## write the generated pages of docs/
 	$(BIN)/eztinker settings --markdown > docs/configuration.md
+
+map: $(VENV)/.installed ## draw who imports whom in docs/map.md
+	$(BIN)/python -m tests.import_graph docs/map.md
 
 lock: $(VENV)/.python ## write requirements/lock.txt and lowest.txt anew from pyproject.toml and the package index
 	$(BIN)/python -m venv --clear build/lock

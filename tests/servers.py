@@ -22,7 +22,7 @@ from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
 from eztinker.config import ServerConfig
 from eztinker.issued_keys import issue_key
-from eztinker.service.engine_link import ENGINE_ARGV
+from eztinker.service.execution.engine_link import ENGINE_ARGV
 
 API_KEY = "tml-test-key"
 SCRIPTED_ENGINE_ARGV = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))

@@ -29,6 +29,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A value that never changes after it is made; a change is a new record."""
 
 
+class OperationKind(StrEnum):
+    """What an operation does, as the log and the client name it."""
+
+    CREATE_MODEL = "create_model"
+    LOAD_WEIGHTS = "load_weights"
+    """Reads a checkpoint into a run, a new one or one that is there."""
+    FORWARD_BACKWARD = "forward_backward"
+    """Also for a pass without gradients."""
+    OPTIM_STEP = "optim_step"
+    SAVE_WEIGHTS = "save_weights"
+    SAVE_WEIGHTS_FOR_SAMPLER = "save_weights_for_sampler"
+    SAVE_WEIGHTS_EXTERNAL = "save_weights_external"
+    UNLOAD_MODEL = "unload_model"
+    SAMPLE = "sample"
+    """Changes nothing, so it can be asked for again."""
+
+
 class CheckpointKind(StrEnum):
     """What a checkpoint holds; the value is its segment in a tinker:// path."""
 

@@ -28,15 +28,15 @@ from eztinker.model_files.folder import read_model_folder
 from eztinker.oplog import checkpoints, models, snapshots
 from eztinker.oplog.rows import Checkpoint, Model, Snapshot
 from eztinker.oplog.store import Store
-from eztinker.service import checkpoint_collector
-from eztinker.service.adapters import Adapters
-from eztinker.service.checkpoint_changes import CheckpointChanges
-from eztinker.service.checkpoint_collector import CheckpointCollector
-from eztinker.service.checkpoint_copies import CheckpointCopies, CopyTarget
-from eztinker.service.checkpoints import Checkpoints, tinker_path
+from eztinker.service.checkpoints import collector
+from eztinker.service.checkpoints.adapters import Adapters
+from eztinker.service.checkpoints.changes import CheckpointChanges
+from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
+from eztinker.service.checkpoints.collector import CheckpointCollector
+from eztinker.service.checkpoints.copies import CheckpointCopies, CopyTarget
 from eztinker.service.clock import Clock
-from eztinker.service.sessions import SessionRequest, Sessions
-from eztinker.service.snapshots import Snapshots
+from eztinker.service.execution.snapshots import Snapshots
+from eztinker.service.sessions.sessions import SessionRequest, Sessions
 from eztinker.types import CheckpointKind, LoraSpec, Page
 
 OWNER = "local"
@@ -105,7 +105,7 @@ class Disk:
 
     async def collect(self) -> None:
         """Everything that removes files: a deletion, an end of life, unused snapshots, and leftovers."""
-        checkpoint_collector.REMOVAL_DELAY = timedelta(0)
+        collector.REMOVAL_DELAY = timedelta(0)
         await self.changes.delete(OWNER, path(DOOMED))
         await self.collector.expire()
         await self.collector.remove_directories()

@@ -21,10 +21,10 @@ import pytest
 from eztinker.errors import EngineLost, LogUnwritable
 from eztinker.protocol import wire_pb2
 from eztinker.protocol.frames import Configure, Sample, SampleDone
-from eztinker.service import engine_process
 from eztinker.service.clock import Clock
-from eztinker.service.engine_link import EngineLink
-from eztinker.service.engine_process import EngineProcess
+from eztinker.service.execution import engine_process
+from eztinker.service.execution.engine_link import EngineLink
+from eztinker.service.execution.engine_process import EngineProcess
 from eztinker.types import SampleRequest, SamplingParams
 from tests.scripted_engine import DIE, DIE_ONCE, STALL
 from tests.servers import SCRIPTED_ENGINE_ARGV, RunningServer, serving_scripted, wait_until
@@ -206,7 +206,7 @@ def test_a_deleted_checkpoint_stays_on_disk_while_a_run_would_be_brought_back_fr
 ):
     """Its files used to go after a minute, and a run that had loaded it and lost its snapshots with them."""
     monkeypatch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
-    monkeypatch.setattr("eztinker.service.checkpoint_collector.REMOVAL_DELAY", timedelta(0))
+    monkeypatch.setattr("eztinker.service.checkpoints.collector.REMOVAL_DELAY", timedelta(0))
     with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
         source, model_id = new_run(http), new_run(http)
         steps(http, source, range(1, 4))
@@ -318,7 +318,7 @@ def test_leftovers_of_saves_that_never_finished_are_collected_at_start(tmp_path:
 
 def test_a_silent_session_expires_and_its_unnamed_snapshots_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
-    monkeypatch.setattr("eztinker.service.checkpoint_collector.REMOVAL_DELAY", timedelta(0))
+    monkeypatch.setattr("eztinker.service.checkpoints.collector.REMOVAL_DELAY", timedelta(0))
     with serving_scripted(tmp_path / "data", session_timeout_seconds=0.5) as server, server.client() as http:
         model_id = new_run(http)
         save(http, "/save_weights_for_sampler", model_id, 1, sampling_session_seq_id=0)
@@ -333,7 +333,7 @@ def test_only_the_newest_inflight_save_is_kept_and_all_inflight_samplers_draw_fr
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
-    monkeypatch.setattr("eztinker.service.checkpoint_collector.REMOVAL_DELAY", timedelta(0))
+    monkeypatch.setattr("eztinker.service.checkpoints.collector.REMOVAL_DELAY", timedelta(0))
     snapshots = tmp_path / "data" / "checkpoints"
     with serving_scripted(tmp_path / "data") as server, server.client() as http:
         model_id = new_run(http)

@@ -29,8 +29,8 @@ from eztinker.checkpoints.store import (
 from eztinker.errors import CheckpointDamaged
 from eztinker.oplog import checkpoints
 from eztinker.oplog.rows import Checkpoint
-from eztinker.service.adapters import packed
-from eztinker.service.checkpoints import tinker_path
+from eztinker.service.checkpoints.adapters import packed
+from eztinker.service.checkpoints.checkpoints import tinker_path
 from eztinker.types import CheckpointKind
 from tests.faulty_disk.deeds import LORA, OWNER, RUN, Disk, adapter_parts
 

@@ -28,13 +28,15 @@ from eztinker.oplog.rows import (
     Snapshot,
 )
 from eztinker.oplog.store import Store
-from eztinker.types import CheckpointKind, Page
+from eztinker.types import CheckpointKind, OperationKind, Page
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> Operation:
-    return Operation(op_id=op_id, owner="local", lane=lane, seq_id=seq_id, kind="optim_step", created_at=NOW)
+    return Operation(
+        op_id=op_id, owner="local", lane=lane, seq_id=seq_id, kind=OperationKind.OPTIM_STEP, created_at=NOW
+    )
 
 
 def finish(db: Connection, op_id: str, result: bytes = b"{}", *, keeps_payload: bool = False) -> None:
@@ -376,7 +378,7 @@ def test_two_snapshots_are_kept_and_the_operations_since_the_older_one(store: St
 def test_times_keep_their_instant_and_come_back_in_utc(store: Store):
     tokyo = NOW.astimezone(timezone(timedelta(hours=9)))
     asyncio.run(store.write(lambda db: operations.append(db, Operation(
-        op_id="op", owner="local", lane="run", seq_id=None, kind="x", created_at=tokyo))))  # fmt: skip
+        op_id="op", owner="local", lane="run", seq_id=None, kind=OperationKind.SAMPLE, created_at=tokyo))))  # fmt: skip
     row = asyncio.run(store.read(lambda db: operations.get(db, "op")))
     assert row is not None
     assert (row.created_at, row.created_at.utcoffset()) == (NOW, timedelta(0))

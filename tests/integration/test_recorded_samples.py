@@ -20,7 +20,7 @@ from eztinker.oplog.rows import SamplingSession, Session, SessionStatus
 from eztinker.oplog.store import Store
 from eztinker.protocol import wire_pb2
 from eztinker.service.clock import Clock
-from eztinker.service.recorded_samples import RecordedById, RecordedSamples, record_of
+from eztinker.service.sessions.recorded_samples import RecordedById, RecordedSamples, record_of
 from eztinker.types import SampledSequence, SampleResult
 from tests.route_cases import tenant
 from tests.servers import RunningServer, serving_scripted
@@ -243,7 +243,7 @@ def test_a_request_names_no_more_than_fits_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, is_enough: bool
 ):
     """Two records; in the last case their prompts alone are too much, and are not even read."""
-    monkeypatch.setattr("eztinker.service.recorded_samples.MAX_NAMED_BYTES", most)
+    monkeypatch.setattr("eztinker.service.sessions.recorded_samples.MAX_NAMED_BYTES", most)
     shelf = Shelf(tmp_path / "log")
     for op_id in ("op-0", "op-1"):
         shelf.record(op_id)

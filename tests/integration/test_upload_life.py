@@ -23,12 +23,12 @@ from eztinker.checkpoints.incoming import receive_file
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
 from eztinker.errors import DiskBroken, DiskFull, InvalidInput, TooLarge
 from eztinker.oplog.store import Store
-from eztinker.service.adapters import Adapters
-from eztinker.service.checkpoints import Checkpoints
+from eztinker.service.accounts.signed_links import LIFETIME
+from eztinker.service.checkpoints.adapters import Adapters
+from eztinker.service.checkpoints.checkpoints import Checkpoints
+from eztinker.service.checkpoints.uploads import Uploads
 from eztinker.service.clock import Clock
-from eztinker.service.sessions import Sessions
-from eztinker.service.signed_links import LIFETIME
-from eztinker.service.uploads import Uploads
+from eztinker.service.sessions.sessions import Sessions
 from tests.integration.api.test_raw_http import connect
 from tests.route_cases import tenant
 from tests.servers import RunningServer, serving_scripted, wait_until
@@ -182,7 +182,7 @@ def test_a_file_comes_in_one_request_at_a_time(tmp_path: Path):
 
 
 def test_so_many_files_may_come_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("eztinker.service.uploads.MAX_RECEIVING", 2)
+    monkeypatch.setattr("eztinker.service.checkpoints.uploads.MAX_RECEIVING", 2)
     with serving_scripted(tmp_path / "data") as server, server.client() as http:
         urls = start(http)["urls"]
         with sending(server, urls[CONFIG]):
@@ -234,7 +234,7 @@ def test_an_owner_has_one_upload_finished_at_a_time_and_the_server_one_adapter(
         assert may_read.wait(20)
         raise InvalidInput("as the test says")
 
-    monkeypatch.setattr("eztinker.service.uploads._content", held)
+    monkeypatch.setattr("eztinker.service.checkpoints.uploads._content", held)
     with (
         serving_scripted(tmp_path / "data") as server,
         server.client() as http,

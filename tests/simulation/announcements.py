@@ -6,8 +6,8 @@ import asyncio
 
 from eztinker.errors import QueueFull
 from eztinker.oplog.rows import Completion, OperationStatus
-from eztinker.service.completions import Announcement
-from eztinker.service.operations import Done, Failure
+from eztinker.service.execution.operations import Done, Failure
+from eztinker.service.sampling.completions import Announcement
 from eztinker.service.service import Service
 from tests.simulation.calls import Caller, Outcome
 from tests.simulation.network import ConnectionLost

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from eztinker.errors import CheckpointDamaged, NotFound, QueueFull, ResultGone, ServerError, SessionEnded, UserError
-from eztinker.service.operations import Done, Failure
+from eztinker.service.execution.operations import Done, Failure
 from eztinker.service.service import Service
 from tests.simulation.network import ConnectionLost, Network
 from tests.simulation.records import Place, Records, Violation

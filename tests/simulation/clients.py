@@ -7,10 +7,10 @@ import contextlib
 from random import Random
 
 from eztinker.errors import SessionEnded
-from eztinker.service.operations import Done
+from eztinker.service.execution.operations import Done
 from eztinker.service.service import Service
-from eztinker.service.sessions import SessionRequest
-from eztinker.service.training_runs import LoraRequest, NewRun
+from eztinker.service.sessions.sessions import SessionRequest
+from eztinker.service.training.training_runs import LoraRequest, NewRun
 from tests.simulation.calls import Caller, GaveUp
 from tests.simulation.habits import Habits
 from tests.simulation.network import ConnectionLost, Network

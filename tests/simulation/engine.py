@@ -40,7 +40,7 @@ from eztinker.protocol.frames import (
     Unloaded,
     UnloadModel,
 )
-from eztinker.service.engine_link import EngineLink
+from eztinker.service.execution.engine_link import EngineLink
 from eztinker.types import (
     AdapterState,
     CheckpointWritten,

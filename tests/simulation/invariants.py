@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from eztinker.service.engine_process import MAX_DEATHS, MAX_FAILED_STARTS
-from eztinker.service.operations import Done, Failure
+from eztinker.service.execution.engine_process import MAX_DEATHS, MAX_FAILED_STARTS
+from eztinker.service.execution.operations import Done, Failure
 from tests.simulation import states
 from tests.simulation.engine import Engines
 from tests.simulation.fold import DONE, Fold

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eztinker.checkpoints.store import verify_checkpoint
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
-from eztinker.service.parking import PARKED
+from eztinker.service.training.parking import PARKED
 from tests.simulation.disk import Disk
 from tests.simulation.engine import STATE_FILE, Engines
 from tests.simulation.fold import Fold

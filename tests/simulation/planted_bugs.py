@@ -15,18 +15,19 @@ from eztinker.oplog import checkpoints, payloads, snapshots
 from eztinker.oplog import operations as operation_queries
 from eztinker.oplog import sessions as session_queries
 from eztinker.oplog.rows import Checkpoint, Model, Operation
-from eztinker.service import checkpoint_collector, checkpoint_copies, operations, recovery, run_feed
-from eztinker.service.checkpoint_collector import CheckpointCollector
-from eztinker.service.checkpoint_copies import CheckpointCopies
-from eztinker.service.engine_process import EngineProcess
-from eztinker.service.fair_share import Room
-from eztinker.service.lanes import Lane
-from eztinker.service.new_operation import NewOperation, Refused
-from eztinker.service.operations import Operations
-from eztinker.service.run_feed import RunFeed
+from eztinker.service.accounts.fair_share import Room
+from eztinker.service.checkpoints import collector, copies
+from eztinker.service.checkpoints.collector import CheckpointCollector
+from eztinker.service.checkpoints.copies import CheckpointCopies
+from eztinker.service.execution import operations, recovery, run_feed
+from eztinker.service.execution.engine_process import EngineProcess
+from eztinker.service.execution.lanes import Lane
+from eztinker.service.execution.new_operation import NewOperation, Refused
+from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.run_feed import RunFeed
 from eztinker.service.service import Service
-from eztinker.service.sessions import Sessions
-from eztinker.service.training import SaveRequest, Training
+from eztinker.service.sessions.sessions import Sessions
+from eztinker.service.training.training import SaveRequest, Training
 
 Planted = Callable[[], AbstractContextManager[Any]]
 
@@ -187,7 +188,7 @@ def _make_room_before_the_save() -> AbstractContextManager[Any]:
 
 
 def _collect_what_is_used() -> AbstractContextManager[Any]:
-    return patch.object(checkpoint_collector, "in_use", lambda db: set())
+    return patch.object(collector, "in_use", lambda db: set())
 
 
 def _find_what_has_expired() -> AbstractContextManager[Any]:
@@ -202,15 +203,15 @@ def _let_nothing_expire() -> AbstractContextManager[Any]:
 
 
 def _point_to_the_original() -> AbstractContextManager[Any]:
-    return patch.object(checkpoint_copies, "copy_checkpoint", lambda source, directory: directory.symlink_to(source))
+    return patch.object(copies, "copy_checkpoint", lambda source, directory: directory.symlink_to(source))
 
 
 def _list_a_copy_before_its_files() -> AbstractContextManager[Any]:
     def copy(source: Path, directory: Path) -> None:
         asyncio.get_running_loop().call_later(1, real, source, directory)
 
-    real = checkpoint_copies.copy_checkpoint
-    return patch.object(checkpoint_copies, "copy_checkpoint", copy)
+    real = copies.copy_checkpoint
+    return patch.object(copies, "copy_checkpoint", copy)
 
 
 def _copy_again() -> AbstractContextManager[Any]:

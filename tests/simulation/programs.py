@@ -10,9 +10,9 @@ import orjson
 
 from eztinker.errors import InvalidInput
 from eztinker.protocol.training_codec import ForwardBackwardRequest, TrainingBatch
-from eztinker.service.operations import Done
+from eztinker.service.execution.operations import Done
 from eztinker.service.service import Service
-from eztinker.service.training import SaveRequest
+from eztinker.service.training.training import SaveRequest
 from eztinker.types import AdamParams, CheckpointKind, Datum
 from tests.simulation.calls import Asked, Caller, Outcome
 from tests.simulation.habits import Habit, Habits

@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from eztinker.errors import CheckpointNotFound, NotFound
-from eztinker.service.checkpoint_copies import CopyTarget
-from eztinker.service.operations import Done
+from eztinker.service.checkpoints.copies import CopyTarget
+from eztinker.service.execution.operations import Done
 from eztinker.service.service import Service
-from eztinker.service.training import SaveRequest
+from eztinker.service.training.training import SaveRequest
 from eztinker.types import CheckpointKind
 from tests.simulation.calls import Asked, Caller, Outcome
 from tests.simulation.clock import SimulatedClock

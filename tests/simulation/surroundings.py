@@ -20,8 +20,9 @@ from pydantic import SecretStr
 
 from eztinker.config import ServerConfig, load_config
 from eztinker.keys import ensure_signing_secret
-from eztinker.service import checkpoint_collector, validation
 from eztinker.service import service as service_module
+from eztinker.service import validation
+from eztinker.service.checkpoints import collector
 from eztinker.service.service import CHECKPOINTS_DIRECTORY, SNAPSHOTS_DIRECTORY
 
 HOUSEKEEPING_SECONDS = 20.0
@@ -54,7 +55,7 @@ def surroundings(random_: Random, heard: Callable[[logging.LogRecord], None]) ->
             patch.object(service_module, "HOUSEKEEPING_SECONDS", HOUSEKEEPING_SECONDS),
             patch.object(service_module, "HOUSEKEEPING_PER_TIMEOUT", 1),
             patch.object(validation, "MIN_TTL_SECONDS", 1),
-            patch.object(checkpoint_collector, "REMOVAL_DELAY", timedelta(seconds=5)),
+            patch.object(collector, "REMOVAL_DELAY", timedelta(seconds=5)),
         ):
             yield
     finally:

@@ -23,6 +23,7 @@ from eztinker.errors import LogUnwritable
 from eztinker.oplog import epochs, operations, payloads
 from eztinker.oplog.rows import Operation
 from eztinker.oplog.store import Change, Store
+from eztinker.types import OperationKind
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 LOG, ACKNOWLEDGED = "oplog.sqlite3", "acknowledged"
@@ -65,7 +66,9 @@ async def run(directory: Path, num_operations: int) -> None:
         op_id = f"op-{number}"
         if op_id in is_done:
             return
-        row = Operation(op_id=op_id, owner="local", lane="run", seq_id=number, kind="optim_step", created_at=NOW)
+        row = Operation(
+            op_id=op_id, owner="local", lane="run", seq_id=number, kind=OperationKind.OPTIM_STEP, created_at=NOW
+        )
         await write(lambda db: operations.append(db, row, payload_of(op_id)))
         os.write(noted, f"append {op_id}\n".encode())
 

@@ -18,15 +18,15 @@ import pytest
 from eztinker.errors import SequenceGap
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import OptimStep
-from eztinker.service import run_lanes
 from eztinker.service.clock import Clock
-from eztinker.service.lanes import GAP_WAIT_SECONDS, Lane
-from eztinker.service.new_operation import NewOperation, new_op_id
-from eztinker.service.operations import Operations
-from eztinker.service.plans import StepPlan
-from eztinker.service.run_feed import RunFeed
-from eztinker.service.run_lanes import RunLanes
-from eztinker.types import AdamParams
+from eztinker.service.execution import run_lanes
+from eztinker.service.execution.lanes import GAP_WAIT_SECONDS, Lane
+from eztinker.service.execution.new_operation import NewOperation, new_op_id
+from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.plans import StepPlan
+from eztinker.service.execution.run_feed import RunFeed
+from eztinker.service.execution.run_lanes import RunLanes
+from eztinker.types import AdamParams, OperationKind
 from tests.torture.sizes import FULL, SEED
 
 NUM_CASES = 1_000_000 if FULL else 100_000
@@ -210,7 +210,7 @@ def operation(model_id: str, seq_id: int) -> NewOperation:
         owner="owner",
         lane=model_id,
         seq_id=seq_id,
-        kind="optim_step",
+        kind=OperationKind.OPTIM_STEP,
         work=OptimStep(op_id=op_id, model_id=model_id, adam=AdamParams()),
         plan=StepPlan(),
     )

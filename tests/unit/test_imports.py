@@ -1,18 +1,16 @@
-"""Imports only point down; the process that answers requests stays light."""
+"""Imports only point down, between packages and between the rooms of `service/`; what answers requests stays light."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import eztinker
+from tests.import_graph import SOURCE, arrows, imported_names, modules_in, page
 
-SOURCE = Path(eztinker.__file__).parent
 WORDS = {"types", "errors", "failpoints", "redaction"}
 ABOVE_THE_ENGINE = {
     "config",
@@ -43,40 +41,54 @@ MAY_IMPORT = {
     "rl": {"errors", "client_settings", "rest_client", "dataset"},
     "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "model_files", "checkpoints", "dataset", "rl"},
 }
+ROOMS_MAY_IMPORT = {
+    "clock": set(),
+    "validation": set(),
+    "accounts": {"clock"},
+    "sessions": {"accounts", "clock", "validation"},
+    "checkpoints": {"sessions", "accounts", "clock", "validation"},
+    "execution": {"checkpoints", "sessions", "accounts", "clock"},
+    "sampling": {"execution", "checkpoints", "sessions", "accounts", "clock", "validation"},
+    "training": {"execution", "checkpoints", "sessions", "accounts", "clock", "validation"},
+    "service": {"training", "sampling", "execution", "checkpoints", "sessions", "accounts", "clock"},
+}
+"""What each room of `service/` may import from the others."""
+MAX_ROOMS, MAX_ARROWS = 9, 40
 MAY_IMPORT_TORCH = {"model", "engine", "worker"}
 HEAVY = {"torch", "transformers", "tinker"}
 
 
-def modules_in(package: str) -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted((SOURCE / package).rglob("*.py")):
-        yield path, ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imported_names(tree: ast.Module) -> Iterator[str]:
-    """Dotted names of all that is imported anywhere in a module, inside functions too."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def own_packages_imported_by(package: str) -> set[str]:
-    names = {name for _, tree in modules_in(package) for name in imported_names(tree)}
-    parts = {tuple(name.split(".")) for name in names}
-    return {part[1] for part in parts if part[0] == "eztinker" and len(part) > 1 and part[1] != "__version__"}
-
-
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
 def test_imports_only_point_down(package: str):
-    reached = own_packages_imported_by(package) - {package}
+    reached = arrows().get(package, set())
     assert reached <= MAY_IMPORT[package], f"{package} reaches upward"
 
 
 def test_every_package_has_its_row():
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     assert packages == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS_MAY_IMPORT))
+def test_rooms_of_the_service_import_only_what_lies_below_them(room: str):
+    reached = arrows("service").get(room, set())
+    assert reached <= ROOMS_MAY_IMPORT[room], f"service/{room} reaches upward"
+
+
+def test_the_service_has_few_rooms_and_few_arrows_between_them():
+    found = arrows("service")
+    assert found.keys() | set().union(*found.values()) == set(ROOMS_MAY_IMPORT)
+    assert len(ROOMS_MAY_IMPORT) <= MAX_ROOMS
+    assert sum(map(len, found.values())) <= MAX_ARROWS
+
+
+@pytest.mark.parametrize("package", ["", *sorted(MAY_IMPORT), *(f"service/{room}" for room in ROOMS_MAY_IMPORT)])
+def test_no_imports_run_in_a_circle(package: str):
+    TopologicalSorter(arrows(package)).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_map_in_the_documentation_is_that_of_this_code():
+    assert Path("docs/map.md").read_text(encoding="utf-8") == page(), "make map writes it anew"
 
 
 @pytest.mark.parametrize("package", sorted(set(MAY_IMPORT) - MAY_IMPORT_TORCH))

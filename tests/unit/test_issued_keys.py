@@ -14,9 +14,9 @@ import pytest
 from eztinker.errors import ConfigError, InvalidInput, NotFound, ServerError
 from eztinker.issued_keys import ISSUED_KEYS_FILE, issue_key, issued_keys, revoke_key
 from eztinker.keys import ensure_signing_secret
-from eztinker.service.access import LOCAL_OWNER, KeyHolder, Keys
+from eztinker.service.accounts.access import LOCAL_OWNER, KeyHolder, Keys
+from eztinker.service.accounts.tokens import LIFETIME, Tokens
 from eztinker.service.clock import Clock
-from eztinker.service.tokens import LIFETIME, Tokens
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SERVER_KEY = "tml-the-server-s-own"

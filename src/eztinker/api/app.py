@@ -35,7 +35,7 @@ from eztinker.api.routes import (
 )
 from eztinker.api.wrong_keys import WrongKeys
 from eztinker.config import ServerConfig
-from eztinker.service.engine_link import ENGINE_ARGV, EngineLink
+from eztinker.service.execution.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.service.service import Catalog, Service
 
 MIN_GZIP_BYTES = 1024

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Request
 from eztinker.api.errors import Refused
 from eztinker.api.http_protocol import PEER
 from eztinker.api.wrong_keys import WrongKeys
-from eztinker.service.access import KeyHolder, Keys
+from eztinker.service.accounts.access import KeyHolder, Keys
+from eztinker.service.accounts.tokens import TOKEN_PREFIX, Tokens
 from eztinker.service.service import Service
-from eztinker.service.tokens import TOKEN_PREFIX, Tokens
 
 API_PREFIX = "/api/v1"
 KEY_HEADER = "x-api-key"

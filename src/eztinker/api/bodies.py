@@ -12,7 +12,7 @@ import msgspec
 
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import MAX_SHOWN_CHARS, Body
-from eztinker.service.training import SaveRequest
+from eztinker.service.training.training import SaveRequest
 from eztinker.types import AdamParams, CheckpointKind, LoraSpec
 
 Id = Annotated[str, msgspec.Meta(max_length=256)]

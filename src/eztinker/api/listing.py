@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 
-from eztinker.service.checkpoints import Checkpoint, tinker_path
-from eztinker.service.run_listings import RunListing
-from eztinker.service.session_search import as_text
-from eztinker.service.signed_links import Signature
+from eztinker.service.accounts.signed_links import Signature
+from eztinker.service.checkpoints.checkpoints import Checkpoint, tinker_path
+from eztinker.service.sessions.session_search import as_text
+from eztinker.service.training.run_listings import RunListing
 from eztinker.types import CheckpointKind
 
 Limit = Annotated[int, Query(ge=0, le=10_000)]

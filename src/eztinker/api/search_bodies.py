@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from eztinker.protocol.json_bodies import Body
-from eztinker.service.session_search import SessionQuery, StatusFilter
-from eztinker.service.sessions import SessionStatus
+from eztinker.service.sessions.session_search import SessionQuery, StatusFilter
+from eztinker.service.sessions.sessions import SessionStatus
 
 MAX_FILTERS = 100
 """Of one kind; each becomes a term of a query."""

@@ -12,9 +12,8 @@ from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 from eztinker.oplog import epochs, payloads, queries
 from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus, checksum
 from eztinker.oplog.schema import operations
+from eztinker.types import OperationKind
 
-OPTIM_STEP = "optim_step"
-SAVE_WEIGHTS = "save_weights"
 LAST = 2**62
 """Behind every number that a client can give."""
 
@@ -124,7 +123,7 @@ def to_replay(db: Connection, lane: str) -> list[Operation]:
     return queries.many(db, query.order_by(operations.c.seq_id), Operation)
 
 
-def kept_payloads(db: Connection, kind: str) -> list[str]:
+def kept_payloads(db: Connection, kind: OperationKind) -> list[str]:
     """Digests of what operations of one kind do that wait, run, or would be run again to bring a run back."""
     query = select(operations.c.payload).where(operations.c.kind == kind, operations.c.payload.is_not(None))
     return list(db.execute(query.distinct()).scalars())
@@ -141,11 +140,13 @@ def last_run(db: Connection, lane: str) -> int:
 def has_unsaved_steps(db: Connection, lane: str) -> bool:
     """Whether a run has made, or is yet to make, a step that is in no checkpoint. The server's own save is the last."""
     saved = select(func.max(func.coalesce(operations.c.seq_id, LAST))).where(
-        operations.c.lane == lane, operations.c.kind == SAVE_WEIGHTS, operations.c.status == OperationStatus.DONE
+        operations.c.lane == lane,
+        operations.c.kind == OperationKind.SAVE_WEIGHTS,
+        operations.c.status == OperationStatus.DONE,
     )
     unsaved = select(func.count()).where(
         operations.c.lane == lane,
-        operations.c.kind == OPTIM_STEP,
+        operations.c.kind == OperationKind.OPTIM_STEP,
         operations.c.status.in_((OperationStatus.DONE, OperationStatus.PENDING)),
         operations.c.seq_id > func.coalesce(saved.scalar_subquery(), 0),
     )
@@ -155,7 +156,7 @@ def has_unsaved_steps(db: Connection, lane: str) -> bool:
 def own_saves(db: Connection, lane: str) -> list[Operation]:
     """The saves of a run that the server began on its own, which have no number; oldest first."""
     query = select(operations).where(
-        operations.c.lane == lane, operations.c.kind == SAVE_WEIGHTS, operations.c.seq_id.is_(None)
+        operations.c.lane == lane, operations.c.kind == OperationKind.SAVE_WEIGHTS, operations.c.seq_id.is_(None)
     )
     return queries.many(db, query.order_by(operations.c.created_at), Operation)
 

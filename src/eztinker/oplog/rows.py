@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from eztinker.errors import Category, EZTinkerError
-from eztinker.types import CheckpointKind, Record
+from eztinker.types import CheckpointKind, OperationKind, Record
 
 DEFAULT_PROJECT = "default"
 """Where the sessions are that name no project."""
@@ -153,7 +153,7 @@ class Operation(Record, kw_only=True):
     """The model or sampling session it belongs to."""
     seq_id: int | None
     """The client's number for it within the lane; a repeat of it is the same operation."""
-    kind: str
+    kind: OperationKind
     status: OperationStatus = OperationStatus.PENDING
     payload: str | None = None
     """Digest of the command, kept while recovering the run may need it."""

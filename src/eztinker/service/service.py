@@ -17,39 +17,39 @@ from eztinker.keys import ensure_signing_secret
 from eztinker.oplog import epochs
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
-from eztinker.service.access import Keys
-from eztinker.service.adapters import Adapters
-from eztinker.service.audit_log import AuditLog
-from eztinker.service.checkpoint_changes import CheckpointChanges
-from eztinker.service.checkpoint_collector import CheckpointCollector
-from eztinker.service.checkpoint_copies import CheckpointCopies
-from eztinker.service.checkpoints import Checkpoints
+from eztinker.service.accounts.access import Keys
+from eztinker.service.accounts.audit_log import AuditLog
+from eztinker.service.accounts.fair_share import Room
+from eztinker.service.accounts.signed_links import LinkSigner
+from eztinker.service.accounts.tokens import Tokens
+from eztinker.service.accounts.usage import UsageLedger
+from eztinker.service.checkpoints.adapters import Adapters
+from eztinker.service.checkpoints.changes import CheckpointChanges
+from eztinker.service.checkpoints.checkpoints import Checkpoints
+from eztinker.service.checkpoints.collector import CheckpointCollector
+from eztinker.service.checkpoints.copies import CheckpointCopies
+from eztinker.service.checkpoints.uploads import Uploads
 from eztinker.service.clock import Clock
-from eztinker.service.completions import Completions
-from eztinker.service.engine_link import EngineLink
-from eztinker.service.engine_process import EngineProcess
-from eztinker.service.fair_share import Room
-from eztinker.service.operations import Operations
-from eztinker.service.parking import Parking
-from eztinker.service.queue_state import QueueState, queue_state
-from eztinker.service.recorded_samples import RecordedSamples
-from eztinker.service.recovery import Recovery, recover_log
-from eztinker.service.run_directory import RunDirectory
-from eztinker.service.run_feed import RunFeed
-from eztinker.service.run_lanes import RunLanes
-from eztinker.service.run_listings import RunListings
-from eztinker.service.sample_turns import SampleTurns
-from eztinker.service.sampling import Sampling
-from eztinker.service.session_search import SessionSearch
-from eztinker.service.sessions import Sessions
-from eztinker.service.signed_links import LinkSigner
-from eztinker.service.snapshots import Snapshots
-from eztinker.service.tokens import Tokens
-from eztinker.service.traces import Traces
-from eztinker.service.training import Training
-from eztinker.service.training_runs import TrainingRuns
-from eztinker.service.uploads import Uploads
-from eztinker.service.usage import UsageLedger
+from eztinker.service.execution.engine_link import EngineLink
+from eztinker.service.execution.engine_process import EngineProcess
+from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.queue_state import QueueState, queue_state
+from eztinker.service.execution.recovery import Recovery, recover_log
+from eztinker.service.execution.run_feed import RunFeed
+from eztinker.service.execution.run_lanes import RunLanes
+from eztinker.service.execution.snapshots import Snapshots
+from eztinker.service.sampling.completions import Completions
+from eztinker.service.sampling.sample_turns import SampleTurns
+from eztinker.service.sampling.sampling import Sampling
+from eztinker.service.sessions.recorded_samples import RecordedSamples
+from eztinker.service.sessions.session_search import SessionSearch
+from eztinker.service.sessions.sessions import Sessions
+from eztinker.service.sessions.traces import Traces
+from eztinker.service.training.parking import Parking
+from eztinker.service.training.run_directory import RunDirectory
+from eztinker.service.training.run_listings import RunListings
+from eztinker.service.training.training import Training
+from eztinker.service.training.training_runs import TrainingRuns
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import orjson
 
+from eztinker.base_models.catalog import BaseModel
 from eztinker.errors import CheckpointNotFound, InvalidInput, Unsupported
 from eztinker.oplog.models import RUN_PREFIX
 from eztinker.redaction import without_secrets
@@ -140,3 +142,13 @@ def check_metadata(metadata: Mapping[str, Any] | None, *, field: str = "user_met
 def check_text(text: str | None, *, field: str) -> None:
     if text is not None and len(text.encode(errors="surrogatepass")) > MAX_METADATA_BYTES:
         raise InvalidInput(f"{field} may have {MAX_METADATA_BYTES} bytes", field=field)
+
+
+def check_tokens(where: str, tokens: np.ndarray, base_model: BaseModel) -> None:
+    """Every token is one the base model knows."""
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= base_model.vocab_size))
+    if len(wrong):
+        raise InvalidInput(
+            f"{where}: token {tokens.flat[wrong[0]]} at position {wrong[0]} is not in the vocabulary; "
+            f"{base_model.name} knows 0 to {base_model.vocab_size - 1}"
+        )

@@ -11,7 +11,7 @@ import pytest
 import tinker
 from tinker import types
 
-from eztinker.service.checkpoint_collector import REMOVAL_DELAY
+from eztinker.service.checkpoints.collector import REMOVAL_DELAY
 from tests.e2e.rest.helpers import audit, names
 from tests.servers import RunningServer
 

@@ -188,7 +188,7 @@ def test_what_is_over_or_unknown_or_no_sample_cannot_be_cancelled(http: httpx.Cl
 def test_a_sample_can_be_cancelled_while_no_engine_runs_and_the_poll_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("eztinker.service.engine_link.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("eztinker.service.execution.engine_link.STOP_SECONDS", 0.1)
     never = (sys.executable, "-c", "import time; time.sleep(60)")
     with (
         serving(tmp_path, Catalog([SCRIPTED_BASE_MODEL]), engine_argv=never, poll_hold_seconds=0.1) as server,

@@ -12,7 +12,7 @@ import pytest
 
 from eztinker.protocol.json_bodies import MAX_DEPTH, MAX_STRINGS, MAX_VALUES
 from eztinker.protocol.training_codec import MAX_DATA
-from eztinker.service.completions import MAX_CLONE
+from eztinker.service.sampling.completions import MAX_CLONE
 from tests.json_places import encode, nested, places_in, with_place
 from tests.refusals import refused
 from tests.route_cases import CASES, Ids, make_ids

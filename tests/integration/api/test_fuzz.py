@@ -227,7 +227,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("a-secret-place")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(directory))
-        patch.setattr("eztinker.service.uploads.MAX_UNFINISHED", 1_000)  # each set of ids begins one
+        patch.setattr("eztinker.service.checkpoints.uploads.MAX_UNFINISHED", 1_000)  # each set of ids begins one
         with serving_scripted(directory, poll_hold_seconds=0.01, max_runs=100_000) as running:
             yield running
 

@@ -15,9 +15,9 @@ import pytest
 import tinker
 from tinker import types
 
-from eztinker.service import operations
-from eztinker.service.engine_process import MAX_DEATHS
-from eztinker.service.fair_share import Room
+from eztinker.service.accounts.fair_share import Room
+from eztinker.service.execution import operations
+from eztinker.service.execution.engine_process import MAX_DEATHS
 from tests.route_cases import tenant
 from tests.scripted_engine import STALL
 from tests.servers import RunningServer, key_of, serving_scripted, wait_until

@@ -7,8 +7,8 @@ import json
 import httpx
 import pytest
 
-from eztinker.service.new_operation import NewOperation
-from eztinker.service.sample_turns import SampleTurns
+from eztinker.service.execution.new_operation import NewOperation
+from eztinker.service.sampling.sample_turns import SampleTurns
 from tests.refusals import refused
 from tests.scripted_engine import STALL
 from tests.servers import wait_until

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from eztinker.service.access import KeyHolder, Keys
+from eztinker.service.accounts.access import KeyHolder, Keys
 from tests.integration.api.test_timing import tell_apart
 from tests.servers import API_KEY, RunningServer, key_of, serving_scripted
 from tests.wire import new_session

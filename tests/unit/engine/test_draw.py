@@ -12,7 +12,7 @@ import torch
 from eztinker.engine.draw import draw, likeliest
 from eztinker.model import device
 from eztinker.model.device import own_kernels
-from eztinker.service.sampling_requests import MIN_TEMPERATURE
+from eztinker.service.sampling.sampling_requests import MIN_TEMPERATURE
 from eztinker.types import SamplingParams
 
 PROBS = np.array([0.4, 0.3, 0.15, 0.1, 0.05])

@@ -32,7 +32,7 @@ from eztinker.oplog import (
 )
 from eztinker.oplog.rows import Completion, Operation, OperationStatus
 from eztinker.oplog.schema import metadata
-from eztinker.types import CheckpointKind, Page, Record
+from eztinker.types import CheckpointKind, OperationKind, Page, Record
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = datetime(2027, 1, 1, tzinfo=UTC)
@@ -143,9 +143,9 @@ def test_a_missing_column_without_a_default_is_named(db: Connection, name: str):
         read_back(db, metadata.tables[name], full(RECORD_OF[name]), without={needed})
 
 
-PENDING = {"status": OperationStatus.PENDING, "lane": "model", "kind": operations.SAVE_WEIGHTS}
-DONE = {"status": OperationStatus.DONE, "lane": "model", "kind": operations.OPTIM_STEP, "completion": 7, "seq_id": 7}
-SAVED = {"status": OperationStatus.DONE, "lane": "model", "kind": operations.SAVE_WEIGHTS, "seq_id": None}
+PENDING = {"status": OperationStatus.PENDING, "lane": "model", "kind": OperationKind.SAVE_WEIGHTS}
+DONE = {"status": OperationStatus.DONE, "lane": "model", "kind": OperationKind.OPTIM_STEP, "completion": 7, "seq_id": 7}
+SAVED = {"status": OperationStatus.DONE, "lane": "model", "kind": OperationKind.SAVE_WEIGHTS, "seq_id": None}
 NAMED = {"kind": CheckpointKind.TRAINING, "name": "step", "model_id": "model", "removed_at": None, "expires_at": None}
 LASTING = {"session_id": "session", "status": "active"}
 Read = Callable[[Connection], Any]

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from eztinker.api.auth import Owner, ServiceDep, router_with_key, router_without_key
 from eztinker.api.listing import signed_url
 from eztinker.api.reading import read_body
-from eztinker.service.signed_links import LIFETIME, Signature
+from eztinker.service.accounts.signed_links import LIFETIME, Signature
 from eztinker.service.validation import TINKER_SCHEME
 
 router = router_with_key()

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any, Literal
 
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
-from eztinker.service.audit_log import AuditEntry
+from eztinker.service.accounts.audit_log import AuditEntry
 
 router = router_with_key()
 

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
-from eztinker.service.session_search import as_text
-from eztinker.service.usage import HOUR, Session, Stored, Usage, UsageKind
+from eztinker.service.accounts.usage import HOUR, Session, Stored, Usage, UsageKind
+from eztinker.service.sessions.session_search import as_text
 
 router = router_with_key()
 

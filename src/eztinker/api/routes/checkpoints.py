@@ -12,10 +12,10 @@ from eztinker.api.auth import Owner, ServiceDep, router_with_key, router_without
 from eztinker.api.bodies import CopyWeightsBody, TtlBody, WeightsInfoBody
 from eztinker.api.listing import Limit, Offset, checkpoint_as_json, cursor, signed_url
 from eztinker.api.reading import read_json
-from eztinker.service.checkpoint_copies import CopyTarget
-from eztinker.service.checkpoints import Checkpoint
+from eztinker.service.accounts.signed_links import LIFETIME, Signature
+from eztinker.service.checkpoints.checkpoints import Checkpoint
+from eztinker.service.checkpoints.copies import CopyTarget
 from eztinker.service.service import Service
-from eztinker.service.signed_links import LIFETIME, Signature
 from eztinker.service.validation import TINKER_SCHEME
 from eztinker.types import Page
 

@@ -14,11 +14,11 @@ from eztinker.api.bodies import CancelFutureBody, RetrieveFutureBody, RetrieveFu
 from eztinker.api.reading import read_json
 from eztinker.errors import InvalidInput
 from eztinker.protocol import sampling_codec, training_codec
-from eztinker.service.completions import Completion
-from eztinker.service.operations import Done, Failure
-from eztinker.service.plans import PROTOBUF
-from eztinker.service.queue_state import QueueState
-from eztinker.service.recovery import SAMPLE
+from eztinker.service.execution.operations import Done, Failure
+from eztinker.service.execution.plans import PROTOBUF
+from eztinker.service.execution.queue_state import QueueState
+from eztinker.service.sampling.completions import Completion
+from eztinker.types import OperationKind
 
 router = router_with_key()
 
@@ -89,7 +89,7 @@ def _completion(completion: Completion) -> dict[str, Any]:
 async def _result(done: Done, *, accepts: str) -> Response:
     if done.media_type != PROTOBUF or PROTOBUF in accepts:
         return Response(done.body, media_type=done.media_type)
-    as_json = sampling_codec.result_as_json if done.kind == SAMPLE else training_codec.result_as_json
+    as_json = sampling_codec.result_as_json if done.kind is OperationKind.SAMPLE else training_codec.result_as_json
     return JSONResponse(await asyncio.to_thread(as_json, done.body))
 
 

@@ -10,8 +10,8 @@ from fastapi import Request
 
 from eztinker.api.auth import KEY_HEADER, Holder, ServiceDep, router_with_key
 from eztinker.api.errors import Refused
-from eztinker.service.access import SERVER_KEY_ID
-from eztinker.service.tokens import ORGANIZATION, TOKEN_PREFIX
+from eztinker.service.accounts.access import SERVER_KEY_ID
+from eztinker.service.accounts.tokens import ORGANIZATION, TOKEN_PREFIX
 
 router = router_with_key()
 

@@ -10,7 +10,7 @@ from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import LabelRunBody
 from eztinker.api.listing import Limit, Offset, checkpoint_as_json, cursor
 from eztinker.api.reading import read_json
-from eztinker.service.run_directory import Run
+from eztinker.service.training.run_directory import Run
 from eztinker.types import Page
 
 router = router_with_key()

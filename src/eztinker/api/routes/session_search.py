@@ -10,9 +10,9 @@ from eztinker.api.auth import Owner, ServiceDep, router_with_key, router_without
 from eztinker.api.listing import signed_url
 from eztinker.api.reading import read_json
 from eztinker.api.search_bodies import ProjectBody, SearchSessionsBody
-from eztinker.service.session_search import FoundSession, Session, as_text
-from eztinker.service.sessions import SessionStatus
-from eztinker.service.signed_links import LIFETIME, Signature
+from eztinker.service.accounts.signed_links import LIFETIME, Signature
+from eztinker.service.sessions.session_search import FoundSession, Session, as_text
+from eztinker.service.sessions.sessions import SessionStatus
 
 router = router_with_key()
 open_router = router_without_key()

@@ -10,8 +10,8 @@ from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import CreateSessionBody, FinishSessionBody, HeartbeatBody
 from eztinker.api.listing import AccessScope, Limit, Offset
 from eztinker.api.reading import read_json
-from eztinker.service.session_search import as_text
-from eztinker.service.sessions import SessionRequest
+from eztinker.service.sessions.session_search import as_text
+from eztinker.service.sessions.sessions import SessionRequest
 from eztinker.types import Page
 
 router = router_with_key()

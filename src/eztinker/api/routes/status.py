@@ -9,7 +9,7 @@ from typing import Any
 from eztinker import __version__
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.protocol.frames import Ready
-from eztinker.service.process_memory import resident_bytes
+from eztinker.service.execution.process_memory import resident_bytes
 from eztinker.types import Page
 
 router = router_with_key()

@@ -27,7 +27,8 @@ from eztinker.errors import InvalidInput, Unsupported
 from eztinker.protocol.json_bodies import Body, convert_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
 from eztinker.service.service import Service
-from eztinker.service.training_runs import BaseModel, LoraRequest, NewRun
+from eztinker.service.training.training_runs import BaseModel, LoraRequest, NewRun
+from eztinker.types import OperationKind
 
 router = router_with_key()
 
@@ -94,22 +95,22 @@ async def optim_step(request: Request, service: ServiceDep, owner: Owner) -> dic
     async def step(body: OptimStepBody) -> str:
         return await service.training.optim_step(owner, body.model_id, body.seq_id, body.adam())
 
-    return await _numbered(request, service, owner, OptimStepBody, "optim_step", step)
+    return await _numbered(request, service, owner, OptimStepBody, OperationKind.OPTIM_STEP, step)
 
 
 @router.post("/save_weights")
 async def save_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    return await _save(request, service, owner, SaveWeightsBody, "save_weights")
+    return await _save(request, service, owner, SaveWeightsBody, OperationKind.SAVE_WEIGHTS)
 
 
 @router.post("/save_weights_for_sampler")
 async def save_weights_for_sampler(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    return await _save(request, service, owner, SaveForSamplerBody, "save_weights_for_sampler")
+    return await _save(request, service, owner, SaveForSamplerBody, OperationKind.SAVE_WEIGHTS_FOR_SAMPLER)
 
 
 @router.post("/save_weights_external")
 async def save_weights_external(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    return await _save(request, service, owner, SaveExternalBody, "save_weights_external")
+    return await _save(request, service, owner, SaveExternalBody, OperationKind.SAVE_WEIGHTS_EXTERNAL)
 
 
 @router.post("/load_weights")
@@ -118,7 +119,7 @@ async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> d
     value = await read_object(request)
     if value.get("session_id") is None:
         load = partial(_load, request, service, owner)
-        return await _accept(value, service, owner, LoadWeightsBody, "load_weights", load)
+        return await _accept(value, service, owner, LoadWeightsBody, OperationKind.LOAD_WEIGHTS, load)
     body = convert_object(value, LoadWeightsBody)
     if body.session_id is None or body.model_seq_id is None or body.model_id is not None or body.seq_id is not None:
         raise InvalidInput("load_weights takes session_id and model_seq_id, or model_id and seq_id")
@@ -140,7 +141,7 @@ async def _save(
     service: Service,
     owner: str,
     body_type: type[SaveBody],
-    kind: str,
+    kind: OperationKind,
 ) -> dict[str, Any]:
     async def save(body: SaveBody) -> str:
         return await service.training.save(owner, body.model_id, body.seq_id, body.save())
@@ -175,7 +176,7 @@ async def _numbered(
     service: Service,
     owner: str,
     body_type: type[BodyT],
-    kind: str,
+    kind: OperationKind,
     submit: Callable[[BodyT], Awaitable[str]],
 ) -> dict[str, Any]:
     value = await read_object(request)
@@ -187,7 +188,7 @@ async def _accept(
     service: Service,
     owner: str,
     body_type: type[BodyT],
-    kind: str,
+    kind: OperationKind,
     submit: Callable[[BodyT], Awaitable[str]],
 ) -> dict[str, Any]:
     """A promise for a numbered operation, even for one that is wrong, as soon as its run and number can be read."""

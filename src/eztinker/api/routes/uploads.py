@@ -13,8 +13,8 @@ from eztinker.api.bodies import UploadFinishBody, UploadStartBody
 from eztinker.api.errors import Refused
 from eztinker.api.listing import signed_url
 from eztinker.api.reading import read_json
-from eztinker.service.signed_links import Signature
-from eztinker.service.uploads import MAX_BYTES
+from eztinker.service.accounts.signed_links import Signature
+from eztinker.service.checkpoints.uploads import MAX_BYTES
 
 router = router_with_key()
 open_router = router_without_key()

@@ -1,0 +1,1 @@
+"""Who asks and what they may have: keys, tokens, links, shares, usage, the audit log."""

@@ -1,0 +1,1 @@
+"""Saved checkpoints: found, changed, copied, imported, exported and collected."""

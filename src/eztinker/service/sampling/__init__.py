@@ -1,0 +1,1 @@
+"""Samples, from the request to the stream of their tokens."""

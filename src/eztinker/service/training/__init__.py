@@ -1,0 +1,1 @@
+"""Training runs and what may be asked of them."""
