@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from eztinker.model.device import DTYPES, fastest_matmul, set_up_cpu
-from eztinker.model_files.config import read_config
+from eztinker.model_files.decoder_config import read_config
 
 _READ_BYTES = 512 << 20
 """Many times the largest processor cache."""

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and words for a disk that refuses them."""
+"""Atomic creation of folders, and errors of ours for disks that fail."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) 
     of it.
 
     Args:
-        num_bytes: what the block is going to write.
-        reserve_bytes: what has to stay free on the disk beside that.
+        num_bytes: bytes that the block is going to write.
+        reserve_bytes: bytes that must stay free on the disk beside them.
     Raises:
-        FileExistsError: there is something under this name.
-        DiskFull: it does not fit; nothing is left of it.
-        DiskBroken: the disk refused something else; nothing is left either.
+        FileExistsError: `directory` exists.
+        DiskFull: the files do not fit; nothing is left of them.
+        DiskBroken: the disk failed otherwise; nothing is left either.
     """
     if directory.exists():
         raise FileExistsError(f"{directory} exists already")
@@ -57,13 +57,13 @@ def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) 
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Make the file `path`, which must not exist."""
+    """Create the file `path`, which must not exist."""
     with open(path, "xb") as file:
         file.write(content)
 
 
 def try_to_remove(directory: Path, *, first: str) -> bool:
-    """Remove what lies there, the file `first` before all others; False, and a line in the log, if the disk refuses."""
+    """Remove a directory, its file `first` before all others; False, and a line in the log, if the disk refuses."""
     try:
         (directory / first).unlink(missing_ok=True)
         if directory.exists():
@@ -75,7 +75,7 @@ def try_to_remove(directory: Path, *, first: str) -> bool:
 
 
 def in_words(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:
-    """What the disk's refusal of `num_bytes` means to whoever asked for them to be saved."""
+    """An error for the user from the disk's error on saving `num_bytes`."""
     if error.errno not in _FULL:
         return DiskBroken(f"The disk failed ({error.strerror}), so nothing was saved. Check the disk and save again")
     reserve = f", and {_size(reserve_bytes)} must stay free beside it" if reserve_bytes else ""

@@ -24,7 +24,7 @@ from eztinker.model.lora import HEAD, LowRankAdapter
 from eztinker.model.pointwise import rms_norm, swiglu
 from eztinker.model.rope import RotationTable, rotate
 from eztinker.model.weights import WeightFiles
-from eztinker.model_files.config import DecoderConfig
+from eztinker.model_files.decoder_config import DecoderConfig
 from eztinker.model_files.folder import read_model_folder
 
 AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]

@@ -18,7 +18,7 @@ from eztinker.errors import InvalidInput
 from eztinker.model.cpu_kernels import PackedWeight
 from eztinker.model.device import kernels_for
 from eztinker.model.linear import LowRankDelta, PackedFactors
-from eztinker.model_files.config import DecoderConfig
+from eztinker.model_files.decoder_config import DecoderConfig
 from eztinker.types import LoraSpec
 
 HEAD = "lm_head"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eztinker.checkpoints.store import read_manifest, remove_checkpoint
+from eztinker.checkpoints.checkpoint_files import read_manifest, remove_checkpoint
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.trainer import Pass, RunState

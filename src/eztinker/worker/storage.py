@@ -8,10 +8,7 @@ from pathlib import Path
 
 import torch
 
-from eztinker.checkpoints.encryption import encrypted, parse_recipients
-from eztinker.checkpoints.manifest import Manifest
-from eztinker.checkpoints.peft import peft_parts
-from eztinker.checkpoints.store import (
+from eztinker.checkpoints.checkpoint_files import (
     ADAPTER_PART,
     GRADIENT_PART,
     OPTIMIZER_PART,
@@ -20,6 +17,9 @@ from eztinker.checkpoints.store import (
     tensors_part,
     write_checkpoint,
 )
+from eztinker.checkpoints.encryption import encrypted, parse_recipients
+from eztinker.checkpoints.manifest import Manifest
+from eztinker.checkpoints.peft import peft_parts
 from eztinker.engine.adamw import AdamW
 from eztinker.engine.trainer import RunState
 from eztinker.errors import InvalidInput

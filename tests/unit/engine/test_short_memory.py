@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eztinker.checkpoints.store import read_manifest
+from eztinker.checkpoints.checkpoint_files import read_manifest
 from eztinker.engine.adamw import AdamW
 from eztinker.engine.scheduler import Scheduler
 from eztinker.engine.trainer import Pass, RunState

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from eztinker.model.rope import FREQUENCIES
-from eztinker.model_files.config import FAMILIES
-from eztinker.model_files.rope import ROPE_KINDS
+from eztinker.model_files.decoder_config import FAMILIES
+from eztinker.model_files.rope_config import ROPE_KINDS
 from eztinker.types import KNOWN_MODEL_TYPES
 
 

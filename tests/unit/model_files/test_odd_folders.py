@@ -24,7 +24,7 @@ from eztinker.model import device
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.weights import WeightFiles
-from eztinker.model_files.config import config_of
+from eztinker.model_files.decoder_config import config_of
 from eztinker.model_files.folder import read_model_folder
 from tests.odd_configs import FAMILIES, SPOILT, Config, drawn_config
 from tests.oracles import CPU, draw_tokens, load_decoder, packed_logits

@@ -12,11 +12,7 @@ from sqlalchemy import Connection
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
 from eztinker.base_models.naming import Sameness, sameness
-from eztinker.checkpoints.peft import CONFIG, peft_parts
-from eztinker.checkpoints.peft_archive import FILES, pack, unpack
-from eztinker.checkpoints.peft_config import read_peft_config
-from eztinker.checkpoints.peft_reading import read_peft
-from eztinker.checkpoints.store import (
+from eztinker.checkpoints.checkpoint_files import (
     ADAPTER_PART,
     read_manifest,
     read_tensors,
@@ -24,6 +20,10 @@ from eztinker.checkpoints.store import (
     verify_part,
     write_checkpoint,
 )
+from eztinker.checkpoints.peft import CONFIG, peft_parts
+from eztinker.checkpoints.peft_archive import FILES, pack, unpack
+from eztinker.checkpoints.peft_config import read_peft_config
+from eztinker.checkpoints.peft_reading import read_peft
 from eztinker.errors import InvalidInput
 from eztinker.model_files.folder import read_model_folder
 from eztinker.oplog import audit, checkpoints, models

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from eztinker.checkpoints.store import read_manifest, verify_checkpoint, verify_part
+from eztinker.checkpoints.checkpoint_files import read_manifest, verify_checkpoint, verify_part
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound, InvalidInput
 from eztinker.oplog import audit, checkpoints, models
 from eztinker.oplog.rows import AuditEntry, Checkpoint, Model
