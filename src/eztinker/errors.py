@@ -169,7 +169,7 @@ class LogFull(LogUnwritable):
 
 
 class LogReplaced(LogUnwritable):
-    """Another file, or none, lies where the operation log was opened."""
+    """The operation log's path names another file than the one that was opened, or none."""
 
     code = "log_replaced"
 

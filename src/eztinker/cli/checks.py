@@ -1,4 +1,4 @@
-"""What `eztinker doctor` looks at; every check is one function that returns what it found and how to mend it."""
+"""Checks of `eztinker doctor`, each a function that returns a finding and, if need be, a fix."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from eztinker.tested_versions import install_command, newest_tested, untested_pa
 
 GIGABYTE = 10**9
 _ENOUGH_MEMORY = 4 * GIGABYTE
-"""Serving and training the embedded model."""
+"""Memory to serve and train the embedded model."""
 _ENOUGH_DISK = 2 * GIGABYTE
-"""The embedded model, its adapters and the operation log of a few runs."""
+"""Disk space for the embedded model, its adapters and the operation log of a few runs."""
 
 _ENGINE_PROBE = """
 import json, torch
@@ -45,7 +45,7 @@ print(json.dumps({
 class Verdict(StrEnum):
     GOOD = "good"
     NOTE = "note"
-    """Works, but slower or with less than it could."""
+    """The subject works, but more slowly or with less than it could."""
     BAD = "bad"
 
 
@@ -83,7 +83,7 @@ def check_packages() -> Finding:
 
 
 def check_engine() -> Iterator[Finding]:
-    """Ask torch in a process of its own, so that a broken installation of it cannot take the doctor down."""
+    """Probe torch in a process of its own, so that a broken installation cannot crash the doctor."""
     probe = subprocess.run([sys.executable, "-P", "-c", _ENGINE_PROBE], capture_output=True, text=True, timeout=120)
     if probe.returncode != 0:
         reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -99,7 +99,7 @@ def check_engine() -> Iterator[Finding]:
 
 
 def _judge_kernels(found: dict[str, Any]) -> Finding:
-    """Own kernels decide how fast a CPU is, and whether a sample's bits depend on its batch neighbours."""
+    """Judge the kernels, on which depend a CPU's speed and whether batch neighbours change a sample's last bits."""
     if found["is_batch_invariant"]:
         return Finding("kernels", Verdict.GOOD, f"{found['kernels']}; samples have the same bits in any batch")
     text = f"{found['kernels']}; what is sampled beside a sequence may change last bits of its logprobs"

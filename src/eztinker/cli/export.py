@@ -53,7 +53,7 @@ def export(
 
 
 def write_peft(parts: dict[str, bytes], directory: Path) -> None:
-    """Make `directory` the adapter's folder, under the names that peft and vLLM know."""
+    """Write the adapter to a new folder, with the file and tensor names of peft and vLLM."""
     from eztinker.checkpoints.disk import appearing_whole, write_file
     from eztinker.checkpoints.peft import changes_tied_head, with_plain_names
 
@@ -69,7 +69,7 @@ def write_peft(parts: dict[str, bytes], directory: Path) -> None:
 
 
 def merge(parts: dict[str, bytes], base: Path, directory: Path, dtype: Dtype) -> None:
-    """Make `directory` the model in `base` with the adapter in its weights."""
+    """Write the model in `base`, with the adapter merged into its weights, to a new folder."""
     from eztinker.base_models.merging import merged_bytes, write_merged
     from eztinker.checkpoints.disk import appearing_whole
     from eztinker.checkpoints.peft_reading import read_peft
@@ -82,7 +82,7 @@ def merge(parts: dict[str, bytes], base: Path, directory: Path, dtype: Dtype) ->
 
 
 def _base_model_of(checkpoint: str, client: RestClient) -> Path:
-    """Where the server has the base model, if that is on this machine too."""
+    """Folder of the base model in which the server has it, which must be on this machine."""
     run_id, _ = split_path(checkpoint)
     base = Path(client.tokenizer_directory(run_id))
     if not (base / "config.json").is_file():

@@ -19,7 +19,7 @@ class Slice(Record):
     name: str
     start: datetime
     end: datetime | None
-    """When the request ended; None if it has not."""
+    """End of the request; None if it has not ended."""
     details: dict[str, str | int]
 
 

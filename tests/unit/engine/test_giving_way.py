@@ -13,7 +13,7 @@ import torch
 from eztinker.engine import prefill
 from eztinker.engine.prefill import Prompt, PromptReader
 from eztinker.engine.scheduler import Scheduler
-from eztinker.engine.trainer import Pass, RunState
+from eztinker.engine.trainer import Pass, TrainingState
 from eztinker.engine.training_queue import TrainingJob
 from eztinker.model.attention import PackedAttention
 from eztinker.model.cpu_kernels import cpu_kernels
@@ -45,10 +45,10 @@ class WholePass(Pass):
         yield
 
 
-def adapted_run(decoder: Decoder, spec: LoraSpec) -> RunState:
+def adapted_run(decoder: Decoder, spec: LoraSpec) -> TrainingState:
     adapter = Adapter.new(decoder.config, spec, CPU)
     adapter.flat.add_(0.05 * torch.randn(adapter.flat.numel(), generator=torch.Generator().manual_seed(3)))
-    return RunState("tiny", decoder, adapter)
+    return TrainingState("tiny", decoder, adapter)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=["all", "no head", "head alone"])

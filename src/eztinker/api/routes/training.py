@@ -203,7 +203,7 @@ async def _accept(
 
 
 def _tokenizer_id(base_model: BaseModel, service: Service) -> str:
-    """Where the client loads the tokenizer from: a folder if it runs on this machine, else the base model's name."""
+    """Source from which the client loads the tokenizer: a folder on this machine, else the base model's name."""
     return str(base_model.directory) if is_loopback(service.config.host) else base_model.name
 
 
