@@ -113,9 +113,9 @@ class RestClient:
     def new_sampler_of_training(self, session_id: str, path: str, run: str) -> str:
         """Create a sampling session on a training checkpoint, through a new model of the same run; returns its id."""
         new = {"session_id": session_id, "model_seq_id": 0, "user_metadata": {"eztinker_run": run}}
-        model_id = self._done("load_weights", {**new, "path": path, "optimizer": False})["model_id"]
+        model_id = self._run_operation("load_weights", {**new, "path": path, "optimizer": False})["model_id"]
         save = {"model_id": model_id, "seq_id": 1, "sampling_session_seq_id": 0}
-        return self._done("save_weights_for_sampler", save)["sampling_session_id"]
+        return self._run_operation("save_weights_for_sampler", save)["sampling_session_id"]
 
     def stream_sample(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Lines of a streamed sample; closing the iterator cancels the sample.
@@ -142,7 +142,7 @@ class RestClient:
         """The server's present activity and resources."""
         return self._call("GET", "status")
 
-    def _done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _run_operation(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Submit an operation and wait for its result."""
         future = self._call("POST", path, json=body)["request_id"]
         while True:
@@ -211,7 +211,7 @@ def rest_client() -> Iterator[RestClient]:
 
 
 @contextmanager
-def impatient_client(timeout_seconds: float) -> Iterator[RestClient]:
+def client_with_timeout(timeout_seconds: float) -> Iterator[RestClient]:
     """A client with a short timeout that does not check first whether a server answers."""
     with _http(client_settings(), timeout_seconds) as http:
         yield RestClient(http)

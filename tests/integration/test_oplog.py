@@ -236,7 +236,7 @@ def test_outcomes_are_numbered_in_their_lane_in_the_order_in_which_they_come(sto
             operations.append(db, operation(f"{lane}{seq_id}", lane=lane, seq_id=seq_id))
         finish(db, "a1", b"12345")
         finish(db, "b0", b"1")
-        operations.lose(db, "a0", NOW)
+        operations.mark_lost(db, "a0", NOW)
         finish(db, f"a{10**18}", b"1")
 
     def completions(after: int, seq_ids: range = range(10**9)) -> list[tuple[str, int, str, int | None]]:
@@ -471,7 +471,7 @@ def test_a_name_means_the_run_of_the_owner_who_is_asked_first(store: Store, owne
         sessions.add_session(db, session())
         for owner in ("ann", "bob"):
             models.add(db, msgspec.structs.replace(model(f"of-{owner}"), owner=owner, name="mine"))
-        return [models.meant(db, reference, owners) for reference in ("mine", "of-ann")]
+        return [models.resolve(db, reference, owners) for reference in ("mine", "of-ann")]
 
     by_name, by_id = asyncio.run(store.write(named))
     assert [each.model_id for each in by_name] == [f"of-{owners[0]}"]

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from eztinker.checkpoints.disk import appearing_whole, try_to_remove, write_file
+from eztinker.checkpoints.disk import atomic_directory, try_to_remove, write_file
 from eztinker.checkpoints.manifest import MANIFEST, Manifest, Part, decode_manifest, encode_manifest, sha256
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
 from eztinker.types import CheckpointKind, LoraSpec
@@ -55,7 +55,7 @@ def write_checkpoint(
         step=step,
         parts={name: Part(size_bytes=len(content), sha256=sha256(content)) for name, content in parts.items()},
     )
-    with appearing_whole(directory, num_bytes=manifest.size_bytes, reserve_bytes=RESERVE_BYTES) as staging:
+    with atomic_directory(directory, num_bytes=manifest.size_bytes, reserve_bytes=RESERVE_BYTES) as staging:
         for name, content in parts.items():
             write_file(staging / name, content)
         write_file(staging / MANIFEST, encode_manifest(manifest))
@@ -72,7 +72,7 @@ def copy_checkpoint(source: Path, directory: Path) -> None:
         DiskFull, DiskBroken: the disk is full or failed; nothing is left behind.
     """
     names = [*read_manifest(source).parts, MANIFEST]
-    with appearing_whole(directory, num_bytes=0, reserve_bytes=RESERVE_BYTES) as staging:
+    with atomic_directory(directory, num_bytes=0, reserve_bytes=RESERVE_BYTES) as staging:
         for name in names:
             _share(source / name, staging / name)
 

@@ -19,7 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) -> Iterator[Path]:
+def atomic_directory(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) -> Iterator[Path]:
     """A folder to fill that becomes `directory` at the end of the block, and is removed if the block fails.
 
     Its files are flushed before it is renamed, so a crash at any point leaves either nothing under this name or all
@@ -52,7 +52,7 @@ def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) 
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, OSError):
-            raise in_words(error, directory.parent, num_bytes, reserve_bytes) from error
+            raise disk_error(error, directory.parent, num_bytes, reserve_bytes) from error
         raise
 
 
@@ -74,7 +74,7 @@ def try_to_remove(directory: Path, *, first: str) -> bool:
     return True
 
 
-def in_words(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:
+def disk_error(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:
     """An error for the user from the disk's error on saving `num_bytes`."""
     if error.errno not in _FULL:
         return DiskBroken(f"The disk failed ({error.strerror}), so nothing was saved. Check the disk and save again")

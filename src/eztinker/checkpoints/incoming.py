@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
-from eztinker.checkpoints.disk import in_words
+from eztinker.checkpoints.disk import disk_error
 from eztinker.errors import TooLarge
 from eztinker.flushing import flush
 
@@ -46,7 +46,7 @@ async def receive_file(path: Path, stream: AsyncIterator[bytes], *, max_bytes: i
         await asyncio.to_thread(partial.complete)
     except OSError as error:
         there = next(each for each in path.parents if each.is_dir())
-        raise in_words(error, there, num_bytes, RESERVE_BYTES) from error
+        raise disk_error(error, there, num_bytes, RESERVE_BYTES) from error
     finally:
         await asyncio.shield(asyncio.to_thread(partial.drop))
 

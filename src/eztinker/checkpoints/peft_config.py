@@ -57,9 +57,9 @@ WITHOUT_EFFECT = frozenset(
 """Fields that do not change what a saved adapter computes."""
 # Any other field changes it, fields of newer versions of peft included, unless it is null, false or empty.
 
-HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica")
 """Initialisations (`init_lora_weights`) that leave the base model's weights unchanged."""
-CONVERTIBLE_STARTS = ("pissa", "olora", "corda", "lora_ga")
+CONVERTIBLE_INITS = ("pissa", "olora", "corda", "lora_ga")
 """Prefixes of initialisations that change the base model's weights, and that peft can save as a plain LoRA."""
 
 
@@ -130,17 +130,17 @@ def _check_plain(config: Mapping[str, Any]) -> None:
         raise Unsupported(f"The adapter trains biases (bias {_shown(bias)}); import one with bias 'none'")
     if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):
         raise Unsupported(f"The adapter is for the task {_shown(task)} (task_type); import one for CAUSAL_LM")
-    _check_start(config.get("init_lora_weights", True))
+    _check_init(config.get("init_lora_weights", True))
 
 
-def _check_start(start: Any) -> None:
+def _check_init(start: Any) -> None:
     """Refuse initialisations that changed the base weights, without which the factors are meaningless."""
-    if start is None or isinstance(start, bool) or (isinstance(start, str) and start in HARMLESS_STARTS):
+    if start is None or isinstance(start, bool) or (isinstance(start, str) and start in HARMLESS_INITS):
         return
     kind = start if isinstance(start, str) else ""
     way = (
         "save it as a plain LoRA with peft's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        if kind.startswith(CONVERTIBLE_STARTS)
+        if kind.startswith(CONVERTIBLE_INITS)
         else "merge it into the base model that it was trained on, and serve that"
     )
     raise Unsupported(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
 from eztinker.data_dir import local_data_dir
 from eztinker.errors import EZTinkerError
-from eztinker.rest_client import SCHEME, RestClient, impatient_client
+from eztinker.rest_client import SCHEME, RestClient, client_with_timeout
 
-_PATIENCE_SECONDS = 1.0
+_TIMEOUT_SECONDS = 1.0
 _BROKEN = "tinker : //"
 """Start of a path as bash passes it: it splits words at colons, and takes back only the part after the last colon."""
 _SCHEME_IS_THERE = "_EZTINKER_SCHEME_IS_THERE"
@@ -79,7 +79,7 @@ def _paths(client: RestClient) -> Iterator[str]:
 def _ask(question: Callable[[RestClient], Iterable[str]]) -> list[str]:
     """The server's answer; empty on any error, which a completion must not show."""
     try:
-        with impatient_client(_PATIENCE_SECONDS) as client:
+        with client_with_timeout(_TIMEOUT_SECONDS) as client:
             return list(question(client))
     except EZTinkerError:
         return []

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
-from eztinker.checkpoints.disk import in_words
+from eztinker.checkpoints.disk import disk_error
 from eztinker.checkpoints.incoming import receive_file
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
 from eztinker.errors import InvalidInput, NotFound, QueueFull
@@ -195,4 +195,4 @@ def _content(directory: Path) -> dict[str, bytes]:
             raise InvalidInput(f"The upload lacks {' and '.join(missing)}; PUT it to its URL, then finish again")
         return {name: (directory / name).read_bytes() for name in MAX_BYTES}
     except OSError as error:
-        raise in_words(error, directory.parent, 0, 0) from error
+        raise disk_error(error, directory.parent, 0, 0) from error

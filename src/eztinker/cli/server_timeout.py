@@ -11,7 +11,7 @@ from typing import TypeVar
 from eztinker.client_settings import client_settings, server_is_up
 from eztinker.errors import ServerUnreachable
 
-_PATIENCE_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 """Time for which a server may not answer, long enough to restart it; the SDK would retry for minutes."""
 _LOOK_SECONDS = 1.0
 
@@ -33,7 +33,7 @@ def while_server_answers(work: Callable[[], T]) -> T:
     while concurrent.futures.wait([outcome], _LOOK_SECONDS).not_done:
         if server_is_up(base_url):
             last_seen = time.monotonic()
-        elif time.monotonic() - last_seen > _PATIENCE_SECONDS:
+        elif time.monotonic() - last_seen > _TIMEOUT_SECONDS:
             raise ServerUnreachable(
                 f"The server at {base_url} stopped answering; start it again with: eztinker server, and repeat this"
             )
