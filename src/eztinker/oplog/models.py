@@ -145,7 +145,7 @@ def num_active(db: Connection) -> dict[str, int]:
 
 
 def set_status(db: Connection, model_ids: Collection[str], status: ModelStatus) -> None:
-    """End those of these models that are active; a model that has ended keeps its first status."""
+    """Set the status of active models that end; a model that has ended keeps its first status."""
     db.execute(
         update(models)
         .where(models.c.model_id.in_(model_ids), models.c.status == ModelStatus.ACTIVE)

@@ -123,8 +123,8 @@ class Uploads:
         finally:
             self._finishing.remove(owner)
         self._end_receiving({upload_id})
-        if imported.doubt is not None:
-            log.warning("%s: %s", imported.path, imported.doubt, extra={"event": "adapter_in_doubt"})
+        if imported.warning is not None:
+            log.warning("%s: %s", imported.path, imported.warning, extra={"event": "adapter_in_doubt"})
         return imported.path
 
     async def expire(self) -> None:
