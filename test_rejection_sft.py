@@ -118,7 +118,7 @@ def outcome(check: Callable[[], str]) -> str:
 
 
 def _server_url() -> str:
-    from eztinker.client_settings import client_settings, server_is_up
+    from eztinker.settings.client_settings import client_settings, server_is_up
 
     base_url = client_settings().base_url
     if not server_is_up(base_url):

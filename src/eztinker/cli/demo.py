@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from eztinker.cli.output import plain, print_json
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import RunningServer, local_data_dir, running_server
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import RunningServer, local_data_dir, running_server
 
 if TYPE_CHECKING:
     from rich.console import Console

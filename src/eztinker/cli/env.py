@@ -4,8 +4,8 @@ import shlex
 import urllib.request
 
 from eztinker.cli.output import JsonFlag, print_json
-from eztinker.client_settings import client_settings, past_proxies
 from eztinker.errors import ServerUnreachable
+from eztinker.settings.client_settings import client_settings, past_proxies
 
 
 def env(as_json: JsonFlag = False) -> None:

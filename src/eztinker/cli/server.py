@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from eztinker.addresses import url_of
 from eztinker.cli.output import WIDTH_OF_A_PIPE
-from eztinker.data_dir import RunningServer, announced, claim
 from eztinker.errors import ConfigError, ServerError
-from eztinker.keys import KEY_FILE, StoredKey, ensure_api_key
+from eztinker.keys.server_key import KEY_FILE, StoredKey, ensure_api_key
+from eztinker.settings.addresses import url_of
+from eztinker.settings.data_dir import RunningServer, announced, claim
 from eztinker.tested_versions import as_note, untested_packages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from rich.panel import Panel
 
-    from eztinker.config import ServerConfig
+    from eztinker.settings.server_config import ServerConfig
 
 _OPEN_FILES = 65536
 """Four times as many as polls that may be held; macOS refuses a limit without an end."""
@@ -115,7 +115,7 @@ def server(
     """
     os.umask(0o077)  # prompts, weights and logs are for the owner of the server alone
     _stop_on_signals()
-    from eztinker.config import load_config
+    from eztinker.settings.server_config import load_config
 
     config = load_config(
         host=host,

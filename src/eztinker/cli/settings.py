@@ -35,7 +35,7 @@ def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
 ) -> None:
     """Show every setting of the server and the value in force here."""
-    from eztinker.config import ServerConfig, load_config
+    from eztinker.settings.server_config import ServerConfig, load_config
 
     if markdown:
         print(_INTRODUCTION + "\n".join(_reference_rows(ServerConfig.model_fields)))

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from eztinker.client_settings import ClientSettings, bypass_proxies, require_server
 from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
 from eztinker.rl.interrupts import import_sdk
+from eztinker.settings.client_settings import ClientSettings, bypass_proxies, require_server
 
 if TYPE_CHECKING:
     import tinker

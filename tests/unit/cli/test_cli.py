@@ -20,9 +20,9 @@ from eztinker import __version__
 from eztinker.cli import completion
 from eztinker.cli.app import app, main
 from eztinker.cli.output import age, plain, size
-from eztinker.config import ServerConfig
-from eztinker.data_dir import RunningServer, announced, claim
-from eztinker.keys import ensure_api_key
+from eztinker.keys.server_key import ensure_api_key
+from eztinker.settings.data_dir import RunningServer, announced, claim
+from eztinker.settings.server_config import ServerConfig
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def test_what_cannot_be_laid_out_is_told(
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("eztinker.client_settings.server_is_up", lambda base_url: True)
+    monkeypatch.setattr("eztinker.settings.client_settings.server_is_up", lambda base_url: True)
     monkeypatch.setenv("EZTINKER_API_KEY", "tml-key")
     outcome = cli("delete", "--yes", "tinker://run-7/step")
     assert outcome.code == 1

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from eztinker.errors import ConfigError
-from eztinker.home import expanded, home_directory
+from eztinker.settings.home import expanded, home_directory
 
 SETTINGS_FILE = "eztinker.toml"
 SERVER_FILE = "server.json"

@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from eztinker.data_dir import make_data_dir
 from eztinker.errors import ConfigError, InvalidInput, NotFound
-from eztinker.keys import KEY_PREFIX, SECRET_BYTES, hash_key, read_private, write_private
+from eztinker.keys.key_format import KEY_PREFIX, hash_key, new_key
+from eztinker.keys.private_files import read_private, write_private
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def issue_key(data_dir: Path, owner: str, now: datetime) -> NewKey:
     with _locked(data_dir):
         keys = issued_keys(data_dir)
         key_id = max((key.key_id for key in keys), default=0) + 1
-        key = f"{KEY_PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
+        key = new_key(f"{key_id}-")
         issued = IssuedKey(key_id=key_id, owner=owner, sha256=hash_key(key).hex(), created_at=now)
         _write(data_dir, [*keys, issued])
     return NewKey(issued=issued, key=key)
@@ -155,12 +154,11 @@ def _write(data_dir: Path, keys: list[IssuedKey]) -> None:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Keep other programs from changing the keys; the directory is made if absent, for its owner alone.
+    """Keep other programs from changing the keys. Whoever names the directory has made it (`make_data_dir`).
 
     Raises:
-        ConfigError: the directory or the file cannot be used.
+        ConfigError: the directory is not there, or cannot be written.
     """
-    make_data_dir(data_dir)
     try:
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

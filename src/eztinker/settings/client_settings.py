@@ -8,10 +8,10 @@ import urllib.request
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from eztinker.addresses import is_loopback
-from eztinker.data_dir import local_data_dir, running_server
 from eztinker.errors import ConfigError, ServerUnreachable
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
+from eztinker.settings.addresses import is_loopback
+from eztinker.settings.data_dir import local_data_dir, running_server
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 _PROBE_TIMEOUT_SECONDS = 2.0

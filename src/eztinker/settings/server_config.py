@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from eztinker.addresses import is_loopback
-from eztinker.data_dir import SETTINGS_FILE, default_data_dir
 from eztinker.errors import ConfigError
-from eztinker.home import expanded, require_utf8
-from eztinker.keys import check_api_key
+from eztinker.keys.key_format import check_api_key
+from eztinker.settings.addresses import is_loopback
+from eztinker.settings.data_dir import SETTINGS_FILE, default_data_dir
+from eztinker.settings.home import expanded, require_utf8
 
 ENV_PREFIX = "EZTINKER_"
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
