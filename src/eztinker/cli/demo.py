@@ -23,30 +23,18 @@ if TYPE_CHECKING:
 _NOTHING_YET = "Stopped before the first round; nothing is trained yet. The same command begins again."
 
 
+def schema() -> type:
+    from eztinker.rl.config import RejectionSFTConfig
+
+    return RejectionSFTConfig
+
+
 def demo(
-    seed: Annotated[int | None, typer.Option(help="Decides problems, samples and adapter.", show_default="0")] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="Where report and adapter go.", show_default="runs/NAME")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="The problems.", metavar="auto|arithmetic|gsm8k", show_default="auto")
-    ] = None,
+    settings: dict[str, Any],
     base_model: Annotated[
         str | None,
         typer.Option(help="The model.", metavar="NAME[=DIRECTORY]", show_default="the embedded model"),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Times to sample and train.", show_default="3")] = None,
-    max_samples: Annotated[int | None, typer.Option(help="Problems per round.", show_default="160")] = None,
-    num_candidates: Annotated[int | None, typer.Option(help="Answers per problem.", show_default="4")] = None,
-    eval_size: Annotated[int | None, typer.Option(help="Held-out problems.", show_default="fits the data")] = None,
-    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapter.", show_default="8")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.", show_default="fits the data")] = None,
-    no_filter: Annotated[
-        bool, typer.Option("--no-filter", help="Train on random answers, right or wrong: the control.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", "--reset-buffer", help="Forget an earlier run with the same settings.")
-    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option(readable=False, help="Directory of the server.", show_default="~/.eztinker")
     ] = None,
@@ -60,22 +48,8 @@ def demo(
     A server that already runs on the data directory is used as it is. Run again, it goes on after the last finished
     round of a run with the same settings.
     """
-    given: dict[str, Any] = {
-        "seed": seed,
-        "output_dir": output_dir,
-        "dataset": dataset,
-        "base_model": base_model.partition("=")[0] if base_model else None,
-        "rounds": rounds,
-        "max_samples": max_samples,
-        "num_candidates": num_candidates,
-        "eval_size": eval_size,
-        "lora_rank": lora_rank,
-        "learning_rate": learning_rate,
-        "filter": not no_filter,
-        "reset_buffer": fresh,
-        "checkpoint": True,
-    }
-    settings = {name: value for name, value in given.items() if value is not None}
+    if base_model:
+        settings["base_model"] = base_model.partition("=")[0]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)  # by default they would leave a server of our own behind
     base_models = [base_model] if base_model else []
@@ -89,7 +63,7 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
     from eztinker.rl import RejectionSFTConfig, run_rejection_sft
     from eztinker.rl.display import Display
 
-    config = RejectionSFTConfig(**settings)
+    config = RejectionSFTConfig(**settings, checkpoint=True)
     console = Console(stderr=as_json, highlight=False)
     with (
         _server(data_dir, base_models, console) as (server, is_ours),
