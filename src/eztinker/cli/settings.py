@@ -58,7 +58,8 @@ def settings(
     if as_json:
         print_json(values)
         return
-    rows = ((name, _shown(values[name]), setting.help) for name, setting in settings_of(ServerConfig).items())
+    described = settings_of(ServerConfig).values()
+    rows = ((each.name, _shown(values[each.name]) or each.shown.default, each.help) for each in described)
     print_table(("setting", "value", "meaning"), rows)
 
 
