@@ -78,7 +78,7 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
 
 
 def _conclude(summary: dict[str, Any], console: Console) -> None:
-    """What was found, and where it lies."""
+    """Print the findings, and where report and adapter are."""
     for sentence in summary["findings"]:
         console.print(f"- {sentence}", markup=False)
     console.print(f"\nReport:   {summary['report']}\nAdapter:  {summary['adapter']}", markup=False, soft_wrap=True)
@@ -88,7 +88,7 @@ def _conclude(summary: dict[str, Any], console: Console) -> None:
 
 @contextmanager
 def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterator[tuple[RunningServer, bool]]:
-    """The server that runs on `data_dir`, else one of our own, and which it is; the environment then names it."""
+    """Find the server on `data_dir`, else start one, and say if it is ours; the environment then names it."""
     running = running_server(data_dir)
     if running and server_is_up(running.url):
         console.print(f"Using the server at {running.url}")
@@ -113,7 +113,7 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
 
 @contextmanager
 def _told_when_interrupted() -> Iterator[None]:
-    """Ctrl-C ends the block with one line about what is kept."""
+    """End the block on Ctrl-C with one line about what is kept."""
     try:
         yield
     except KeyboardInterrupt as interrupt:

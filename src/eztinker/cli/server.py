@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eztinker.settings.server_config import ServerConfig
 
 _OPEN_FILES = 65536
-"""Four times as many as polls that may be held; macOS refuses a limit without an end."""
+"""Limit of open files: four times as many as polls that may be held. macOS refuses one that is unlimited."""
 
 
 def schema() -> type:
@@ -49,7 +49,7 @@ def server(settings: dict[str, Any]) -> None:
 
 
 def _serve(config: ServerConfig, listener: socket.socket) -> None:
-    """Answer on `listener` until a signal comes."""
+    """Serve on `listener` until a signal comes."""
     from rich.console import Console
 
     from eztinker.api.app import create_app
@@ -81,7 +81,7 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
 
 
 def _allow_many_connections() -> None:
-    """Every open poll is an open file, and most systems begin with a limit of 1,024 although they grant many more."""
+    """Raise the limit of open files. Every open poll is one, and most systems begin with 1,024 and grant many more."""
     try:
         import resource
     except ImportError:
@@ -106,7 +106,7 @@ def _listening_socket(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _stop_on_signals() -> None:
-    """SIGTERM and Ctrl-C unwind the program, so that every clean-up runs, and exit 0."""
+    """Let SIGTERM and Ctrl-C unwind the program, so that every clean-up runs, and exit 0."""
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(0)
@@ -118,7 +118,7 @@ def _stop_on_signals() -> None:
 def _panel(
     url: str, config: ServerConfig, model_names: list[str], stored: StoredKey | None, *, shows_key: bool
 ) -> Panel:
-    """What the operator needs to know: the address, the key on its first day, and how scripts find both.
+    """The start-up panel: the address, a new key, and how scripts find both.
 
     Args:
         shows_key: False where it would stay in a file, such as a log.

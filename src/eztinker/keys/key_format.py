@@ -1,4 +1,4 @@
-"""What a key looks like, and what is kept of one that was handed out."""
+"""The form of a key, and the hash that is kept of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECRET_BYTES = 32
 
 
 def new_key(label: str = "") -> str:
-    """A key of 256 random bits that no one has; `label` stands readable before them."""
+    """Generate a key of 256 random bits; `label` stands readable before them."""
     return KEY_PREFIX + label + secrets.token_urlsafe(SECRET_BYTES)
 
 
@@ -24,5 +24,5 @@ def check_api_key(key: str, *, source: str) -> None:
 
 
 def hash_key(key: str) -> bytes:
-    """What is kept of a key. One round is enough: nobody tries 2^256 keys."""
+    """Hash that is kept of a key. One round is enough: 2^256 keys cannot be tried."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()

@@ -11,7 +11,7 @@ from eztinker.flushing import flush
 
 
 def read_private(path: Path) -> str | None:
-    """The text of a file that belongs to its owner alone, or None if there is no such file.
+    """Read a file that only its owner may read; None if there is no such file.
 
     Raises:
         ConfigError: other users can read it, or this one cannot.
@@ -29,7 +29,7 @@ def read_private(path: Path) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Put `text` in the place of the file at `path`, at once and durably, readable by its owner alone.
+    """Replace the file at `path` by `text`, atomically and durably, readable by its owner alone.
 
     Raises:
         ConfigError: the disk refuses it; what was there before is there still.

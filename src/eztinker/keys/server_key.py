@@ -19,13 +19,15 @@ SIGNING_SECRET_FILE = "signing_secret"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredKey:
+    """The server's own key."""
+
     key: str
     is_new: bool
-    """True for the one start that generated it, when it may be shown."""
+    """True for the start that generated it, which may show it."""
 
 
 def ensure_api_key(data_dir: Path) -> StoredKey:
-    """The key of `data_dir`, generated on first use from 256 random bits.
+    """Return the key kept in `data_dir`, generated on first use from 256 random bits.
 
     Raises:
         ConfigError: other users can read the file, it holds no key, or it cannot be written.
@@ -39,7 +41,7 @@ def ensure_api_key(data_dir: Path) -> StoredKey:
 
 
 def read_api_key(data_dir: Path) -> str | None:
-    """The key kept in `data_dir`, or None where no server has started yet.
+    """Read the key kept in `data_dir`; None where no server has started yet.
 
     Raises:
         ConfigError: other users can read the file, or it holds no key.
@@ -52,7 +54,7 @@ def read_api_key(data_dir: Path) -> str | None:
 
 
 def ensure_signing_secret(data_dir: Path) -> bytes:
-    """The secret that signs what this server hands out, generated on first use from 256 random bits.
+    """Return the secret that signs tokens and links, generated on first use from 256 random bits.
 
     Raises:
         ConfigError: other users can read the file, it was cut short, or it cannot be written.

@@ -1,4 +1,4 @@
-"""What a rejection-sampling run may be told, and the recipe that comes of it for one model and data set."""
+"""Settings of a rejection-sampling run, and the recipe they give for one model and data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PromptStyle = Literal["question_answer", "chat"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """How one data set is asked and answered, and what suits it."""
+    """Prompts, limits and defaults that suit one data set."""
 
     prompt_style: PromptStyle
     """`chat` falls back to `question_answer` where the tokenizer has no chat template."""
@@ -50,7 +50,7 @@ def _per_dataset(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RejectionSFTConfig:
-    """What the user decides. None takes the default of the server or of the data set.
+    """Settings of a run, as the user decides them. None takes the default of the server or of the data set.
 
     Raises:
         InvalidInput: a value that cannot work; the message says what would.

@@ -1,1 +1,1 @@
-"""What operator and user decide, and where it is found: the server's settings, the client's, the data directory."""
+"""Settings of the server and of local tools, their schemas, and the data directory."""

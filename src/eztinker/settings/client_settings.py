@@ -1,4 +1,4 @@
-"""Which server local tools talk to, and with which key."""
+"""The server that local tools talk to, and the key they send."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _PROBE_TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSettings:
+    """Address of a server and the key for it."""
+
     base_url: str
     api_key: str = field(repr=False)
     """Empty where no server has ever started here and none was set."""
@@ -38,7 +40,7 @@ def client_settings() -> ClientSettings:
 
 
 def server_is_up(base_url: str) -> bool:
-    """Whether a server answers at `base_url` within two seconds."""
+    """True if a server answers at `base_url` within two seconds."""
     proxies = {} if is_loopback(urlsplit(base_url).hostname or "") else None  # no proxy stands before this machine
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:

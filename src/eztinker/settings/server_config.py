@@ -1,4 +1,4 @@
-"""The settings of a server: flags, then EZTINKER_* variables, then eztinker.toml, then defaults.
+"""Settings of a server, read from flags, then EZTINKER_* variables, then eztinker.toml, then defaults.
 
 `ServerConfig` is the only list of them: flags and their help, variables, eztinker.toml and docs/configuration.md are
 made from it.
@@ -26,7 +26,7 @@ _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 
 
 class ServerConfig(BaseSettings):
-    """What the operator decides. Read once at start, never changed while the server runs."""
+    """Settings of a server, as the operator decides them. Read once at start, never changed while the server runs."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
@@ -181,7 +181,7 @@ def load_config(**flags: Any) -> ServerConfig:
 
 
 class _SettingsFile(PydanticBaseSettingsSource):
-    """One eztinker.toml; absent means empty."""
+    """Values of one eztinker.toml; an absent file has none."""
 
     def __init__(self, settings_cls: type[BaseSettings], path: Path) -> None:
         super().__init__(settings_cls)
@@ -218,6 +218,6 @@ class _SettingsFile(PydanticBaseSettingsSource):
 
 
 def _line_of(name: str, text: str) -> int:
-    """The line of a top-level key or table; the TOML reader of the standard library does not tell."""
+    """Line number of a top-level key or table; the TOML reader of the standard library does not tell."""
     key = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
     return next(number for number, line in enumerate([*text.splitlines(), f"{name}="], 1) if key.match(line))
