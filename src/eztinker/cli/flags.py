@@ -37,14 +37,21 @@ def add_command(
     """
 
     class Deferred(TyperCommand):
+        """Stands in the list of commands, and makes the command itself when its options are asked for."""
+
         @cached_property
         def whole(self) -> TyperCommand:
             alone = typer.Typer(add_completion=False)
             alone.command(name)(_with_flags(command, schema(), without))
             return typer.main.get_command(alone)  # pyright: ignore[reportReturnType]
 
-        def get_params(self, ctx: Any) -> Any:
-            return self.whole.get_params(ctx)
+        @property
+        def params(self) -> Any:
+            return self.whole.params
+
+        @params.setter
+        def params(self, _: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+            """Leave out what Typer finds in a function that takes nothing."""
 
         def invoke(self, ctx: Any) -> Any:
             return self.whole.invoke(ctx)

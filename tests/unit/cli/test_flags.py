@@ -40,7 +40,7 @@ def grown() -> GrownConfig:
 def options(name: str) -> dict[str, Any]:
     """The options of a command, by the names that its function has for them."""
     command = typer.main.get_command(app).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
-    return {option.name: option for option in command.get_params(typer.Context(command))}
+    return {option.name: option for option in command.params}
 
 
 def given(schema: type, *arguments: str) -> dict[str, Any]:
@@ -63,12 +63,12 @@ def test_every_setting_of_the_server_has_its_flag():
     flags = {flag for option in options("server").values() for flag in option.opts}
     # others could read a key in the process list
     expected = {f"--{name.replace('_', '-')}" for name in ServerConfig.model_fields if name != "api_key"}
-    assert flags == expected | {"--checkpoints-dir", "--session-timeout", "--help"}
+    assert flags == expected | {"--checkpoints-dir", "--session-timeout"}
 
 
 def test_every_setting_of_rejection_sampling_has_its_flag(monkeypatch: pytest.MonkeyPatch):
     """`demo` always saves, and says of which directory its own base model is."""
-    of_its_own = {"data_dir", "keep_server", "as_json", "help"}
+    of_its_own = {"data_dir", "keep_server", "as_json"}
     names = set(RejectionSFTConfig.__dataclass_fields__)
     assert options("demo").keys() == names - {"checkpoint"} | of_its_own
     for name, setting in settings_of(RejectionSFTConfig).items():
