@@ -51,7 +51,7 @@ def demo(
     if base_model:
         settings["base_model"] = base_model.partition("=")[0]
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)  # by default they would leave a server of our own behind
+        signal.signal(number, _exit_on_signal)  # by default they would leave a server of our own behind
     base_models = [base_model] if base_model else []
     with _told_when_interrupted():
         _run(settings, data_dir or local_data_dir(), base_models, keep_server=keep_server, as_json=as_json)
@@ -92,7 +92,7 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
     running = running_server(data_dir)
     if running and server_is_up(running.url):
         console.print(f"Using the server at {running.url}")
-        _name_for_clients(running, data_dir)
+        _export_address(running, data_dir)
         yield running, False
         return
 
@@ -107,7 +107,7 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
     with contextlib.ExitStack() as life:
         with lines(console, lambda: "Starting the server"):
             server = life.enter_context(child_server(data_dir, flags))
-        _name_for_clients(server, data_dir)
+        _export_address(server, data_dir)
         yield server, True
 
 
@@ -121,12 +121,12 @@ def _told_when_interrupted() -> Iterator[None]:
         raise typer.Exit(130) from interrupt
 
 
-def _name_for_clients(server: RunningServer, data_dir: Path) -> None:
+def _export_address(server: RunningServer, data_dir: Path) -> None:
     os.environ["EZTINKER_BASE_URL"] = server.url
     os.environ.setdefault("EZTINKER_API_KEY", read_api_key(data_dir) or "")
 
 
-def _end(number: int, _: object) -> NoReturn:
+def _exit_on_signal(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 

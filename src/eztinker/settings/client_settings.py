@@ -27,7 +27,7 @@ class ClientSettings:
 
 
 def client_settings() -> ClientSettings:
-    """The server to use: EZTINKER_BASE_URL and EZTINKER_API_KEY, then TINKER_*, then the server of the data directory.
+    """Find the server to use: EZTINKER_* variables, then TINKER_*, then the server of the data directory.
 
     The key of the data directory goes to loopback addresses only; it is no other server's business.
 
@@ -51,7 +51,7 @@ def server_is_up(base_url: str) -> bool:
 
 
 def require_server() -> ClientSettings:
-    """The settings of a server that answers.
+    """Find a server that answers.
 
     Raises:
         ServerUnreachable: none answers.
@@ -72,11 +72,11 @@ def bypass_proxies(base_url: str) -> None:
 
     HTTP clients that read HTTP_PROXY read NO_PROXY as well, so the host joins it, and nothing else changes.
     """
-    os.environ.update(past_proxies(base_url))
+    os.environ.update(no_proxy_variables(base_url))
 
 
-def past_proxies(base_url: str) -> dict[str, str]:
-    """The variables that keep proxies of the environment from standing before a server on this machine."""
+def no_proxy_variables(base_url: str) -> dict[str, str]:
+    """NO_PROXY and no_proxy as they have to be, so that no proxy stands between us and a server on this machine."""
     host = urlsplit(base_url).hostname or ""
     if not is_loopback(host):
         return {}
