@@ -22,7 +22,7 @@ _OUT_OF_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """How a setting is shown, where that does not follow from its field; stands in the field's annotation."""
+    """Presentation of a setting, where it does not follow from its field; stands in the field's annotation."""
 
     flags: tuple[str, ...] = ()
     """Names of its flag; the first is the one to use."""
@@ -31,7 +31,7 @@ class Shown:
     default: str | None = None
     """Names a default that is worked out when the program runs."""
     bounds: str | None = None
-    """Says what its bounds are for, in place of the words that follow from them."""
+    """Bounds in words, where they have a reason to tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +51,12 @@ class Setting:
 
     @property
     def is_secret(self) -> bool:
-        """Whether it stays out of command lines, which other users can list, and out of files."""
+        """True for a key: it stays out of files, and of command lines, which other users can list."""
         return self.kind is SecretStr
 
     @property
     def is_negative(self) -> bool:
-        """Whether its flag turns it off, as it is on by default."""
+        """True for a setting that is on by default, so that its flag turns it off."""
         return self.field.default is True
 
     @property
@@ -86,7 +86,7 @@ class Setting:
 
     @property
     def values(self) -> str:
-        """What it may be, in words."""
+        """Values that it takes, in words."""
         if self.choices:
             return ", ".join(f"`{choice}`" for choice in self.choices)
         number = "seconds" if self.name.endswith("_seconds") else "number"
@@ -96,7 +96,7 @@ class Setting:
 
     @property
     def bounds(self) -> str:
-        """What a number must be: `at least 1`; empty where any will do."""
+        """Bounds of a number in words: `at least 1`; empty where there are none."""
         if self.shown.bounds is not None:
             return self.shown.bounds
         limits = self._limits()
@@ -110,7 +110,7 @@ class Setting:
         return " and ".join(f"{words[limit]} {value}" for limit, value in limits.items())
 
     def checked(self, value: object) -> Any:
-        """`value` as the setting holds it.
+        """Validate `value`, and return it as the setting holds it.
 
         Raises:
             ValidationError: it cannot be that.
@@ -125,7 +125,7 @@ class Setting:
 
 @cache
 def settings_of(schema: type) -> dict[str, Setting]:
-    """The settings of a model of pydantic or of a dataclass, by name and in their order there."""
+    """Settings of a pydantic model or of a dataclass, by name and in their order there."""
     prefix = getattr(schema, "model_config", {}).get("env_prefix")
     return {name: _setting(name, field, prefix) for name, field in _fields_of(schema).items()}
 
@@ -145,7 +145,7 @@ def check_dataclass(settings: Any) -> None:
 
 
 def complaint(name: str, error: ValidationError) -> str:
-    """The first that pydantic has to say about the setting `name`."""
+    """The first complaint of pydantic about the setting `name`, as a sentence."""
     first = error.errors()[0]
     return f"{first['msg'].replace('Input', name)}, got {first['input']!r}"
 
