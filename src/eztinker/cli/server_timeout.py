@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from eztinker.client_settings import client_settings, server_is_up
 from eztinker.errors import ServerUnreachable
+from eztinker.settings.client_settings import client_settings, server_is_up
 
 _TIMEOUT_SECONDS = 10.0
 """Time for which a server may not answer, long enough to restart it; the SDK would retry for minutes."""

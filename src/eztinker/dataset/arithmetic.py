@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eztinker.dataset.arguments import check_max_samples, check_split
+from eztinker.dataset.argument_checks import check_max_samples, check_split
 from eztinker.dataset.math_dataset import MathDataset, MathExample
 from eztinker.errors import InvalidInput
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-from eztinker.dataset.arguments import check_max_samples, check_split
+from eztinker.dataset.argument_checks import check_max_samples, check_split
 from eztinker.dataset.grading import extract_answer
 from eztinker.dataset.json_records import JsonRecord, read_records
 from eztinker.dataset.math_dataset import MathDataset, MathExample

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict, overload
 
 from rich.progress import track
 
-from eztinker.dataset.arguments import check_max_samples, check_text
+from eztinker.dataset.argument_checks import check_max_samples, check_text
 from eztinker.dataset.chat_messages import read_conversation
 from eztinker.dataset.chat_tokens import encode_conversation
 from eztinker.dataset.json_records import JsonRecord, read_records
