@@ -54,7 +54,7 @@ def read_base_model(name: str, directory: Path) -> BaseModel:
 
 def _check_no_code(directory: Path, name: str) -> None:
     config = read_json(directory / "config.json", name=name)
-    tokenizer_config = _read_if_there(directory / "tokenizer_config.json", name)
+    tokenizer_config = _read_optional_json(directory / "tokenizer_config.json", name)
     for file_name, content in (("config.json", config), ("tokenizer_config.json", tokenizer_config)):
         if "auto_map" in content:
             raise Unsupported(
@@ -90,7 +90,7 @@ def _eos_token_ids(directory: Path, vocab_size: int, name: str) -> tuple[int, ..
     """End-of-sequence tokens; chat models list more of them in generation_config.json than in config.json."""
     found = []
     for file_name in ("generation_config.json", "config.json"):
-        content = _read_if_there(directory / file_name, name)
+        content = _read_optional_json(directory / file_name, name)
         if "eos_token_id" in content:
             found.append(_token_ids(content["eos_token_id"], vocab_size, f"{file_name} of base model {name!r}"))
     return found[0] if found else ()
@@ -106,5 +106,5 @@ def _token_ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _read_if_there(path: Path, name: str) -> dict[str, Any]:
+def _read_optional_json(path: Path, name: str) -> dict[str, Any]:
     return read_json(path, name=name) if path.is_file() else {}

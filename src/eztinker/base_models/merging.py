@@ -76,10 +76,10 @@ def _write_weights(path: Path, weights: Mapping[str, np.ndarray], dtype: MergedD
     try:
         serialize_file(specs, path, {"format": "pt"})  # transformers refuses files without this note
     except SafetensorError as error:
-        raise _from_the_disk(error) from error
+        raise _as_os_error(error) from error
 
 
-def _from_the_disk(error: SafetensorError) -> Exception:
+def _as_os_error(error: SafetensorError) -> Exception:
     """The OSError that the message of a safetensors error quotes, if it does, else `error` itself."""
     told = re.search(r"os error (\d+)", str(error))
     return error if told is None else OSError(int(told[1]), os.strerror(int(told[1])))

@@ -12,7 +12,7 @@ from eztinker.errors import InvalidInput
 
 FILES = (CONFIG, WEIGHTS)
 MAX_SHOWN_CHARS = 200
-_PASSED_OVER = ("", "README.md", "._.", "._README.md", *(f"._{name}" for name in FILES))
+_IGNORED = ("", "README.md", "._.", "._README.md", *(f"._{name}" for name in FILES))
 """Names that are ignored: the folder itself, peft's description of the adapter, and macOS's metadata files."""
 
 
@@ -40,7 +40,7 @@ def unpack(archive: bytes | bytearray) -> dict[str, bytes]:
     for member in read_members(memoryview(archive)):
         *folder, name = member.name.removeprefix("./").split("/")
         folders.add(tuple(folder))
-        is_plain = name in (*FILES, *_PASSED_OVER) and {"", ".", ".."}.isdisjoint(folder)
+        is_plain = name in (*FILES, *_IGNORED) and {"", ".", ".."}.isdisjoint(folder)
         if not is_plain or name in contents or len(folders) > 1:
             raise InvalidInput(
                 f"An adapter's archive holds {' and '.join(FILES)} of one folder, once each, and nothing else; "

@@ -64,10 +64,10 @@ def read_config(directory: Path, name: str) -> DecoderConfig:
         Unsupported: the decoder does not support the family or a variant, which the message names.
         DataNotFound, DataDamaged: there is no config, or a value in it is invalid.
     """
-    return config_of(read_json(directory / "config.json", name=name), name)
+    return parse_config(read_json(directory / "config.json", name=name), name)
 
 
-def config_of(raw: dict[str, Any], name: str) -> DecoderConfig:
+def parse_config(raw: dict[str, Any], name: str) -> DecoderConfig:
     """Architecture that the object `raw` of a `config.json` describes; raises as `read_config` does."""
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
@@ -77,7 +77,7 @@ def config_of(raw: dict[str, Any], name: str) -> DecoderConfig:
         )
     fields = JsonFields(raw, where=f"config.json of base model {name!r}")
     try:
-        _check_computed(fields)
+        _check_supported(fields)
         return FAMILIES[family](fields)
     except Unsupported as error:
         raise Unsupported(f"Base model {name!r} cannot be served: {error.message}") from error
@@ -85,7 +85,7 @@ def config_of(raw: dict[str, Any], name: str) -> DecoderConfig:
         raise DataDamaged(f"config.json of base model {name!r} cannot be right: {error.message}") from error
 
 
-def _check_computed(fields: JsonFields) -> None:
+def _check_supported(fields: JsonFields) -> None:
     """Refuse features that transformers computes differently from the decoder."""
     activation = fields.text("hidden_act", "silu")
     if activation not in ("silu", "swish"):

@@ -16,7 +16,7 @@ from eztinker.model_files.tensor_files import MAX_SHOWN_CHARS, StoredTensor, sto
 Shape = tuple[int, ...]
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_NEVER_READ = ".rotary_emb.inv_freq"
+_IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 """Suffix of tensors that are ignored: rotary frequencies, which old programs saved and every program recomputes."""
 _COMPARED_BYTES = 1 << 24
 
@@ -57,7 +57,7 @@ def read_model_folder(directory: Path, name: str) -> ModelFolder:
     for tensor_name, shape in expected.items():
         _check_tensor(tensor_name, stored.get(tensor_name), shape, config, name)
     for tensor_name in sorted(stored.keys() - expected.keys()):
-        if not tensor_name.endswith(_NEVER_READ):
+        if not tensor_name.endswith(_IGNORED_SUFFIX):
             raise DataDamaged(
                 f"The weights of base model {name!r} hold {tensor_name[:MAX_SHOWN_CHARS]}, which a {config.model_type} "
                 f"model of {config.num_layers} layers with this config.json does not have; serve files of one model"

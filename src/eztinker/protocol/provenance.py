@@ -49,7 +49,7 @@ def provenance_from_wire(datum: wire_pb2.Datum) -> Provenance | None:
     """Spans of one datum; None if it has none.
 
     Raises:
-        InvalidInput: a span is empty, or has a negative offset or length.
+        InvalidInput: a span names neither prompt nor sampled tokens, or has a negative offset or length.
     """
     if not datum.model_input_spans and not datum.loss_fn_input_spans:
         return None
