@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.errors import ConfigError
-from eztinker.model.cpu_kernels import CpuKernels, PackedWeight, cpu_kernels, kernels_name, processor_flags
+from eztinker.model.cpu_kernels import (
+    CpuKernels,
+    PackedWeight,
+    cpu_kernels,
+    kernel_failures,
+    kernels_name,
+    processor_flags,
+)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -96,6 +103,13 @@ def kernels_text(dtype: torch.dtype, device: torch.device) -> str:
         return f"none: they are for CPUs, not for {device.type}"
     model, logits = kernels_name(dtype), kernels_name(torch.float32)
     return model if model == logits else f"{model}; for logits {logits}"
+
+
+def kernels_missed(dtype: torch.dtype, device: torch.device) -> list[str]:
+    """Why faster instructions than those of `kernels_text` are not used, a sentence for each that failed."""
+    if device.type != "cpu":
+        return []
+    return list(dict.fromkeys(kernel_failures(dtype) + kernel_failures(torch.float32)))
 
 
 def own_kernels(x: Tensor) -> CpuKernels | None:

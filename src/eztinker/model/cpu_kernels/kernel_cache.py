@@ -1,4 +1,4 @@
-"""Compiled libraries on disk: kept for the next process, and loaded only if no other user could have written them.
+"""Compiled libraries on disk, kept for the next process, and loaded only if no other user could have written them.
 
 Whoever can write such a library, or put another in its place, runs code as this user. So the directory and the file
 must belong to this user or to root, and nobody else may write them. Both are opened first and checked then, so that
