@@ -48,7 +48,7 @@ class PackedFactors:
     """One A and one B of a fused weight as our own kernels read them, in the base model's dtype."""
 
     def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
-        num_added = -a_RI.shape[0] % kernels.fastest_inputs  # rows of zeros change nothing
+        num_added = -a_RI.shape[0] % kernels.input_multiple  # rows of zeros change nothing
         self._kernels = kernels
         self.a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, num_added)).to(dtype))
         self.b = kernels.pack_weight(functional.pad(b_OR, (0, num_added)).to(dtype))

@@ -80,15 +80,15 @@ class _AdaptedRows(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = [
-        *((name, Pointer) for name in ("normed", "qkv", "turned", "attended", "gate_up", "gated", "update")),
-        *((name, Pointer) for name in ("some_inputs", "some_outputs", "low", "scratch")),
+        *((name, Pointer) for name in ("normed", "qkv", "rotated", "attended", "gate_up", "gated", "update")),
+        *((name, Pointer) for name in ("adapter_inputs", "adapter_outputs", "low_rank_hidden", "scratch")),
         *((name, Pointer) for name in ("x", "cos", "sin", "keys", "values", "positions")),
         ("adapted", ctypes.POINTER(_AdaptedRows)),
         *((name, Int) for name in ("num_adapted", "rows", "cache_rows", "capacity", "threads")),
     ]
 
 
-_EVERYTHING = 2**31 - 1
+_NO_WINDOW = 2**31 - 1
 """The window of layers without one."""
 
 
@@ -115,13 +115,13 @@ class DecodeKernel:
         self._widths = {
             "normed": first.qkv.weight.inputs,
             "qkv": first.qkv.weight.outputs,
-            "turned": first.qkv.weight.outputs,
+            "rotated": first.qkv.weight.outputs,
             "attended": first.output.weight.inputs,
             "gate_up": first.gate_up.weight.outputs,
             "gated": first.down.weight.inputs,
             "update": first.qkv.weight.inputs,
-            "some_inputs": max(weight.inputs for weight in weights),
-            "some_outputs": max(weight.outputs for weight in weights),
+            "adapter_inputs": max(weight.inputs for weight in weights),
+            "adapter_outputs": max(weight.outputs for weight in weights),
         }
         """Numbers of a row in each of the buffers."""
 
@@ -155,7 +155,7 @@ class DecodeKernel:
         """
         num_rows, num_threads, capacity = x_BH.shape[0], torch.get_num_threads(), keys_NRKSD.shape[3]
         self._check(x_BH, (cos_BD, sin_BD), (keys_NRKSD, values_NRKSD), positions_B)
-        widths = {**self._widths, "low": max((each.low_ranks.greatest_rank for each in adapted), default=0)}
+        widths = {**self._widths, "low_rank_hidden": max((each.low_ranks.greatest_rank for each in adapted), default=0)}
         buffers = {name: x_BH.new_empty(num_rows, width) for name, width in widths.items()}
         buffers["scratch"] = self._kernels.new_scratch(capacity, self._model.dim)
         step = _Step(
@@ -234,7 +234,7 @@ def _layer(layer: LayerWeights) -> _Layer:
     weights = {name: getattr(layer, name).weight for name in WEIGHTS}
     norms = {name: getattr(layer, name) for name in NORMS}
     pointers = {name: None if norm is None else norm.data_ptr() for name, norm in norms.items()}
-    return _Layer(**weights, **pointers, window=layer.window or _EVERYTHING)
+    return _Layer(**weights, **pointers, window=layer.window or _NO_WINDOW)
 
 
 def _adapted_rows(adapted: AdaptedRows) -> _AdaptedRows:

@@ -56,8 +56,8 @@ class CpuKernels:
             function.restype = Long if name.endswith("_size") else None
         self._library = library
         self._dtype = dtype
-        self.fastest_inputs: int = library.fastest_inputs()
-        """`linear` is fastest where this divides the number of inputs."""
+        self.input_multiple: int = library.input_multiple()
+        """The divisor of the number of inputs with which `linear` is fastest."""
 
     def pack_weight(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, narrow: bool = False) -> PackedWeight:
         """The weight in the order that `linear` reads it.
