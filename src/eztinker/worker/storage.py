@@ -1,4 +1,4 @@
-"""Between the state of a training run and its checkpoint on disk."""
+"""Saving a training run to a checkpoint on disk, and loading it back."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.types import CheckpointKind
 
 MAX_SAMPLER_ADAPTERS = 32
-"""Snapshots kept in memory; others are read again from their checkpoint when they are sampled from."""
+"""Number of sampler adapters kept in memory; others are read again from their checkpoint when they are sampled from."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
-    """Write what `command` calls for; the run is not changed."""
+    """Write the checkpoint that `command` asks for; the run is not changed."""
     parts = _parts(run, command.kind)
     if command.with_gradient:
         parts[GRADIENT_PART] = tensors_part(run.adapter.named_arrays(run.grads))

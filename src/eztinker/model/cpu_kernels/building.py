@@ -79,7 +79,7 @@ def choose(dtype: torch.dtype) -> Choice:
 
 
 def _why_no_set(dtype: torch.dtype) -> str:
-    """Why there is nothing to try, where there is not."""
+    """Why `usable_sets` is empty."""
     if _name(dtype) not in INSTRUCTION_SETS:
         return f"there are none for {_name(dtype)}"
     return (
@@ -130,7 +130,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def processor_flags() -> set[str]:
-    """What Linux says the processor can do; nothing on other systems."""
+    """Instruction set extensions of the processor, in the words of /proc/cpuinfo; empty on other systems than Linux."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
             return set(next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "").split())
