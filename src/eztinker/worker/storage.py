@@ -35,7 +35,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
-    """Write the checkpoint that `command` asks for; the run is not changed."""
+    """Write what `command` calls for; the run is not changed."""
     parts = _parts(run, command.kind)
     if command.with_gradient:
         parts[GRADIENT_PART] = tensors_part(run.adapter.named_arrays(run.grads))

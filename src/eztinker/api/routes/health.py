@@ -18,11 +18,8 @@ async def healthz() -> JSONResponse:
 
 @router.get("/readyz")
 async def readyz(service: ServiceDep) -> JSONResponse:
-    """200 once the engine takes commands, with the instructions its own kernels use, or "none".
-
-    Why there are none is for those with a key, on `/status`: it may quote paths of this machine.
-    """
-    ready = service.engine.ready
-    if ready is None:
+    """200 once the engine takes commands."""
+    if service.engine.ready is None:
         return JSONResponse({"status": "starting", "detail": "The engine is starting"}, status_code=503)
-    return JSONResponse({"status": "ready", "kernels": ready.kernels.partition(":")[0] or None})
+    # Why there are no kernels is for those with a key, on /status: it may quote paths of this machine.
+    return JSONResponse({"status": "ready", "kernels": service.engine.ready.kernels.partition(":")[0] or None})

@@ -1,4 +1,4 @@
-"""Our own kernels against torch in float64, and that a row's result never depends on its batch neighbours."""
+"""Our own kernels against torch in float64; and a row never depends on its batch neighbours."""
 
 from __future__ import annotations
 
@@ -192,9 +192,7 @@ def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, 
 
 @pytest.mark.parametrize("width", [600, 608])
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
-def test_a_row_is_the_same_whatever_its_batch_neighbours_are(
-    kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int
-):
+def test_a_row_is_the_same_beside_any_neighbours(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
     x, weight = draw(100, width, dtype=dtype), draw(70, width, dtype=dtype, seed=1)
     packed, norm = kernels.pack_weight(weight), draw(width, dtype=dtype, seed=2)
     rows = slice(100 - num_rows, 100)

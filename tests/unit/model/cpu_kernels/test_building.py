@@ -12,9 +12,7 @@ import torch
 
 from eztinker.model.cpu_kernels import building, compiling
 from eztinker.model.cpu_kernels.compiling import AMX, AVX2, AVX512, AVX512_BF16, InstructionSet
-from eztinker.model.device import kernels_missed, kernels_text
 from tests.instruction_sets import NAMES, USABLE
-from tests.oracles import CPU
 
 
 @pytest.mark.parametrize(
@@ -230,18 +228,3 @@ def test_a_library_that_came_along_and_does_not_load_is_compiled(
         assert building.choose(compiled[0]).kernels is not None
     assert str(prebuilt) in caplog.text
     assert len(list(cache.glob("cpu_kernels-*.so"))) == 1
-
-
-def test_a_model_names_what_kept_it_from_faster_instructions(monkeypatch: pytest.MonkeyPatch):
-    failures = {torch.float32: ("AVX512: no",), torch.bfloat16: ("AMX: no", "AVX512: no")}
-    monkeypatch.setattr("eztinker.model.device.kernel_failures", failures.get)
-    assert kernels_missed(torch.bfloat16, CPU) == ["AMX: no", "AVX512: no"]
-    assert kernels_missed(torch.bfloat16, torch.device("cuda")) == []
-
-
-def test_a_model_names_the_instructions_of_its_numbers_and_of_its_logits(monkeypatch: pytest.MonkeyPatch):
-    names = {torch.float32: "AVX512", torch.bfloat16: "AMX"}
-    monkeypatch.setattr("eztinker.model.device.kernels_name", names.get)
-    assert kernels_text(torch.float32, CPU) == "AVX512"
-    assert kernels_text(torch.bfloat16, CPU) == "AMX; for logits AVX512"
-    assert kernels_text(torch.bfloat16, torch.device("cuda")) == "none: they are for CPUs, not for cuda"
