@@ -25,7 +25,7 @@ from eztinker.protocol.frames import (
 )
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
-from eztinker.worker.handlers import CommandHandlers, success
+from eztinker.worker.operations import Operations, success
 from eztinker.worker.link import Link, LinkClosed
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,14 @@ def _start(link: Link, configure: Configure) -> Loop:
         _GUARANTEE[ready.is_batch_invariant],
     )
     link.send(ready)
-    return Loop(link, scheduler, CommandHandlers(base_models))
+    return Loop(link, scheduler, Operations(base_models))
 
 
 class Loop:
     """Commands in, events out, and the scheduler's turns in between."""
 
-    def __init__(self, link: Link, scheduler: Scheduler, handlers: CommandHandlers) -> None:
-        self._link, self._scheduler, self._handlers = link, scheduler, handlers
+    def __init__(self, link: Link, scheduler: Scheduler, operations: Operations) -> None:
+        self._link, self._scheduler, self._operations = link, scheduler, operations
         self._status_sent = 0.0
         self.is_stopped = False
 
@@ -113,10 +113,10 @@ class Loop:
 
     def _submit(self, command: Submit) -> None:
         if not isinstance(command.work, Sample):
-            self._scheduler.submit(self._handlers.training(command.work, share=command.share))
+            self._scheduler.submit(self._operations.training(command.work, share=command.share))
             return
         try:
-            self._handlers.start_sampling(command.work, share=command.share)
+            self._operations.start_sampling(command.work, share=command.share)
         except Exception as error:
             self._link.send(failed(command.work.op_id, error))
 

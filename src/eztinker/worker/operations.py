@@ -1,4 +1,4 @@
-"""Handlers of commands, which change the engine's training runs, and the events that report their results."""
+"""What each command does to the engine's training runs, and the event that reports it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from eztinker.worker.base_models import BaseModels
 from eztinker.worker.storage import SamplerAdapters, load_run, save_run
 
 
-class CommandHandlers:
-    """The training runs of this engine, and a handler for each command on them."""
+class Operations:
+    """The training runs of this engine, and what commands do to them."""
 
     def __init__(self, base_models: BaseModels) -> None:
         self._base_models = base_models
@@ -51,7 +51,7 @@ class CommandHandlers:
 
     def training(self, command: TrainingCommand, *, share: str) -> Operation:
         """The command as work for the scheduler. Nothing happens before its turn comes."""
-        handler = {
+        work = {
             CreateModel: self._create,
             LoadModel: self._load,
             ForwardBackward: self._pass,
@@ -63,7 +63,7 @@ class CommandHandlers:
         return Operation(
             command.op_id,
             command.model_id,
-            lambda: handler(command),
+            lambda: work(command),
             is_step=isinstance(command, OptimStep),
             share=share,
             longest=max((len(datum.tokens) for datum in data), default=0),
