@@ -25,8 +25,8 @@ from eztinker.protocol.frames import (
 )
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
-from eztinker.worker.operations import Operations, success
 from eztinker.worker.link import Link, LinkClosed
+from eztinker.worker.operations import Operations, success
 
 log = logging.getLogger(__name__)
 
