@@ -86,7 +86,7 @@ def check_packages() -> Finding:
 
 
 def check_engine() -> Iterator[Finding]:
-    """Ask torch in a process of its own, so that a broken installation of it cannot take the doctor down."""
+    """Probe torch in a process of its own, so that a broken installation cannot crash the doctor."""
     command = [sys.executable, "-P", "-c", _ENGINE_PROBE]
     try:
         probe = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS)
