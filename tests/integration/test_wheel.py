@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from eztinker.model.cpu_kernels.compiling import PREBUILT, prebuilt_name
+from eztinker.model.cpu_kernels.compiling import HEADERS, PREBUILT, SOURCES, prebuilt_name
 from eztinker.model.device import kernels_text
 from tests.instruction_sets import ALL_SETS, USABLE, has_compiler
 
@@ -55,17 +55,20 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
+def build(folder: Path, *, with_kernels: bool) -> Path:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)],
         cwd=REPOSITORY,
-        env=os.environ | {"HATCH_BUILD_HOOK_ENABLE_CUSTOM": "true"},
+        env=os.environ | {"HATCH_BUILD_HOOK_ENABLE_CUSTOM": str(with_kernels).lower()},
         check=True,
     )
     (built,) = folder.iterdir()
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("dist"), with_kernels=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,15 @@ def test_it_carries_every_dtype_in_every_set_of_instructions_and_says_for_which_
     assert tag.endswith("_x86_64")
     assert wheel.name.endswith(f"-{tag}.whl")
     assert "Root-Is-Purelib: false" in lines
+
+
+def test_a_wheel_for_other_machines_carries_the_sources_alone(tmp_path: Path):
+    wheel = build(tmp_path, with_kernels=False)
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert not [name for name in names if name.endswith(".so")]
+    assert {str(path.relative_to(REPOSITORY / "src")) for path in (*SOURCES, *HEADERS)} <= names
 
 
 def test_its_libraries_ask_for_nothing_newer_than_the_tag_says(installed: Path, wheel: Path):
