@@ -28,7 +28,7 @@ from eztinker.model_files.decoder_config import DecoderConfig
 from eztinker.model_files.folder import read_model_folder
 
 AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]
-"""Which rows of a batch go through which adapter; rows that no adapter names see the base model."""
+"""Adapters, each with the rows of the batch that use it (None for all); other rows use the base model alone."""
 
 
 class Decoder:

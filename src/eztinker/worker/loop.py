@@ -36,7 +36,7 @@ _GUARANTEE = {
     True: "What is sampled has the same bits whatever is sampled beside it",
     False: "What is sampled beside a sequence may change last bits of its logprobs, and now and then a token",
 }
-"""What the engine's first log line says, by whether the engine is batch invariant."""
+"""Sentence in the engine's first log line, by whether the engine is batch invariant."""
 
 
 def serve(link: Link) -> None:

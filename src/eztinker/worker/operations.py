@@ -1,4 +1,4 @@
-"""What each command does to the engine's training runs, and the event that reports it."""
+"""Execution of commands on the engine's training runs, and the events that report their results."""
 
 from __future__ import annotations
 
