@@ -171,7 +171,7 @@ class Shelf:
         self._write(lambda db: recorded_samples.add(db, *rows))
 
     def use(self, *op_ids: str) -> None:
-        self._write(lambda db: recorded_samples.touch(db, op_ids, self.clock.time))
+        self._write(lambda db: recorded_samples.renew(db, op_ids, self.clock.time))
 
     def left(self, *op_ids: str, owner: str = "ann") -> list[str]:
         """Those that are there after a round of housekeeping."""

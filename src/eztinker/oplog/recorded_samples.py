@@ -58,7 +58,7 @@ def sequences(db: Connection, named: Iterable[tuple[str, int]]) -> Iterator[Reco
             yield RecordedSequence(**dict(zip(_SEQUENCE_COLUMNS, row, strict=True)))
 
 
-def touch(db: Connection, op_ids: Iterable[str], now: datetime) -> None:
+def renew(db: Connection, op_ids: Iterable[str], now: datetime) -> None:
     """Set the time at which these samples were last used."""
     for ids in _batched(op_ids):
         db.execute(update(recorded_samples).where(_op_id.in_(ids)).values(used_at=now))

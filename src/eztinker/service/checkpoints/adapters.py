@@ -219,7 +219,7 @@ def _check_expected(lora: LoraSpec, expected: LoraSpec) -> None:
 
 
 def _base_model_warning(named: str | None, base: BaseModel, catalog: Catalog) -> str | None:
-    """What speaks against an adapter for `base` whose folder says that it was trained on `named`.
+    """Warn of an adapter for `base` whose folder says that it was trained on `named`.
 
     Raises:
         InvalidInput: that is another model. Its adapter may fit by its shapes, and would compute nonsense.

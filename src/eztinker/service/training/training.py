@@ -97,7 +97,7 @@ class Training:
             work,
             plan,
             is_chunked=True,
-            also=(lambda db: recorded_samples.touch(db, used, now)) if used else None,
+            also=(lambda db: recorded_samples.renew(db, used, now)) if used else None,
         )
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
