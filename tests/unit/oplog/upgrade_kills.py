@@ -1,6 +1,6 @@
 """Upgrades an old log in a child process that is killed, again and again.
 
-`python -m tests.integration.upgrade_kills DIRECTORY` reads a list of deaths as JSON from its input: each the name of a
+`python -m tests.unit.oplog.upgrade_kills DIRECTORY` reads a list of deaths as JSON from its input: each the name of a
 failpoint, or the part of an upgrade's time after which the kill comes. It prints for each the version that the log had
 afterwards. Forks from a process of its own, which has no threads.
 """

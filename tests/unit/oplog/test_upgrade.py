@@ -31,7 +31,7 @@ from eztinker.oplog.models import run_id_of
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata
 from eztinker.oplog.store import Store
 from eztinker.oplog.upgrade import _stamp, alembic_config, backup_path, bring_up_to_date, run_migrations
-from tests.integration.upgrade_kills import SYNTHETIC, VERSION_2
+from tests.unit.oplog.upgrade_kills import SYNTHETIC, VERSION_2
 from tests.servers import serving_scripted
 from tests.wire import PROTOBUF, loss_of, outcome
 
@@ -224,7 +224,7 @@ def test_an_upgrade_killed_at_any_moment_leaves_the_old_log_or_the_new_one(tmp_p
     moments = [(moment + generator.random()) / NUM_KILLS for moment in range(NUM_KILLS)]
     places = [f"upgrade.{place}:1" for place in PLACES] + [f"migration.row:{row}" for row in (1, 200, 400)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.upgrade_kills", str(tmp_path)],
+        [sys.executable, "-m", "tests.unit.oplog.upgrade_kills", str(tmp_path)],
         input=json.dumps([*places, *moments]), capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     versions = json.loads(done.stdout)
