@@ -67,16 +67,16 @@ def ask_for_samples(http: httpx.Client, *, num_requests: int, num_samples: int, 
 
 def ask_for_steps(http: httpx.Client) -> list[str]:
     model_id = new_run(http)
-    promises = []
+    futures = []
     for number in range(NUM_STEPS):
-        promises.append(ask_for_pass(http, model_id, 2 * number + 1, 16))
-        promises.append(optim_step(http, model_id, 2 * number + 2, learning_rate=1e-3))
-    return promises
+        futures.append(ask_for_pass(http, model_id, 2 * number + 1, 16))
+        futures.append(optim_step(http, model_id, 2 * number + 2, learning_rate=1e-3))
+    return futures
 
 
-def cancel(http: httpx.Client, promises: list[str]) -> None:
-    for promise in promises:
-        post(http, "/cancel_future", request_id=promise)
+def cancel(http: httpx.Client, futures: list[str]) -> None:
+    for future in futures:
+        post(http, "/cancel_future", request_id=future)
 
 
 def num_left(server: RunningServer, owner: str) -> int:
@@ -84,9 +84,9 @@ def num_left(server: RunningServer, owner: str) -> int:
     return sum(each.owner == owner for each in unsettled.values())
 
 
-def finish(http: httpx.Client, promises: list[str]) -> None:
-    for promise in promises:
-        answer = outcome(http, promise)
+def finish(http: httpx.Client, futures: list[str]) -> None:
+    for future in futures:
+        answer = outcome(http, future)
         assert answer.status_code == 200
         assert b"error" not in answer.content[:20]
 

@@ -126,8 +126,8 @@ async def work_beside_polls(server: RunningServer) -> list[float]:
         model_id = new_run(http)
         with ThreadPoolExecutor(8) as pool:  # all wait for number 1, which comes last
             numbers = range(2, NUM_POLLS + 2)
-            promises = list(pool.map(lambda number: send_chunk(http, chunk(model_id, number)), numbers))
-        polls = [asyncio.create_task(poll(server, promise)) for promise in promises]
+            futures = list(pool.map(lambda number: send_chunk(http, chunk(model_id, number)), numbers))
+        polls = [asyncio.create_task(poll(server, future)) for future in futures]
         losses = await asyncio.to_thread(train, server, 5)
         assert losses[-1] < losses[0]
         seconds = await asyncio.to_thread(ask_often, http, f"/training_runs/{model_id}")

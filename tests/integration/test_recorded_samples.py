@@ -55,9 +55,9 @@ def sampler_in(http: httpx.Client, session_id: str) -> str:
 
 def sample(http: httpx.Client, sampler_id: str, seq_id: int = 0, *, is_recorded: bool = True) -> str:
     """The id of a sequence of 11 and 12, drawn for a prompt of 10."""
-    promise = post(http, "/asample", **sample_body(sampler_id, seq_id, record_stability_info=is_recorded))
-    assert outcome(http, promise["request_id"]).json()["sequences"][0]["tokens"] == [11, 12]
-    return promise["sample_sequence_ids"][0]
+    future = post(http, "/asample", **sample_body(sampler_id, seq_id, record_stability_info=is_recorded))
+    assert outcome(http, future["request_id"]).json()["sequences"][0]["tokens"] == [11, 12]
+    return future["sample_sequence_ids"][0]
 
 
 def training_body(model_id: str, seq_id: int, sequence_id: str) -> bytes:

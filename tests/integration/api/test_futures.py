@@ -41,19 +41,19 @@ def test_a_poll_is_held_and_then_told_the_state_of_the_queue(http: httpx.Client)
 def test_batches_and_samples_come_as_protobuf_and_all_else_as_json(http: httpx.Client):
     session_id = new_session(http)
     create = {"session_id": session_id, "model_seq_id": 0, "base_model": "tiny"}
-    promises: dict[str, Any] = {"create_model": post(http, "/create_model", **create)["request_id"]}
-    run = outcome(http, promises["create_model"]).json()["model_id"]
-    promises["forward_backward"] = send_chunk(http, chunk(run, 1))
-    promises["optim_step"] = optim_step(http, run, 2)
+    futures: dict[str, Any] = {"create_model": post(http, "/create_model", **create)["request_id"]}
+    run = outcome(http, futures["create_model"]).json()["model_id"]
+    futures["forward_backward"] = send_chunk(http, chunk(run, 1))
+    futures["optim_step"] = optim_step(http, run, 2)
     for seq_id, endpoint in ((3, "save_weights"), (4, "save_weights_for_sampler"), (5, "save_weights_external")):
-        promises[endpoint] = post(http, f"/{endpoint}", model_id=run, seq_id=seq_id, path="a")["request_id"]
-    path = outcome(http, promises["save_weights"]).json()["path"]
+        futures[endpoint] = post(http, f"/{endpoint}", model_id=run, seq_id=seq_id, path="a")["request_id"]
+    path = outcome(http, futures["save_weights"]).json()["path"]
     load = {"path": path, "optimizer": True}
-    promises["load_weights"] = post(http, "/load_weights", model_id=run, seq_id=6, **load)["request_id"]
-    promises["sample"] = post(http, "/asample", **sample_body(new_sampler(http)))["request_id"]
+    futures["load_weights"] = post(http, "/load_weights", model_id=run, seq_id=6, **load)["request_id"]
+    futures["sample"] = post(http, "/asample", **sample_body(new_sampler(http)))["request_id"]
     bad = send_chunk(http, chunk(run, 7, token=9999))
-    for kind, promise in promises.items():
-        answer = outcome(http, promise, accept=PROTOBUF)
+    for kind, future in futures.items():
+        answer = outcome(http, future, accept=PROTOBUF)
         is_protobuf = answer.headers["content-type"] == PROTOBUF
         assert is_protobuf == (kind in ("forward_backward", "sample")), kind
         assert is_protobuf or "error" not in answer.json(), kind

@@ -84,10 +84,10 @@ def test_one_owner_cannot_fill_the_queue_and_what_was_refused_succeeds_later(
 def test_a_full_queue_does_not_keep_a_session_from_ending(ann: httpx.Client):
     session_id = new_session(ann)
     model_id = new_run(ann, session_id=session_id)
-    promises = [send_chunk(ann, chunk(model_id, seq_id)) for seq_id in (2, 3, 4, 5)]
+    futures = [send_chunk(ann, chunk(model_id, seq_id)) for seq_id in (2, 3, 4, 5)]
     assert is_full(ann.post("/optim_step", json={"model_id": model_id, "seq_id": 6, "adam_params": {}}))
     post(ann, f"/sessions/{session_id}/finish", reason={"type": "success"})
-    assert {outcome(ann, promise).json()["code"] for promise in promises} == {"sequence_gap"}
+    assert {outcome(ann, future).json()["code"] for future in futures} == {"sequence_gap"}
 
 
 def test_a_sample_that_is_given_up_before_the_engine_has_room_ends_at_once(ann: httpx.Client, bob: httpx.Client):

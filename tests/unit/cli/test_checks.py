@@ -51,7 +51,7 @@ def test_an_open_key_file_is_bad_and_the_finding_says_what_closes_it(tmp_path: P
     assert "chmod 600" in finding.found
 
 
-def test_missing_kernels_are_noted_with_what_is_not_promised_without_them(monkeypatch: pytest.MonkeyPatch):
+def test_missing_kernels_are_noted_with_what_is_not_guaranteed_without_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     torch, kernels = check_engine()
     assert torch.found.startswith("torch ")
@@ -61,7 +61,7 @@ def test_missing_kernels_are_noted_with_what_is_not_promised_without_them(monkey
 
 
 @pytest.mark.skipif(not USABLE, reason="this machine has no kernels of ours")
-def test_kernels_are_named_with_what_they_promise():
+def test_kernels_are_named_with_what_they_guarantee():
     _, kernels = check_engine()
     assert kernels.verdict is Verdict.GOOD
     assert kernels.found.endswith("; samples have the same bits in any batch")

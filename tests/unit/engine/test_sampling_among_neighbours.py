@@ -1,4 +1,4 @@
-"""The same request a thousand times, each time amid other company: the same tokens and logprobs, to the last bit."""
+"""The same request a thousand times among changing batch neighbours: the same tokens and logprobs, to the last bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARAMS = SamplingParams(max_tokens=12, temperature=0.9, seed=5)
 @pytest.mark.skipif(
     cpu_kernels(torch.float32) is None, reason="torch's operators round differently in batches of different sizes"
 )
-def test_company_changes_no_bit_of_a_thousand_repeats(tiny_model_dir: Path):
+def test_batch_neighbours_change_no_bit_of_a_thousand_repeats(tiny_model_dir: Path):
     decoder = load_decoder(tiny_model_dir)
     adapters = [None, frozen_adapter(decoder, seed=1), frozen_adapter(decoder, seed=2, rank=7)]
     alone = finish(new_sampler(decoder, tiny_model_dir), job("x", PROMPT, PARAMS, adapter=adapters[1]))["x"]
@@ -52,7 +52,7 @@ def test_company_changes_no_bit_of_a_thousand_repeats(tiny_model_dir: Path):
                 assert bits(done.result().sequences[0]) == bits(alone.sequences[0]), f"repeat {done.op_id}"
                 num_equal += 1
     assert num_others > NUM_REPEATS / 10
-    assert len(batch_sizes) > MAX_BATCH_SIZE / 2, "the company hardly changed, so little is shown"
+    assert len(batch_sizes) > MAX_BATCH_SIZE / 2, "the batch neighbours hardly changed, so little is shown"
 
 
 def bits(sequence: SampledSequence) -> tuple[list[int], bytes]:

@@ -1,4 +1,4 @@
-"""Passes over packed batches: what they sum, what they leave alone, and that company changes nothing."""
+"""Passes over packed batches: what they sum, what they leave alone, and that batch neighbours change nothing."""
 
 from __future__ import annotations
 

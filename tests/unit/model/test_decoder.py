@@ -10,6 +10,8 @@ import torch
 from transformers import AutoTokenizer
 
 from eztinker.errors import Unsupported
+from eztinker.model_files.config import FAMILIES as READ_FAMILIES
+from eztinker.types import KNOWN_MODEL_TYPES
 from tests.oracles import draw_tokens, load_decoder, packed_logits, transformers_logits
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
@@ -122,3 +124,7 @@ def test_the_embedded_model_scores_text_as_transformers_does(embedded_model_dir:
     torch.testing.assert_close(ours.log_softmax(-1)[scored], theirs.log_softmax(-1)[scored], rtol=0, atol=1e-4)
     # Logits here reach 40, and 30 layers of float32 rounding already put either side 1e-4 off float64.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-4)
+
+
+def test_the_decoder_computes_exactly_the_families_that_catalogs_serve():
+    assert set(READ_FAMILIES) == set(KNOWN_MODEL_TYPES)

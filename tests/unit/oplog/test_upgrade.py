@@ -31,8 +31,8 @@ from eztinker.oplog.models import run_id_of
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata
 from eztinker.oplog.store import Store
 from eztinker.oplog.upgrade import _stamp, alembic_config, backup_path, bring_up_to_date, run_migrations
-from tests.unit.oplog.upgrade_kills import SYNTHETIC, VERSION_2
 from tests.servers import serving_scripted
+from tests.unit.oplog.upgrade_kills import SYNTHETIC, VERSION_2
 from tests.wire import PROTOBUF, loss_of, outcome
 
 SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))

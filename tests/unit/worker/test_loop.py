@@ -38,7 +38,7 @@ def start(**environment: str) -> tuple[Event, str]:
 
 
 @pytest.mark.skipif(not USABLE, reason="this machine has no kernels of ours")
-def test_a_start_names_the_instructions_of_the_kernels_and_what_they_promise():
+def test_a_start_names_the_instructions_of_the_kernels_and_what_they_guarantee():
     ready, log = start()
     assert isinstance(ready, Ready)
     assert ready.kernels == USABLE[0][1].name
@@ -47,7 +47,7 @@ def test_a_start_names_the_instructions_of_the_kernels_and_what_they_promise():
 
 
 @pytest.mark.skipif(not USABLE, reason="this machine would have none anyway")
-def test_a_start_without_kernels_says_why_and_what_is_not_promised():
+def test_a_start_without_kernels_says_why_and_what_is_not_guaranteed():
     ready, log = start(CC="no-such-compiler")
     assert isinstance(ready, Ready)
     assert ready.kernels == "none: no C compiler (no-such-compiler)"

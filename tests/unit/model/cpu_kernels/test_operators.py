@@ -1,4 +1,4 @@
-"""Our own kernels against torch in float64, and what they promise beyond it: a row never depends on its company."""
+"""Our own kernels against torch in float64; and a row never depends on its batch neighbours."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, 
 
 @pytest.mark.parametrize("width", [600, 608])
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
-def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
+def test_a_row_is_the_same_beside_any_neighbours(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
     x, weight = draw(100, width, dtype=dtype), draw(70, width, dtype=dtype, seed=1)
     packed, norm = kernels.pack_weight(weight), draw(width, dtype=dtype, seed=2)
     rows = slice(100 - num_rows, 100)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from eztinker.dataset import ArithmeticDataset, GSM8KDataset, MathDataset
+from eztinker.dataset import GSM8KDataset
 from eztinker.errors import DataDamaged, DataNotFound, InvalidInput
-
-
-@pytest.fixture
-def small_dir(tmp_path: Path) -> Path:
-    rows = [{"question": f"What is {n} + 1?", "answer": f"{n}+1 = {n + 1}\n#### {n + 1:,}"} for n in (1, 2, 999)]
-    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
-    return tmp_path
 
 
 def test_the_real_data_has_its_published_sizes(gsm8k_dir: Path) -> None:
@@ -77,11 +69,6 @@ def test_max_samples_takes_the_first_ones(small_dir: Path, max_samples: int | No
     assert [each["extracted_answer"] for each in dataset] == ["2", "3", "1000"][:expected]
 
 
-def test_math_verify_can_be_left_out(small_dir: Path) -> None:
-    dataset = GSM8KDataset(use_math_verify=False, data_dir=small_dir)
-    assert dataset.evaluate_answer("#### 2", "2")["strategy"] == "numeric"
-
-
 def test_a_missing_split_says_where_it_was_looked_for_and_how_to_get_it(small_dir: Path) -> None:
     with pytest.raises(DataNotFound, match=r"test\.jsonl.*EZTINKER_GSM8K_DIR.*github\.com.*hub.*ArithmeticDataset"):
         GSM8KDataset("test", data_dir=small_dir)
@@ -110,14 +97,3 @@ def test_bad_arguments_are_named_with_their_value(small_dir: Path) -> None:
         GSM8KDataset("dev", data_dir=small_dir)
     with pytest.raises(InvalidInput, match="-1"):
         GSM8KDataset(max_samples=-1, data_dir=small_dir)
-
-
-def test_few_shot_examples_are_worked_in_the_form_that_is_graded(small_dir: Path) -> None:
-    datasets: list[MathDataset] = [GSM8KDataset(data_dir=small_dir), ArithmeticDataset(max_samples=1)]
-    for dataset in datasets:
-        prompt = dataset.format_few_shot_prompt("How many?")
-        assert prompt.count("Question: ") == prompt.count("\nAnswer:") == 4
-        assert prompt.endswith("\n\nQuestion: How many?\nAnswer:")
-        for example in dataset.few_shot_examples:
-            assert f"Answer: {example['ground_truth']}\n\n" in prompt
-            assert dataset.evaluate_answer(example["ground_truth"], example["extracted_answer"])["is_correct"]

@@ -11,9 +11,7 @@ import pytest
 import torch
 
 from eztinker.model.cpu_kernels import building
-from eztinker.model.device import kernels_text
 from tests.instruction_sets import ALL_SETS, NAMES, USABLE, has_compiler, name_of
-from tests.oracles import CPU
 
 
 @pytest.mark.parametrize(
@@ -153,11 +151,3 @@ def test_kernels_are_compiled_once(
     assert building.choose(compiled[0]).kernels is not None
     assert list(cache.iterdir()) == [library]
     assert stat.S_IMODE(library.stat().st_mode) == 0o700
-
-
-def test_a_model_names_the_instructions_of_its_numbers_and_of_its_logits(monkeypatch: pytest.MonkeyPatch):
-    names = {torch.float32: "AVX512", torch.bfloat16: "AMX"}
-    monkeypatch.setattr("eztinker.model.device.kernels_name", names.get)
-    assert kernels_text(torch.float32, CPU) == "AVX512"
-    assert kernels_text(torch.bfloat16, CPU) == "AMX; for logits AVX512"
-    assert kernels_text(torch.bfloat16, torch.device("cuda")) == "none: they are for CPUs, not for cuda"
