@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,21 @@ import httpx
 import msgspec
 import pytest
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from tests.servers import API_KEY, RunningServer, serving, wait_until
+from tests.servers import API_KEY, RunningServer, Serve, wait_until
 from tests.wire import new_run, new_sampler, outcome, post, sample_body, save
 
 MODEL, BARE = "tiny/llama", "tiny/bare"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[RunningServer]:
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> RunningServer:
     bare = tmp_path_factory.mktemp("bare") / "model"
     shutil.copytree(tiny_model_dir, bare)
     config = json.loads((bare / "tokenizer_config.json").read_text())
     config.pop("chat_template", None)
     (bare / "tokenizer_config.json").write_text(json.dumps(config))
     (bare / "chat_template.jinja").unlink(missing_ok=True)
-    catalog = Catalog([read_base_model(MODEL, tiny_model_dir), read_base_model(BARE, bare)])
-    with serving(tmp_path_factory.mktemp("server"), catalog) as running:
-        yield running
-
-
-@pytest.fixture
-def http(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
+    return serve({MODEL: tiny_model_dir, BARE: bare})
 
 
 def command(server: RunningServer, *arguments: str) -> tuple[list[str], dict[str, str]]:

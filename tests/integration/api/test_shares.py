@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,21 +15,18 @@ import tinker
 from tinker import types
 
 from eztinker.service.accounts.fair_share import Room
-from eztinker.service.execution import operations
 from eztinker.service.execution.engine_process import MAX_DEATHS
 from tests.route_cases import tenant
 from tests.scripted_engine import STALL
-from tests.servers import RunningServer, key_of, serving_scripted, wait_until
+from tests.servers import RunningServer, ServeScripted, key_of, wait_until
 from tests.wire import chunk, new_run, new_sampler, new_session, outcome, post, sample_body, send_chunk
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+def server(serve_scripted: ServeScripted) -> RunningServer:
     """Room for 8 waiting operations, 4 loaded runs and 4 sequences of each owner in the engine."""
-    monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
-    monkeypatch.setattr(operations, "MAX_UNSETTLED", 8)
-    with serving_scripted(tmp_path, poll_hold_seconds=0.5, max_runs=4, max_batch_size=2) as running:
-        yield running
+    room = {"eztinker.service.execution.operations.MAX_UNSETTLED": 8}
+    return serve_scripted(constants=room, poll_hold_seconds=0.5, max_runs=4, max_batch_size=2)
 
 
 @pytest.fixture
