@@ -43,3 +43,15 @@ def test_unnamed_and_expired_checkpoints_are_not_listed(store: Store):
 
     rows, total = asyncio.run(store.write(fill))
     assert ([row.checkpoint_id for row in rows], total) == (["kept"], 1)
+
+
+def test_what_is_removed_is_named_until_it_is_forgotten(store: Store):
+    def remove(db: Connection) -> list[list[str]]:
+        with_run(db)
+        for name in ("a", "b"):
+            checkpoints.add(db, checkpoint(name, name), overwrite=False)
+        checkpoints.remove(db, "a", NOW)
+        listed, _ = checkpoints.of_owner(db, "local", Page(offset=0, limit=10), NOW)
+        return [[row.checkpoint_id for row in listed], checkpoints.removed(db, NOW)]
+
+    assert asyncio.run(store.write(remove)) == [["b"], ["a"]]

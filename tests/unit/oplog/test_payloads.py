@@ -30,3 +30,15 @@ def test_equal_work_is_kept_once_and_no_longer_than_some_operation_may_need_it(s
 
     seen = asyncio.run(store.write(scenario))
     assert seen == [[b"other", b"same"], [b"other", b"same"], [b"other"]]
+
+
+def test_a_payload_with_a_flipped_bit_is_not_given_out(store: Store):
+    def damage(db: Connection) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        digests = [payloads.keep(db, content) for content in (b"whole", b"other")]
+        before = payloads.contents(db, digests)
+        db.exec_driver_sql("UPDATE payloads SET content = ? WHERE digest = ?", (b"othes", digests[1]))
+        return before, payloads.contents(db, digests)
+
+    before, after = asyncio.run(store.write(damage))
+    assert sorted(before.values()) == [b"other", b"whole"]
+    assert list(after.values()) == [b"whole"]
