@@ -11,7 +11,7 @@ from tests.import_graph import SOURCE
 
 UNIT = Path(__file__).parent
 ROOT = UNIT.parents[1]
-MIRRORED = ("api", "checkpoints", "dataset", "engine", "model", "oplog", "protocol")
+MIRRORED = ("api", "base_models", "checkpoints", "dataset", "engine", "model", "model_files", "oplog", "protocol")
 LONG = 40
 """Lines beyond which a module has a test file of its own."""
 MADE_BY_TOOLS = ("_pb2.py",)
@@ -46,7 +46,7 @@ def test_a_module_has_its_tests_where_one_looks_for_them(module: Path):
 
 def test_no_package_is_overlooked():
     assert set(MIRRORED) <= {path.parent.name for path in SOURCE.glob("*/__init__.py")}
-    assert all(len(long_modules(package)) >= 5 for package in MIRRORED)
+    assert all(len(long_modules(package)) >= 4 for package in MIRRORED)
 
 
 def test_a_test_file_holds_tests():
