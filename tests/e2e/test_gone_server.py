@@ -42,7 +42,7 @@ def server(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def children_of(pid: int) -> list[int]:
-    """Of all its threads."""
+    """Processes that any thread of this one has started."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for each in lists for child in each.read_text().split()]
 

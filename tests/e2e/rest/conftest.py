@@ -23,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def other(server: RunningServer) -> tinker.RestClient:
-    """The same server with the key of somebody else."""
+    """A client with the key of somebody else."""
     return tinker.RestClient(base_url=server.url, api_key=key_of(server, "other"))
 
 

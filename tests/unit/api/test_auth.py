@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -54,7 +54,7 @@ def client(app: FastAPI) -> Iterator[TestClient]:
         yield client
 
 
-def ask(client: TestClient, key: str | None) -> httpx.Response:
+def ask(client: TestClient, key: str | None) -> Any:
     return client.get(f"{API_PREFIX}/me", headers={} if key is None else {"x-api-key": key})
 
 

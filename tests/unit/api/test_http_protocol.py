@@ -19,7 +19,7 @@ from eztinker.api.http_server import http_server
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Of an application that says what it was asked."""
+    """The port of an application that says what it was asked."""
     app = FastAPI()
 
     @app.get("/{path:path}")

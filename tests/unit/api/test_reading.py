@@ -87,7 +87,7 @@ def client(app: FastAPI) -> Iterator[TestClient]:
         yield client
 
 
-def code(response: httpx.Response) -> tuple[int, str]:
+def code(response: Any) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 

@@ -31,7 +31,7 @@ def write_export(run: TrainingRun, directory: Path, *, plain_names: bool = False
 
 
 def assert_same_logits(run: TrainingRun, model: torch.nn.Module) -> None:
-    """Of the model and of our adapter, which changes something."""
+    """Hold that model and adapter have the same logits, and that the adapter changes something."""
     tokens = draw_tokens(20, seed=1)
     with torch.inference_mode():
         expected = model(input_ids=torch.tensor([tokens])).logits[0]

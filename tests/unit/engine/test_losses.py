@@ -141,7 +141,7 @@ def test_weights_of_any_sign_multiply_the_terms_of_policy_losses(name: str):
 @pytest.mark.conforms(51)
 @pytest.mark.parametrize("name", ["importance_sampling", "ppo", "dro"])
 def test_gradients_are_the_slopes_of_the_value(name: str):
-    """By finite differences, for the losses that stop no gradient."""
+    """Compare with finite differences, for the losses that stop no gradient."""
     tensors = {key: torch.tensor(value) for key, value in {"logprobs": Q, "advantages": A, "weights": W}.items()}
     config = LOSS_SPECS[name].defaults
     logprobs = torch.tensor(L, requires_grad=True)

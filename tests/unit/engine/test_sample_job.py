@@ -59,7 +59,8 @@ def test_the_table_of_the_likeliest_has_a_row_for_each_token(tokenizer: Tokenize
     (row,) = job("x", [1], SamplingParams(max_tokens=2)).rows(tokenizer)
     for token in (5, 6):
         row.take(token, -1.0)
-        row.topk.append(TopkLogprobs(np.array([[token, 0]], np.int32), np.array([[-1.0, -2.0]], np.float32)))
+        ids, logprobs = np.array([[token, 0]], np.int32), np.array([[-1.0, -2.0]], np.float32)
+        row.topk.append(TopkLogprobs(token_ids=ids, logprobs=logprobs))
     row.finish("length")
     table = row.job.sequences[0].topk_logprobs
     assert table is not None

@@ -45,7 +45,7 @@ def trained_adapter(decoder: Decoder, spec: LoraSpec) -> Adapter:
 
 
 def peft_model(directory: Path, adapter: Adapter, target_modules: list[str]) -> Any:
-    """The same adapter in the hands of transformers and peft."""
+    """A model of transformers and peft with the adapter's weights."""
     base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     config = peft.LoraConfig(r=adapter.lora.rank, lora_alpha=int(adapter.lora.alpha), target_modules=target_modules)
     model = peft.get_peft_model(base, config)

@@ -20,7 +20,7 @@ def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> Op
 
 
 def finish(db: Connection, op_id: str, result: bytes = b"{}", *, keeps_payload: bool = False) -> None:
-    """By a new engine."""
+    """Settle an operation as a new engine would."""
     operations.finish(
         db,
         op_id,

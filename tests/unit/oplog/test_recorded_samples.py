@@ -24,7 +24,10 @@ def record(db: Connection, op_id: str, num_sequences: int = 1, **fields: Any) ->
         "checksum": 1,
         "prompt": b"abcd",
     } | fields
-    rows = [RecordedSequence(op_id, place, b"t%d" % place, b"l", 2) for place in range(num_sequences)]
+    rows = [
+        RecordedSequence(op_id=op_id, place=place, tokens=b"t%d" % place, logprobs=b"l", checksum=2)
+        for place in range(num_sequences)
+    ]
     recorded_samples.add(db, RecordedSample(op_id=op_id, **given), rows)
 
 

@@ -47,7 +47,7 @@ def test_a_moment_that_utc_has_no_day_for_becomes_the_nearest(moment: datetime, 
 
 @pytest.mark.parametrize("table", metadata.sorted_tables, ids=str)
 def test_every_row_can_be_told_whose_it_is(table: Table):
-    """Or belongs to a row that can, or is nobody's: equal work, and engines."""
+    """A row has an owner, or belongs to a row that has one, or is nobody's: equal work, and engines."""
     belongs = {key.column.table.name for key in table.foreign_keys}
     assert "owner" in table.columns or belongs or table.name in {"payloads", "epochs"}
 

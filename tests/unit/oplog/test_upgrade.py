@@ -37,7 +37,7 @@ from tests.wire import PROTOBUF, loss_of, outcome
 
 SEED = int(os.environ.get("EZTINKER_TORTURE_SEED", "1"))
 NEW_TABLES: dict[str, list[tuple[Any, ...]]] = {"recorded_samples": [], "recorded_sequences": [], "uploads": []}
-"""Of versions behind 4; an upgrade makes them empty."""
+"""Tables of versions behind 4, which an upgrade makes empty."""
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ from eztinker.types import (
     SamplingParams,
 )
 
-IDS = {"op_id": "op", "model_id": "model"}
+IDS: Any = {"op_id": "op", "model_id": "model"}
 DATUM = Datum(
     tokens=np.arange(3, dtype=np.int64),
     loss_fn_inputs={"weights": np.array([[0.5], [-1.0], [np.inf]], np.float32), "target_tokens": np.arange(3)},
@@ -125,7 +125,9 @@ def test_every_kind_of_work_is_tried_above():
 )
 def test_arrays_of_other_dtypes_do_not_leave(array: np.ndarray):
     with pytest.raises(TypeError, match="carries arrays of"):
-        encode_frame(Submit(share="", work=msgspec.structs.replace(TRAINING[3], data=[Datum(array, {})])))
+        encode_frame(
+            Submit(share="", work=msgspec.structs.replace(TRAINING[3], data=[Datum(tokens=array, loss_fn_inputs={})]))
+        )
 
 
 @pytest.mark.parametrize(
