@@ -23,7 +23,7 @@ import httpx
 
 from benchmarks.measurement import Measurement
 from eztinker.cli.child_server import child_server
-from eztinker.issued_keys import issue_key
+from eztinker.keys.issued_keys import issue_key
 from tests.tiny_models import make_tiny_model
 
 BLOCK_SECONDS = 6.0

@@ -25,10 +25,10 @@ from eztinker.api.http_server import http_server
 from eztinker.base_models.base_model import BaseModel, read_base_model
 from eztinker.base_models.catalog import Catalog
 from eztinker.cli.child_server import child_server
-from eztinker.config import ServerConfig
-from eztinker.data_dir import RunningServer as ChildServer
-from eztinker.issued_keys import issue_key
+from eztinker.keys.issued_keys import issue_key
 from eztinker.service.execution.engine_link import ENGINE_ARGV
+from eztinker.settings.data_dir import RunningServer as ChildServer
+from eztinker.settings.server_config import ServerConfig
 
 API_KEY = "tml-test-key"
 SCRIPTED_ENGINE_ARGV = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import tinker
 
-from eztinker.data_dir import RunningServer as ChildServer
+from eztinker.settings.data_dir import RunningServer as ChildServer
 from tests.servers import API_KEY, RunningServer, Serve, StartChild, replaced, serving_in_child, serving_models
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import running_server
 from eztinker.rl.interrupts import interrupts_held
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import running_server
 from tests.servers import serving_in_child
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.data_dir import RunningServer
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
 from eztinker.rest_client import impatient_client
+from eztinker.settings.data_dir import RunningServer
 from tests.servers import serving_in_child, wait_until
 
 MODEL = "tiny/llama"

@@ -22,10 +22,10 @@ import httpx
 import pytest
 
 from eztinker.cli.child_server import LOG_FILE
-from eztinker.data_dir import RunningServer
-from eztinker.issued_keys import issue_key
-from eztinker.keys import read_api_key
+from eztinker.keys.issued_keys import issue_key
+from eztinker.keys.server_key import read_api_key
 from eztinker.protocol import wire_pb2
+from eztinker.settings.data_dir import RunningServer
 from tests.process_memory import forget_peak, memory_kb
 from tests.servers import serving_in_child
 from tests.wire import PROTOBUF

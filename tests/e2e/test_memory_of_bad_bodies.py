@@ -23,7 +23,7 @@ import zstandard
 from eztinker.api.reading import MAX_UNPACKED_BYTES
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
 from eztinker.cli.child_server import LOG_FILE
-from eztinker.data_dir import RunningServer
+from eztinker.settings.data_dir import RunningServer
 from tests.process_memory import forget_peak, memory_kb
 from tests.servers import serving_in_child
 from tests.wire import PROTOBUF

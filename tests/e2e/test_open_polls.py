@@ -24,8 +24,8 @@ import pytest
 import tinker
 from tinker import types
 
-from eztinker.data_dir import RunningServer
 from eztinker.protocol.wire_pb2 import ForwardBackwardOutput
+from eztinker.settings.data_dir import RunningServer
 from tests.servers import API_KEY, StartChild
 from tests.wire import PROTOBUF, chunk, new_run, send_chunk
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
 from tests.servers import serving_in_child
 
 ROOT = Path(__file__).parents[2]

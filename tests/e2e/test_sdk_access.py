@@ -16,7 +16,7 @@ import pytest
 import tinker
 from tinker import types
 
-from eztinker.issued_keys import NewKey, issue_key, revoke_key
+from eztinker.keys.issued_keys import NewKey, issue_key, revoke_key
 from tests.servers import API_KEY, RunningServer, Serve, serving_scripted
 from tests.wire import new_session
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from eztinker.api.app import create_app
 from eztinker.api.routes.tokenizers import LLAMA_3_TOKENIZER, TOKENIZER_FILES
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig
+from eztinker.settings.server_config import ServerConfig
 from tests.servers import SCRIPTED_BASE_MODEL
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.model.cpu_kernels import CpuKernels, building
+from eztinker.model.cpu_kernels.compiling import InstructionSet
 from eztinker.model.rope import rotate
 from tests.instruction_sets import NAMES, USABLE
 
@@ -32,18 +33,18 @@ HEAD_SHAPES = [
 
 
 @pytest.fixture(params=USABLE, ids=NAMES)
-def compiled(request: pytest.FixtureRequest) -> tuple[torch.dtype, building.InstructionSet]:
+def compiled(request: pytest.FixtureRequest) -> tuple[torch.dtype, InstructionSet]:
     """Every dtype in every set of instructions that this processor has, not the fastest alone."""
     return request.param
 
 
 @pytest.fixture
-def dtype(compiled: tuple[torch.dtype, building.InstructionSet]) -> torch.dtype:
+def dtype(compiled: tuple[torch.dtype, InstructionSet]) -> torch.dtype:
     return compiled[0]
 
 
 @pytest.fixture
-def kernels(compiled: tuple[torch.dtype, building.InstructionSet]) -> CpuKernels:
+def kernels(compiled: tuple[torch.dtype, InstructionSet]) -> CpuKernels:
     dtype, instruction_set = compiled
     return building.kernels_in(instruction_set, dtype)
 
