@@ -12,6 +12,7 @@ from eztinker.model.device import (
     choose_dtype,
     fastest_matmul,
     fits_bfloat16,
+    kernels_missed,
     kernels_text,
     set_up_cpu,
 )
@@ -24,6 +25,13 @@ def test_a_model_names_the_instructions_of_its_numbers_and_of_its_logits(monkeyp
     assert kernels_text(torch.float32, CPU) == "AVX512"
     assert kernels_text(torch.bfloat16, CPU) == "AMX; for logits AVX512"
     assert kernels_text(torch.bfloat16, torch.device("cuda")) == "none: they are for CPUs, not for cuda"
+
+
+def test_a_model_names_what_kept_it_from_faster_instructions(monkeypatch: pytest.MonkeyPatch):
+    failures = {torch.float32: ("AVX512: no",), torch.bfloat16: ("AMX: no", "AVX512: no")}
+    monkeypatch.setattr("eztinker.model.device.kernel_failures", failures.get)
+    assert kernels_missed(torch.bfloat16, CPU) == ["AMX: no", "AVX512: no"]
+    assert kernels_missed(torch.bfloat16, torch.device("cuda")) == []
 
 
 def test_a_device_that_the_machine_lacks_is_refused_with_those_it_has(monkeypatch: pytest.MonkeyPatch):
