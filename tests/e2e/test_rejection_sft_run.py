@@ -75,7 +75,7 @@ def in_another_process(code: str) -> Any:
             "-c",
             f"import json\nfrom {__name__} import *\nprint(json.dumps({code}), flush=True)\nos._exit(0)",
         ],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],  # from where this module is imported by its name
         env=os.environ.copy(),
         capture_output=True,
         text=True,
