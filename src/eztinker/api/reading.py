@@ -89,9 +89,7 @@ async def _in_time(reading: Coroutine[Any, Any, DecodedT]) -> DecodedT:
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", message, headers={"Connection": "close"}) from error
 
 
-async def _up_to(
-    max_bytes: int, parts: AsyncIterator[bytes], request: Request, declared: int, room: int
-) -> bytearray:
+async def _up_to(max_bytes: int, parts: AsyncIterator[bytes], request: Request, declared: int, room: int) -> bytearray:
     """All that comes.
 
     Args:
