@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -54,14 +54,15 @@ async def read_body(request: Request, *, max_bytes: int, room: int = 1) -> bytea
     """
     refusal: EZTinkerError
     declared = _declared_length(request)
+    parts = request.stream()  # can be iterated once: what is discarded is the part that was not read
     try:
         if declared <= max_bytes:
             _reserve(request, room * declared)
-            return await _with_timeout(_receive(max_bytes, request, declared, room))
+            return await _with_timeout(_receive(max_bytes, parts, request, declared, room))
         refusal = _too_large(max_bytes)
     except (TooLarge, QueueFull) as error:
         refusal = error
-    await _with_timeout(_discard(request, max_bytes))  # a client that is still writing may not see an answer
+    await _with_timeout(_discard(parts, max_bytes))  # a client that is still writing may not see an answer
     raise refusal
 
 
@@ -72,7 +73,7 @@ async def drop_body(request: Request, *, max_bytes: int) -> None:
         TooLarge: the body has more than `max_bytes`.
         RequestRefused: the body did not arrive in time.
     """
-    if not await _with_timeout(_discard(request, max_bytes)):
+    if not await _with_timeout(_discard(request.stream(), max_bytes)):
         raise _too_large(max_bytes)
 
 
@@ -92,7 +93,9 @@ async def _with_timeout(reading: Coroutine[Any, Any, DecodedT]) -> DecodedT:
         ) from error
 
 
-async def _receive(max_bytes: int, request: Request, declared: int, room: int) -> bytearray:
+async def _receive(
+    max_bytes: int, parts: AsyncIterator[bytes], request: Request, declared: int, room: int
+) -> bytearray:
     """The whole body, which may have up to `max_bytes`.
 
     Args:
@@ -103,7 +106,7 @@ async def _receive(max_bytes: int, request: Request, declared: int, room: int) -
     """
     body = bytearray(declared)  # allocated once: joining a list of parts would hold the body twice
     num_bytes = 0
-    async for part in request.stream():
+    async for part in parts:
         start, num_bytes = num_bytes, num_bytes + len(part)
         if num_bytes > max_bytes:
             raise _too_large(max_bytes)
@@ -113,9 +116,9 @@ async def _receive(max_bytes: int, request: Request, declared: int, room: int) -
     return body
 
 
-async def _discard(request: Request, max_bytes: int) -> bool:
-    """Discard the body; False if it has more than `max_bytes`, in which case the rest stays unread."""
-    async for part in request.stream():
+async def _discard(parts: AsyncIterator[bytes], max_bytes: int) -> bool:
+    """Discard the rest of a body; False if it has more than `max_bytes`, in which case what follows stays unread."""
+    async for part in parts:
         max_bytes -= len(part)
         if max_bytes < 0:
             return False
