@@ -19,6 +19,7 @@ ABOVE_THE_ENGINE = {
     "issued_keys",
     "addresses",
     "client_settings",
+    "extras",
     "home",
     "process_end",
     "rest_client",
@@ -28,7 +29,7 @@ ABOVE_THE_ENGINE = {
 MAY_IMPORT = {
     "protocol": WORDS,
     "model_files": WORDS | {"float_tensors"},
-    "base_models": WORDS | {"config", "float_tensors", "home", "model_files"},
+    "base_models": WORDS | {"config", "extras", "float_tensors", "home", "model_files"},
     "model": WORDS | {"model_files"},
     "engine": WORDS | {"loss_specs", "model"},
     "checkpoints": WORDS | {"float_tensors", "flushing"},
@@ -37,8 +38,8 @@ MAY_IMPORT = {
     "service": WORDS
     | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models", "model_files"},
     "api": WORDS | {"config", "addresses", "protocol", "service"},
-    "dataset": {"errors"},
-    "rl": {"errors", "client_settings", "rest_client", "dataset"},
+    "dataset": {"errors", "extras"},
+    "rl": {"errors", "extras", "client_settings", "rest_client", "dataset"},
     "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "model_files", "checkpoints", "dataset", "rl"},
 }
 ROOMS_MAY_IMPORT = {
