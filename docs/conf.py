@@ -37,6 +37,7 @@ default_role = "literal"  # docstrings name code in single backticks
 GENERATED = {
     "<!-- generated: command line -->": reference_pages.cli_page,
     "<!-- generated: HTTP API -->": reference_pages.http_page,
+    "<!-- generated: errors -->": reference_pages.errors_page,
 }
 
 

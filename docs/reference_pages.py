@@ -20,6 +20,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 import eztinker
+from eztinker import errors
 from eztinker.api.app import create_app
 from eztinker.api.auth import authenticated
 from eztinker.base_models.catalog import Catalog
@@ -46,6 +47,12 @@ def http_page() -> str:
         for route in routes:
             parts += _route(route, described[route.path_format])
     return "\n".join(parts)
+
+
+def errors_page() -> str:
+    """The tree of errors, as the head of their module draws it."""
+    parts = (inspect.getdoc(errors) or "").split("\n\n")
+    return "\n\n".join(f"```text\n{inspect.cleandoc(part)}\n```" if part.startswith(" ") else part for part in parts)
 
 
 def openapi() -> dict[str, Any]:
