@@ -25,6 +25,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"EZTinker {release}"
 html_theme_options = {"footer_icons": []}
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 html_copy_source = False
 html_show_copyright = False
 

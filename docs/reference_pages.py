@@ -6,6 +6,7 @@ Markdown comes out, which `conf.py` puts where a page says so.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -115,10 +116,13 @@ def _route(route: APIRoute, described: dict[str, Any]) -> Iterator[str]:
         rows = [_query_or_path(each) for each in operation.get("parameters", [])]
         if rows:
             yield from [_table(("parameter", "in", "type", "default"), rows), ""]
-        for body in _bodies(route):
-            fields = [_field(each) for each in msgspec.structs.fields(body)]
-            yield from [f"Fields of the body (`{body.__name__}`):", ""]
-            yield from [_table(("field", "type", "default"), fields), ""]
+        bodies = _bodies(route)
+        _, records = msgspec.json.schema_components(bodies, ref_template="#/{name}")
+        for name in dict.fromkeys([*(body.__name__ for body in bodies), *records]):  # what a body holds comes after it
+            schema = records[name]
+            required = schema.get("required", ())
+            fields = [_field(key, each, key in required) for key, each in schema["properties"].items()]
+            yield from [f"Fields of `{name}`:", "", _table(("field", "type", "default"), fields), ""]
 
 
 def _query_or_path(parameter: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -142,15 +146,13 @@ def _type_of(schema: dict[str, Any]) -> str:
     return schema.get("type", "any")
 
 
-def _field(field: msgspec.structs.FieldInfo) -> tuple[str, str, str]:
-    (schema,), _ = msgspec.json.schema_components([field.type], ref_template="#/{name}")
-    if field.required:
-        default = "required"
-    elif field.default in (msgspec.NODEFAULT, msgspec.UNSET) or isinstance(field.default, Body):
-        default = ""
-    else:
-        default = f"`{msgspec.json.encode(field.default).decode()}`"
-    return f"`{field.encode_name}`", _type_of(schema), default
+def _field(name: str, schema: dict[str, Any], is_required: bool) -> tuple[str, str, str]:
+    default = schema.get("default")
+    if is_required:
+        shown = "required"
+    else:  # a record's default repeats what the table of that record says
+        shown = "" if "default" not in schema or isinstance(default, dict) else f"`{json.dumps(default)}`"
+    return f"`{name}`", _type_of(schema), shown
 
 
 def _bodies(route: APIRoute) -> list[type[Body]]:
