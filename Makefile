@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
-TORCH_INDEX :=
+TORCH_INDEX ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
 # The core suite, which the lowest and the newest lane run: the log and what recovery reads from it, the engine's

@@ -107,7 +107,7 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
 
 
 def _route(route: APIRoute, described: dict[str, Any]) -> Iterator[str]:
-    for method in sorted(route.methods):
+    for method in sorted(route.methods or ()):
         operation = described[method.lower()]
         yield from [f"### {method} {route.path}", ""]
         yield from [_paragraphs(operation.get("description") or f"{operation['summary'].capitalize()}."), ""]

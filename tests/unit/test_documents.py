@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from eztinker.cli.app import app as command_line
 
@@ -64,6 +66,18 @@ def test_every_page_of_the_documentation_is_in_the_index():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     listed = {name for block in re.findall(r"```{toctree}(.*?)```", index, re.DOTALL) for name in block.split()}
     assert {page.stem for page in ROOT.glob("docs/*.md")} - {"index"} <= listed
+
+
+def test_the_workflow_runs_make_targets_on_every_supported_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8"))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    commands = {step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
+    assert commands <= {f"make {target}" for target in targets}
+    in_ci = re.findall(r"^make .*$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(in_ci) < commands, "what every change must pass runs here too"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    supported = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == supported
 
 
 def test_the_command_line_reference_has_every_command(reference_pages: ModuleType):
