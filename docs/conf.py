@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -26,7 +26,7 @@ html_theme = "furo"
 html_title = f"EZTinker {release}"
 html_theme_options = {"footer_icons": []}
 html_static_path = ["static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 
@@ -50,6 +50,20 @@ def fill_in(app: Sphinx, name: str, source: list[str]) -> None:
             source[0] = source[0].replace(mark, written())
 
 
+ATTRIBUTES: dict[str, list[str]] = {}
+
+
+def keep_attribute(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Remember the words about an attribute before napoleon, which takes what stands before a colon for a type."""
+    if what == "attribute":
+        ATTRIBUTES[name] = list(lines)
+
+
+def restore_attribute(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    if what == "attribute":
+        lines[:] = ATTRIBUTES.pop(name)
+
+
 def write_openapi(app: Sphinx, error: Exception | None) -> None:
     """Leave the description of the HTTP API beside the pages, for tools."""
     if error is None:
@@ -59,4 +73,6 @@ def write_openapi(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", fill_in)
+    app.connect("autodoc-process-docstring", keep_attribute, priority=100)
+    app.connect("autodoc-process-docstring", restore_attribute, priority=900)
     app.connect("build-finished", write_openapi)
