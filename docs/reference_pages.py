@@ -26,8 +26,8 @@ from eztinker.api.app import create_app
 from eztinker.api.auth import authenticated
 from eztinker.base_models.catalog import Catalog
 from eztinker.cli.app import app as command_line
-from eztinker.config import ServerConfig
 from eztinker.protocol.json_bodies import Body
+from eztinker.settings.server_config import ServerConfig
 
 _ENDS_SENTENCE = (".", "!", "?")
 

@@ -20,9 +20,9 @@ from eztinker.api.app import create_app
 from eztinker.api.http_server import http_server
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig
-from eztinker.issued_keys import issue_key
+from eztinker.keys.issued_keys import issue_key
 from eztinker.service.execution.engine_link import ENGINE_ARGV
+from eztinker.settings.server_config import ServerConfig
 
 API_KEY = "tml-test-key"
 SCRIPTED_ENGINE_ARGV = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))

@@ -14,13 +14,13 @@ from fastapi.testclient import TestClient
 from eztinker.api.app import create_app
 from eztinker.api.auth import API_PREFIX
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig
 from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.accounts.access import Keys
 from eztinker.service.accounts.usage import Stored
 from eztinker.service.clock import Clock
 from eztinker.service.execution.operations import Done
 from eztinker.service.sampling.sampling_requests import engine_request
+from eztinker.settings.server_config import ServerConfig
 from eztinker.types import OperationKind
 from tests.servers import API_KEY, SCRIPTED_BASE_MODEL
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from eztinker.addresses import is_loopback
-from eztinker.client_settings import ClientSettings, client_settings, require_server
 from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable, SessionEnded
+from eztinker.settings.addresses import is_loopback
+from eztinker.settings.client_settings import ClientSettings, client_settings, require_server
 
 if TYPE_CHECKING:
     import httpx

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from eztinker.cli.child_server import child_server
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import running_server
 from eztinker.rl.interrupts import interrupts_held
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import running_server
 
 
 def demo(tiny_model_dir: Path, directory: Path, *flags: str) -> subprocess.Popen[str]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from eztinker.cli.child_server import child_server
-from eztinker.data_dir import RunningServer
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
 from eztinker.rest_client import impatient_client
+from eztinker.settings.data_dir import RunningServer
 from tests.servers import wait_until
 
 MODEL = "tiny/llama"

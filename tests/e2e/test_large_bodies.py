@@ -22,10 +22,10 @@ import httpx
 import pytest
 
 from eztinker.cli.child_server import LOG_FILE, child_server
-from eztinker.data_dir import RunningServer
-from eztinker.issued_keys import issue_key
-from eztinker.keys import read_api_key
+from eztinker.keys.issued_keys import issue_key
+from eztinker.keys.server_key import read_api_key
 from eztinker.protocol import wire_pb2
+from eztinker.settings.data_dir import RunningServer
 from tests.e2e.test_memory_of_bad_bodies import memory_kb
 from tests.wire import PROTOBUF
 

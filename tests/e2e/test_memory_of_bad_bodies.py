@@ -23,7 +23,7 @@ import zstandard
 from eztinker.api.reading import MAX_UNPACKED_BYTES
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
 from eztinker.cli.child_server import LOG_FILE, child_server
-from eztinker.data_dir import RunningServer
+from eztinker.settings.data_dir import RunningServer
 from tests.wire import PROTOBUF
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

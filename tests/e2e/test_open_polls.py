@@ -25,8 +25,8 @@ import tinker
 from tinker import types
 
 from eztinker.cli.child_server import child_server
-from eztinker.data_dir import RunningServer
 from eztinker.protocol.wire_pb2 import ForwardBackwardOutput
+from eztinker.settings.data_dir import RunningServer
 from tests.servers import API_KEY
 from tests.wire import PROTOBUF, chunk, new_run, send_chunk
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eztinker.cli.child_server import child_server
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
 
 ROOT = Path(__file__).parents[2]
 WATCHED = """

@@ -18,7 +18,7 @@ from tinker import types
 
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
-from eztinker.issued_keys import NewKey, issue_key, revoke_key
+from eztinker.keys.issued_keys import NewKey, issue_key, revoke_key
 from tests.servers import API_KEY, RunningServer, serving, serving_scripted
 from tests.wire import new_session
 

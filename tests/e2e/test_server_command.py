@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from eztinker.cli.child_server import LOG_FILE, child_server
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import RunningServer, running_server
 from eztinker.errors import ServerError
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import RunningServer, running_server
 
 MODEL = "tiny/llama"
 

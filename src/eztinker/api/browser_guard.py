@@ -8,8 +8,8 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eztinker.addresses import is_loopback
 from eztinker.api.errors import Refused, error_response
+from eztinker.settings.addresses import is_loopback
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 _HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{0,5})?")

@@ -10,8 +10,8 @@ from eztinker.base_models.base_model import BaseModel, read_base_model
 from eztinker.base_models.embedded import EMBEDDED_NAME, embedded_model_directory
 from eztinker.base_models.hub import cached_snapshot, download_snapshot
 from eztinker.errors import ConfigError, DataNotFound, ModelNotServed, UserError
-from eztinker.home import expanded, require_utf8
 from eztinker.model_files.tensor_files import has_all_weights
+from eztinker.settings.home import expanded, require_utf8
 
 if TYPE_CHECKING:
     from rich.console import Console

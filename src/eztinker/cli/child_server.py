@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import RunningServer, make_data_dir, open_private, running_server
 from eztinker.errors import ServerError
 from eztinker.rl.interrupts import interrupts_held
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import RunningServer, make_data_dir, open_private, running_server
 
 LOG_FILE = "server.log"
 _START_TIMEOUT_SECONDS = 600.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
-from eztinker.data_dir import local_data_dir
 from eztinker.errors import EZTinkerError
 from eztinker.rest_client import SCHEME, RestClient, impatient_client
+from eztinker.settings.data_dir import local_data_dir
 
 _PATIENCE_SECONDS = 1.0
 _BROKEN = "tinker : //"
@@ -52,7 +52,7 @@ def anything_to_sample(incomplete: str) -> list[str]:
 
 def keys(incomplete: str) -> list[str]:
     """Numbers of valid keys, and the names of those who have them."""
-    from eztinker.issued_keys import issued_keys
+    from eztinker.keys.issued_keys import issued_keys
 
     try:
         valid = [key for key in issued_keys(local_data_dir()) if key.revoked_at is None]

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from eztinker.client_settings import client_settings, server_is_up
 from eztinker.errors import ServerUnreachable
+from eztinker.settings.client_settings import client_settings, server_is_up
 
 _PATIENCE_SECONDS = 10.0
 """Enough for a server that is started again; the SDK would go on asking for minutes."""

@@ -8,7 +8,7 @@ import typer
 
 from eztinker.cli.env import variables
 from eztinker.errors import AlreadyExists, ConfigError, DataNotFound
-from eztinker.home import expanded
+from eztinker.settings.home import expanded
 
 
 def shadow_hub(

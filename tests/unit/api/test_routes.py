@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from eztinker.api.app import create_app
 from eztinker.api.auth import API_PREFIX, authenticated
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig
+from eztinker.settings.server_config import ServerConfig
 
 OPEN = {
     "/healthz",

@@ -20,7 +20,7 @@ from eztinker.cli.checks import (
     check_memory,
     check_server,
 )
-from eztinker.keys import ensure_api_key
+from eztinker.keys.server_key import ensure_api_key
 from tests.instruction_sets import USABLE
 
 

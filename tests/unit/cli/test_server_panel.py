@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from eztinker.cli.server import _panel
-from eztinker.config import load_config
-from eztinker.keys import KEY_FILE, StoredKey
+from eztinker.keys.server_key import KEY_FILE, StoredKey
+from eztinker.settings.server_config import load_config
 
 KEY = "tml-" + "k" * 43
 

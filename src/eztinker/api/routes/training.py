@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from eztinker.addresses import is_loopback
 from eztinker.api.access_tokens import lender
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import (
@@ -28,6 +27,7 @@ from eztinker.protocol.json_bodies import Body, convert_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
 from eztinker.service.service import Service
 from eztinker.service.training.training_runs import BaseModel, LoraRequest, NewRun
+from eztinker.settings.addresses import is_loopback
 from eztinker.types import OperationKind
 
 router = router_with_key()

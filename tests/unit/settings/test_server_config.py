@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.config import ServerConfig, load_config
 from eztinker.errors import ConfigError
+from eztinker.settings.server_config import ServerConfig, load_config
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""A server's data directory: where it is, who owns it, and what a running server leaves there for local tools.
+"""The data directory of a server: where it is, who owns it, and what a running server leaves there for local tools.
 
 eztinker.toml   settings, optional
 api_key         the generated key, readable by its owner alone
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from eztinker.errors import ConfigError
-from eztinker.home import expanded, home_directory
+from eztinker.settings.home import expanded, home_directory
 
 SETTINGS_FILE = "eztinker.toml"
 SERVER_FILE = "server.json"
@@ -29,7 +29,7 @@ LOCK_FILE = "server.lock"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunningServer:
-    """What `server.json` says; a server killed hard leaves it behind, so an answer is the only proof of life."""
+    """Contents of `server.json`. A server killed hard leaves it behind, so only an answer proves that one runs."""
 
     url: str
     pid: int
@@ -41,6 +41,7 @@ class RunningServer:
 
 
 def default_data_dir() -> Path:
+    """~/.eztinker of this user."""
     return home_directory() / ".eztinker"
 
 
@@ -58,7 +59,7 @@ def local_data_dir() -> Path:
 
 
 def make_data_dir(data_dir: Path) -> None:
-    """See that `data_dir` is there, and that nobody else may change it.
+    """Make `data_dir` if it is absent, and refuse one that other users may change.
 
     Raises:
         ConfigError: it cannot be made, or belongs or is open to another user.
@@ -69,14 +70,14 @@ def make_data_dir(data_dir: Path) -> None:
 
 
 def open_private(path: Path, mode: str) -> IO[bytes]:
-    """A file that only its owner can read, if it is new."""
+    """Open a file; a new one can be read by its owner alone."""
     with _refusal_of(path.parent):
         return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 @contextmanager
 def claim(data_dir: Path) -> Iterator[None]:
-    """Own `data_dir` for the length of the block.
+    """Lock `data_dir` for the length of the block.
 
     Raises:
         ConfigError: it cannot be written, another server owns it, or another user may change it.
@@ -105,7 +106,7 @@ def _lock(descriptor: int, data_dir: Path) -> None:
 
 @contextmanager
 def announced(data_dir: Path, server: RunningServer) -> Iterator[None]:
-    """Local tools find `server` through `data_dir` for the length of the block.
+    """Let local tools find `server` through `data_dir` for the length of the block.
 
     Raises:
         ConfigError: the disk refuses it.
@@ -131,9 +132,10 @@ def running_server(data_dir: Path) -> RunningServer | None:
 
 
 def _require_own(data_dir: Path) -> None:
-    """Whoever may change the directory can put other keys and another log in the place of ours.
+    """Refuse a data directory that another user owns or may change.
 
-    To read its names is harmless: a server keeps what it writes to its owner.
+    Whoever may change it can replace the keys and the log. To read its names is harmless: what a server writes there
+    only its owner can read.
     """
     status = data_dir.stat()
     if status.st_uid != os.geteuid():

@@ -1,4 +1,4 @@
-"""Keys the operator hands out to other people: who each belongs to, and the hash of what its holder presents.
+"""Keys that the operator issues to other people: their owners, and the hashes of what is presented.
 
 They are in one file of the data directory, so that they are made and revoked without a running server, and a running
 one sees every change with the next request.
@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from eztinker.data_dir import make_data_dir
 from eztinker.errors import ConfigError, InvalidInput, NotFound
-from eztinker.keys import KEY_PREFIX, SECRET_BYTES, hash_key, read_private, write_private
+from eztinker.keys.key_format import KEY_PREFIX, hash_key, new_key
+from eztinker.keys.private_files import read_private, write_private
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
@@ -35,18 +34,20 @@ _ISSUED = re.compile(rf"{KEY_PREFIX}([1-9][0-9]{{0,{MAX_ID_DIGITS - 1}}})-.+")
 
 
 class IssuedKey(Record):
+    """A key as the file keeps it: whose it is, and its hash."""
+
     key_id: int
-    """Part of the key itself, and no secret."""
+    """Number of the key, which is part of it and no secret."""
     owner: str
     sha256: str
-    """Of the whole key, in hexadecimal digits."""
+    """Hash of the whole key, in hexadecimal digits."""
     created_at: datetime
     revoked_at: datetime | None = None
-    """A revoked key keeps its row, so that its id never comes back."""
+    """None while the key is valid. A revoked key keeps its row, so that its id is never reused."""
 
 
 class NewKey(Record):
-    """A key at the only moment when it can be shown."""
+    """A key that was just issued, which is the only time when it can be shown."""
 
     issued: IssuedKey
     key: str
@@ -59,10 +60,10 @@ def id_in(key: str) -> int | None:
 
 
 def issue_key(data_dir: Path, owner: str, now: datetime) -> NewKey:
-    """Make a key for `owner`; several keys may belong to one owner.
+    """Issue a key to `owner`; several keys may belong to one owner.
 
     Raises:
-        InvalidInput: nobody can be called that.
+        InvalidInput: `owner` is no name for one.
     """
     if not _OWNER.fullmatch(owner):
         raise InvalidInput(
@@ -73,14 +74,14 @@ def issue_key(data_dir: Path, owner: str, now: datetime) -> NewKey:
     with _locked(data_dir):
         keys = issued_keys(data_dir)
         key_id = max((key.key_id for key in keys), default=0) + 1
-        key = f"{KEY_PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
+        key = new_key(f"{key_id}-")
         issued = IssuedKey(key_id=key_id, owner=owner, sha256=hash_key(key).hex(), created_at=now)
         _write(data_dir, [*keys, issued])
     return NewKey(issued=issued, key=key)
 
 
 def revoke_key(data_dir: Path, key_id: int, now: datetime) -> IssuedKey:
-    """End a key; one that was revoked before stays so.
+    """Revoke a key; one that was revoked before stays so.
 
     Raises:
         NotFound: no key has this id.
@@ -112,7 +113,7 @@ def issued_keys(data_dir: Path) -> list[IssuedKey]:
 
 
 class ValidKeys:
-    """The issued keys that are valid at this moment, as the file has them."""
+    """Issued keys that are valid now, read again whenever the file changes."""
 
     def __init__(self, data_dir: Path) -> None:
         """Read the file for the first time.
@@ -125,7 +126,7 @@ class ValidKeys:
         self._valid = _valid(issued_keys(data_dir))
 
     def by_id(self) -> Mapping[int, IssuedKey]:
-        """Keys by id. A file that cannot be read any more lets nobody in, and the log says why."""
+        """Valid keys by id: none if the file cannot be read any more, and the log says why."""
         version = self._current_version()
         if version != self._version:
             self._version = version
@@ -137,7 +138,7 @@ class ValidKeys:
         return self._valid
 
     def _current_version(self) -> tuple[int, ...]:
-        """Changes whenever the file does; writing always makes a new file."""
+        """A value that changes whenever the file does; writing always makes a new file."""
         try:
             found = (self._data_dir / ISSUED_KEYS_FILE).stat()
         except OSError:
@@ -155,12 +156,11 @@ def _write(data_dir: Path, keys: list[IssuedKey]) -> None:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Keep other programs from changing the keys; the directory is made if absent, for its owner alone.
+    """Hold the lock under which keys change. The directory is there already: `make_data_dir` makes it.
 
     Raises:
-        ConfigError: the directory or the file cannot be used.
+        ConfigError: the directory is not there, or cannot be written.
     """
-    make_data_dir(data_dir)
     try:
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The home directory of this user, which some have not: in containers and batch systems there may be no such entry."""
+"""Home directories, which some users of containers and batch systems do not have, and names of paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eztinker.errors import ConfigError
 
 
 def home_directory() -> Path:
-    """HOME, else what the system's list of users says.
+    """The home directory of this user: HOME, else what the system's list of users says.
 
     Raises:
         ConfigError: neither names one.
@@ -24,7 +24,7 @@ def home_directory() -> Path:
 
 
 def require_utf8(path: Path, what: str) -> Path:
-    """`path`, which can be written down in a log, a message to the engine or an answer.
+    """Return `path` if it can be written down in a log, a message to the engine or an answer.
 
     Raises:
         ConfigError: its name is not UTF-8, or this process reads names in an encoding that cannot hold it.

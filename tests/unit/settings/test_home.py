@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eztinker.errors import ConfigError
-from eztinker.home import expanded, home_directory, require_utf8
+from eztinker.settings.home import expanded, home_directory, require_utf8
 
 IS_ROOT = os.geteuid() == 0
 NOBODYS_ID = 54321
@@ -26,7 +26,7 @@ def test_home_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.skipif(not IS_ROOT, reason="only root may become another user")
 @pytest.mark.parametrize("call", ["home_directory()", "expanded('~/data')"])
 def test_a_user_without_a_home_gets_a_sentence(call: str):
-    code = "import os\nfrom eztinker.errors import ConfigError\nfrom eztinker.home import *\n"
+    code = "import os\nfrom eztinker.errors import ConfigError\nfrom eztinker.settings.home import *\n"
     code += f"os.setuid({NOBODYS_ID})\n"
     code += f"try: print({call})\nexcept ConfigError as error: print(error.message)"
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}

@@ -12,8 +12,8 @@ import jwt
 import pytest
 
 from eztinker.errors import ConfigError, InvalidInput, NotFound, ServerError
-from eztinker.issued_keys import ISSUED_KEYS_FILE, issue_key, issued_keys, revoke_key
-from eztinker.keys import ensure_signing_secret
+from eztinker.keys.issued_keys import ISSUED_KEYS_FILE, issue_key, issued_keys, revoke_key
+from eztinker.keys.server_key import ensure_signing_secret
 from eztinker.service.accounts.access import LOCAL_OWNER, KeyHolder, Keys
 from eztinker.service.accounts.tokens import LIFETIME, Tokens
 from eztinker.service.clock import Clock

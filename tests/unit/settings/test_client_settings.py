@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.client_settings import client_settings, require_server, server_is_up
-from eztinker.data_dir import RunningServer, announced
 from eztinker.errors import ConfigError, ServerUnreachable
-from eztinker.keys import ensure_api_key
+from eztinker.keys.server_key import ensure_api_key
+from eztinker.settings.client_settings import client_settings, require_server, server_is_up
+from eztinker.settings.data_dir import RunningServer, announced
 
 ELSEWHERE = "https://tinker.example.org"
 

@@ -1,4 +1,4 @@
-"""Where a server listens: loopback or not, and the URL that reaches it."""
+"""Addresses that a server listens on: loopback or not, and the URL that reaches them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine can reach `host`; an unknown name counts as reachable by others.
+    """True if only programs on this machine can reach `host`; an unknown name counts as reachable by others.
 
     Names are the same in any case, and with the dot that ends a name of the DNS in full (RFC 9110, 4.2.3; RFC 3986,
     3.2.2).

@@ -1,6 +1,7 @@
-"""The settings of a server: flags, then EZTINKER_* variables, then eztinker.toml, then defaults.
+"""Settings of a server, read from flags, then EZTINKER_* variables, then eztinker.toml, then defaults.
 
-`ServerConfig` is the only list of them; `eztinker server --help` and docs/configuration.md follow from it.
+`ServerConfig` is the only list of them: flags and their help, variables, eztinker.toml and docs/configuration.md are
+made from it.
 """
 
 from __future__ import annotations
@@ -10,60 +11,60 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from eztinker.addresses import is_loopback
-from eztinker.data_dir import SETTINGS_FILE, default_data_dir
 from eztinker.errors import ConfigError
-from eztinker.home import expanded, require_utf8
-from eztinker.keys import check_api_key
+from eztinker.keys.key_format import check_api_key
+from eztinker.settings.addresses import is_loopback
+from eztinker.settings.data_dir import SETTINGS_FILE, default_data_dir
+from eztinker.settings.home import expanded, require_utf8
+from eztinker.settings.schema import Shown, complaint, settings_of
 
 ENV_PREFIX = "EZTINKER_"
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
-_NOT_IN_FILES = {
-    "api_key": "a key does not belong in a settings file; set EZTINKER_API_KEY",
-}
 
 
 class ServerConfig(BaseSettings):
-    """What the operator decides. Read once at start, never changed while the server runs."""
+    """Settings of a server, as the operator decides them. Read once at start, never changed while the server runs."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback also needs allow_remote.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    data_dir: Path = Field(
+    data_dir: Annotated[Path, Shown(flags=("--data-dir", "--checkpoints-dir"), default="~/.eztinker")] = Field(
         default_factory=default_data_dir,
-        description="Directory for the key, the operation log and all checkpoints (default: ~/.eztinker).",
+        description="Directory for the key, the operation log and all checkpoints.",
     )
-    base_model: Annotated[list[str], NoDecode] = Field(
+    base_model: Annotated[list[str], NoDecode, Shown(metavar="NAME[=DIRECTORY]", default="the embedded model")] = Field(
         default_factory=list,
-        description="Base models to serve, each NAME or NAME=DIRECTORY; NAME alone is the embedded model, a directory "
-        "or a hub id. Several are separated by commas in the environment. Default: the embedded model, and "
-        "Qwen/Qwen2-0.5B-Instruct where the hub's cache has it.",
+        description="A base model to serve: a hub id, a directory, or the embedded model. NAME=DIRECTORY gives a "
+        "directory a name. Several are separated by commas in the environment, and are a list in a file. By default "
+        "Qwen/Qwen2-0.5B-Instruct is served too, where the hub's cache has it.",
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Numbers of the base weights; auto takes bfloat16 where the device multiplies it fast."
+        "auto",
+        description="Numbers of the base weights. With auto they are bfloat16 where the device multiplies it fast.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where the engine computes; auto takes a GPU where there is one."
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of the engine (default: the physical cores).")
+    threads: Annotated[int | None, Shown(default="the physical cores")] = Field(
+        None, ge=1, description="CPU threads of the engine."
+    )
     max_batch_size: int = Field(128, ge=1, description="Sequences the sampler decodes at once.")
     max_train_tokens: int = Field(
         512,
         ge=1,
-        description="Tokens in one training micro-batch; more need more memory, four times that if several keys train.",
+        description="Tokens in one training micro-batch. More need more memory, four times that if several keys train.",
     )
-    max_runs: int = Field(256, ge=1, description="Training runs loaded at once; one key alone may have half of them.")
+    max_runs: int = Field(256, ge=1, description="Training runs loaded at once. One key alone may have half of them.")
     root_path: str = Field("", description="Path under which a reverse proxy publishes the server.")
     allow_remote: bool = Field(
-        False, description="Allow an address that other machines reach; EZTINKER_API_KEY must then be set."
+        False, description="Allow an address that other machines reach. EZTINKER_API_KEY must then be set."
     )
-    api_key: SecretStr | None = Field(
-        None,
-        description="Key that clients must send; environment only. Default: generated once into the data directory.",
+    api_key: Annotated[SecretStr | None, Shown(default="generated once into the data directory")] = Field(
+        None, description="Key that clients must send; environment only."
     )
     max_wrong_keys: int = Field(
         1000,
@@ -74,29 +75,33 @@ class ServerConfig(BaseSettings):
     max_body_bytes: int = Field(
         2**30,
         ge=2**20,
-        description="What the bodies of requests on their way may take in memory, training batches twice their size; "
-        "one key alone may have half of it. Beyond that clients are told to come again. The default has room for two "
-        "batches of 120 MB of one key, or for the largest adapter that can be imported.",
+        description="What the bodies of requests on their way may take in memory. Training batches take twice their "
+        "size, and one key alone may have half of it. Beyond that clients are told to come again. The default has room "
+        "for two batches of 120 MB of one key, or for the largest adapter that can be imported.",
     )
-    session_timeout_seconds: float = Field(
-        900.0, gt=0, description="A client whose heartbeats (every 10 s) stop for this long loses its session."
+    session_timeout_seconds: Annotated[
+        float, Shown(flags=("--session-timeout", "--session-timeout-seconds"), metavar="SECONDS")
+    ] = Field(
+        900.0,
+        gt=0,
+        description="A client silent for this long loses its session. Clients send a heartbeat every 10 s.",
     )
     snapshot_operations: int = Field(
-        100, ge=1, description="A training run is snapshotted after this many operations, for recovery from a crash."
+        100, ge=1, description="Operations between two snapshots of a training run, for recovery from a crash."
     )
     snapshot_seconds: float = Field(
-        60.0, gt=0, description="A training run that is in use is also snapshotted this long after the last time."
+        60.0, gt=0, description="Longest time between two snapshots of a training run that is in use."
     )
     max_result_bytes: int = Field(
         2**30,
         ge=2**20,
-        description="What results may take in the operation log while clients have not fetched them; the oldest go.",
+        description="What results that wait for clients may take in the operation log. Beyond that the oldest go.",
     )
     max_recorded_bytes: int = Field(
         2**28,
         ge=2**20,
-        description="What the samples of one key's owner that are recorded for stable_reinforce may take in the "
-        "operation log; those unused for longest go.",
+        description="What an owner's recorded samples may take in the operation log. They are recorded for "
+        "stable_reinforce; those unused for longest go.",
     )
     engine_stall_seconds: float = Field(
         600.0, gt=0, description="An engine that has work and makes no progress for this long is killed and replaced."
@@ -105,7 +110,7 @@ class ServerConfig(BaseSettings):
         30.0,
         gt=0,
         le=40,
-        description="How long a poll for a result is held open at most; the official client waits 45 s.",
+        description="How long a poll for a result is held open at most. The official client waits 45 s.",
     )
 
     @field_validator("base_model", mode="before")
@@ -172,11 +177,11 @@ def load_config(**flags: Any) -> ServerConfig:
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         where = "--" + name.replace("_", "-") if name in given else ENV_PREFIX + name.upper()
-        raise ConfigError(_sentence(where, name, error)) from error
+        raise ConfigError(f"{where}: {complaint(name, error)}") from error
 
 
 class _SettingsFile(PydanticBaseSettingsSource):
-    """One eztinker.toml; absent means empty."""
+    """Values of one eztinker.toml; an absent file has none."""
 
     def __init__(self, settings_cls: type[BaseSettings], path: Path) -> None:
         super().__init__(settings_cls)
@@ -200,26 +205,19 @@ class _SettingsFile(PydanticBaseSettingsSource):
         return values
 
     def _check(self, name: str, value: object, where: str) -> None:
-        fields = self.settings_cls.model_fields
-        if name in _NOT_IN_FILES:
-            raise ConfigError(f"{where}: {_NOT_IN_FILES[name]}")
-        if name not in fields:
-            allowed = ", ".join(sorted(set(fields) - set(_NOT_IN_FILES)))
+        settings = settings_of(self.settings_cls)
+        if name not in settings:
+            allowed = ", ".join(sorted(name for name, setting in settings.items() if not setting.is_secret))
             raise ConfigError(f"{where}: unknown setting {name!r}; remove it, or use one of {allowed}")
-        declared: Any = Annotated[fields[name].annotation, fields[name]]
+        if settings[name].is_secret:
+            raise ConfigError(f"{where}: a key does not belong in a settings file; set {settings[name].variable}")
         try:
-            TypeAdapter(declared).validate_python(value)
+            settings[name].checked(value)
         except ValidationError as error:
-            raise ConfigError(_sentence(where, name, error)) from error
+            raise ConfigError(f"{where}: {complaint(name, error)}") from error
 
 
 def _line_of(name: str, text: str) -> int:
-    """The line of a top-level key or table; the TOML reader of the standard library does not tell."""
+    """Line number of a top-level key or table; the TOML reader of the standard library does not tell."""
     key = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
     return next(number for number, line in enumerate([*text.splitlines(), f"{name}="], 1) if key.match(line))
-
-
-def _sentence(where: str, name: str, error: ValidationError) -> str:
-    """The first complaint of `error`, about the setting `name`."""
-    complaint = error.errors()[0]
-    return f"{where}: {complaint['msg'].replace('Input', name)}, got {complaint['input']!r}"

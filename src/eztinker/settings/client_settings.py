@@ -1,4 +1,4 @@
-"""Which server local tools talk to, and with which key."""
+"""The server that local tools talk to, and the key they send."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import urllib.request
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from eztinker.addresses import is_loopback
-from eztinker.data_dir import local_data_dir, running_server
 from eztinker.errors import ConfigError, ServerUnreachable
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
+from eztinker.settings.addresses import is_loopback
+from eztinker.settings.data_dir import local_data_dir, running_server
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 _PROBE_TIMEOUT_SECONDS = 2.0
@@ -19,13 +19,15 @@ _PROBE_TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSettings:
+    """Address of a server and the key for it."""
+
     base_url: str
     api_key: str = field(repr=False)
     """Empty where no server has ever started here and none was set."""
 
 
 def client_settings() -> ClientSettings:
-    """The server to use: EZTINKER_BASE_URL and EZTINKER_API_KEY, then TINKER_*, then the server of the data directory.
+    """Find the server to use: EZTINKER_* variables, then TINKER_*, then the server of the data directory.
 
     The key of the data directory goes to loopback addresses only; it is no other server's business.
 
@@ -38,7 +40,7 @@ def client_settings() -> ClientSettings:
 
 
 def server_is_up(base_url: str) -> bool:
-    """Whether a server answers at `base_url` within two seconds."""
+    """True if a server answers at `base_url` within two seconds."""
     proxies = {} if is_loopback(urlsplit(base_url).hostname or "") else None  # no proxy stands before this machine
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
@@ -49,7 +51,7 @@ def server_is_up(base_url: str) -> bool:
 
 
 def require_server() -> ClientSettings:
-    """The settings of a server that answers.
+    """Find a server that answers.
 
     Raises:
         ServerUnreachable: none answers.
@@ -70,11 +72,11 @@ def bypass_proxies(base_url: str) -> None:
 
     HTTP clients that read HTTP_PROXY read NO_PROXY as well, so the host joins it, and nothing else changes.
     """
-    os.environ.update(past_proxies(base_url))
+    os.environ.update(no_proxy_variables(base_url))
 
 
-def past_proxies(base_url: str) -> dict[str, str]:
-    """The variables that keep proxies of the environment from standing before a server on this machine."""
+def no_proxy_variables(base_url: str) -> dict[str, str]:
+    """NO_PROXY and no_proxy as they have to be, so that no proxy stands between us and a server on this machine."""
     host = urlsplit(base_url).hostname or ""
     if not is_loopback(host):
         return {}
