@@ -33,7 +33,7 @@ COOKBOOK_PYTHONS := $(RECIPES)/bin/python $(OLDER_RECIPES)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-coverage test-lowest test-newest recipes recipes-page kills kills-short conformance torture \
-  full-size lint format bench docs site check-version map lock clean
+  full-size lint format bench docs site check-version map lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -113,6 +113,11 @@ check-version: $(VENV)/.installed ## compare the version with the changelog, and
 
 map: $(VENV)/.installed ## draw who imports whom in docs/map.md
 	$(BIN)/python -m tests.import_graph docs/map.md
+
+wheel: $(VENV)/.installed ## build dist/: a wheel with compiled CPU kernels for Linux on x86-64 (with gcc), and one for other machines
+	rm -rf dist
+	$(BIN)/python -m hatchling build --target wheel
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m hatchling build --target wheel
 
 lock: $(VENV)/.python ## write requirements/lock.txt and lowest.txt anew from pyproject.toml and the package index
 	$(BIN)/python -m venv --clear build/lock

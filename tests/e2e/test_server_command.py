@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from eztinker.cli.child_server import LOG_FILE, child_server
@@ -96,6 +97,19 @@ def test_a_run_is_made_sampled_saved_listed_and_deleted(started: Started):
     written = {path.name: stat.S_IMODE(path.stat().st_mode) for path in started.data_dir.rglob("*")}
     assert {"oplog.sqlite3", "server.json", "adapter.safetensors", LOG_FILE} <= written.keys()
     assert {name for name, mode in written.items() if mode & 0o077} == set()  # whatever may look into the directory
+
+
+def test_log_readyz_and_status_name_the_kernels_in_use(started: Started):
+    def state() -> dict[str, Any]:
+        return httpx.get(f"{started.server.url}/readyz").json()
+
+    while (ready := state())["status"] != "ready":
+        time.sleep(0.1)
+    status = started.json("status")
+    assert isinstance(status, dict)
+    assert ready["kernels"] == status["engine"]["kernels"].partition(":")[0]
+    (line,) = (line for line in (started.data_dir / LOG_FILE).read_text().splitlines() if "Own kernels: " in line)
+    assert f" Own kernels: {status['engine']['kernels']}. " in line
 
 
 def test_an_unknown_model_is_refused_with_those_served(started: Started):

@@ -28,9 +28,11 @@ _ENOUGH_MEMORY = 4 * GIGABYTE
 _ENOUGH_DISK = 2 * GIGABYTE
 """The embedded model, its adapters and the operation log of a few runs."""
 
+_PROBE_SECONDS = 600
+"""Two libraries of kernels may have to be compiled, each within `COMPILE_SECONDS`."""
 _ENGINE_PROBE = """
 import json, torch
-from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text
+from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_missed, kernels_text
 device = choose_device("auto")
 dtype = choose_dtype("auto", device)
 print(json.dumps({
@@ -38,6 +40,7 @@ print(json.dumps({
     "device": device.type,
     "dtype": str(dtype).removeprefix("torch."),
     "kernels": kernels_text(dtype, device),
+    "missed": kernels_missed(dtype, device),
     "is_batch_invariant": is_batch_invariant(dtype, device),
 }))
 """
@@ -92,8 +95,15 @@ def check_recipes() -> Finding:
 
 
 def check_engine() -> Iterator[Finding]:
-    """Ask torch in a process of its own, so that a broken installation of it cannot take the doctor down."""
-    probe = subprocess.run([sys.executable, "-P", "-c", _ENGINE_PROBE], capture_output=True, text=True, timeout=120)
+    """Probe torch in a process of its own, so that a broken installation cannot crash the doctor."""
+    command = [sys.executable, "-P", "-c", _ENGINE_PROBE]
+    try:
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        yield Finding(
+            "torch", Verdict.BAD, f"torch has not started in {_PROBE_SECONDS} s", "try again on an idle machine"
+        )
+        return
     if probe.returncode != 0:
         reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
         yield Finding("torch", Verdict.BAD, reason, "install EZTinker again: pip install --force-reinstall torch")
@@ -110,7 +120,11 @@ def check_engine() -> Iterator[Finding]:
 def _judge_kernels(found: dict[str, Any]) -> Finding:
     """Own kernels decide how fast a CPU is, and whether a sample's bits depend on its batch neighbours."""
     if found["is_batch_invariant"]:
-        return Finding("kernels", Verdict.GOOD, f"{found['kernels']}; samples have the same bits in any batch")
+        text = f"{found['kernels']}; samples have the same bits in any batch"
+        if found["missed"]:
+            advice = "name another compiler: CC=gcc eztinker server"
+            return Finding("kernels", Verdict.NOTE, "\n".join([text, *found["missed"]]), advice)
+        return Finding("kernels", Verdict.GOOD, text)
     text = f"{found['kernels']}; what is sampled beside a sequence may change last bits of its logprobs"
     if found["device"] != "cpu":
         return Finding("kernels", Verdict.GOOD, text)

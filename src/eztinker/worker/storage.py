@@ -1,4 +1,4 @@
-"""Between the state of a training run and its checkpoint on disk."""
+"""Saving a training run to a checkpoint on disk, and loading it back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.types import CheckpointKind
 
 MAX_SAMPLER_ADAPTERS = 32
-"""Snapshots kept in memory; others are read again from their checkpoint when they are sampled from."""
+"""Number of sampler adapters kept in memory; others are read again from their checkpoint when they are sampled from."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from eztinker.cli import checks
 from eztinker.cli.checks import (
     GIGABYTE,
     Finding,
@@ -51,7 +54,7 @@ def test_an_open_key_file_is_bad_and_the_finding_says_what_closes_it(tmp_path: P
     assert "chmod 600" in finding.found
 
 
-def test_missing_kernels_are_noted_with_what_is_not_promised_without_them(monkeypatch: pytest.MonkeyPatch):
+def test_missing_kernels_are_noted_with_what_is_not_guaranteed_without_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     torch, kernels = check_engine()
     assert torch.found.startswith("torch ")
@@ -61,11 +64,40 @@ def test_missing_kernels_are_noted_with_what_is_not_promised_without_them(monkey
 
 
 @pytest.mark.skipif(not USABLE, reason="this machine has no kernels of ours")
-def test_kernels_are_named_with_what_they_promise():
+def test_kernels_are_named_with_what_they_guarantee():
     _, kernels = check_engine()
     assert kernels.verdict is Verdict.GOOD
     assert kernels.found.endswith("; samples have the same bits in any batch")
     assert USABLE[0][1].name in kernels.found
+
+
+@pytest.mark.skipif(not USABLE, reason="this machine would not compile anyway")
+def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("EZTINKER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CC", "cc -include no_such_header.h")
+    _, kernels = check_engine()
+    assert kernels.verdict is Verdict.NOTE
+    assert "no_such_header.h: No such file or directory" in kernels.found
+
+
+def test_kernels_in_slower_instructions_than_could_be_are_noted_with_the_reason(monkeypatch: pytest.MonkeyPatch):
+    found = {"torch": "2", "device": "cpu", "dtype": "float32", "kernels": "AVX2", "is_batch_invariant": True}
+    answer = json.dumps({**found, "missed": ["AVX512: cc ended with 1: no such option"]})
+    monkeypatch.setattr(checks.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, answer))
+    _, kernels = check_engine()
+    assert kernels.verdict is Verdict.NOTE
+    assert kernels.found.splitlines() == [
+        "AVX2; samples have the same bits in any batch",
+        "AVX512: cc ended with 1: no such option",
+    ]
+    assert "CC=" in (kernels.fix or "")
+
+
+def test_a_torch_that_does_not_start_is_bad(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checks, "_PROBE_SECONDS", 0.01)
+    (torch,) = check_engine()
+    assert torch.verdict is Verdict.BAD
+    assert "has not started in 0.01 s" in torch.found
 
 
 def test_a_missing_embedded_model_names_the_command_that_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -30,7 +30,7 @@ MODELS = {
 
 @pytest.fixture(params=["own kernels", "torch alone"])
 def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that the decoder computes with."""
+    """Operators that the decoder computes with."""
     if request.param == "torch alone":
         monkeypatch.setattr(device, "cpu_kernels", lambda _: None)
 

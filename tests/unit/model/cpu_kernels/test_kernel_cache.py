@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.model.cpu_kernels import library_cache
+from eztinker.model.cpu_kernels import kernel_cache
 from tests.instruction_sets import has_compiler
 
 pytestmark = pytest.mark.skipif(not has_compiler, reason="this machine has no C compiler")
@@ -57,10 +57,10 @@ def put(directory: Path, name: str, number: int) -> Path:
 def test_a_library_is_compiled_once_and_open_to_its_owner_alone(cache: Path, name: str):
     before = os.umask(0)
     try:
-        assert library_cache.load(name, answering(1)).answer() == 1
+        assert kernel_cache.load(name, answering(1)).answer() == 1
     finally:
         os.umask(before)
-    assert library_cache.load(name, never).answer() == 1
+    assert kernel_cache.load(name, never).answer() == 1
     assert cache.stat().st_mode & 0o777 == 0o700
     assert (cache / name).stat().st_mode & 0o777 == 0o700
     assert os.listdir(cache) == [name]
@@ -68,7 +68,7 @@ def test_a_library_is_compiled_once_and_open_to_its_owner_alone(cache: Path, nam
 
 def test_one_that_lies_there_is_loaded(cache: Path, name: str):
     put(cache, name, 2)
-    assert library_cache.load(name, never).answer() == 2
+    assert kernel_cache.load(name, never).answer() == 2
 
 
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777, 0o606])
@@ -76,15 +76,15 @@ def test_one_that_others_may_write_is_compiled_anew(
     cache: Path, name: str, mode: int, caplog: pytest.LogCaptureFixture
 ):
     put(cache, name, 666).chmod(mode)
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
     assert f"other users may write {cache / name} (mode {mode:o}; run: chmod go-w {cache / name})" in caplog.text
-    assert library_cache.load(name, never).answer() == 1
+    assert kernel_cache.load(name, never).answer() == 1
 
 
 @as_root
 def test_one_of_another_user_is_compiled_anew(cache: Path, name: str, caplog: pytest.LogCaptureFixture):
     os.chown(put(cache, name, 666), NOBODY, NOBODY)
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
     assert f"{cache / name} belongs to another user (id {NOBODY})" in caplog.text
 
 
@@ -92,7 +92,7 @@ def test_a_link_to_another_file_is_not_followed(cache: Path, name: str, tmp_path
     elsewhere = put(tmp_path / "elsewhere", name, 666)
     cache.mkdir(mode=0o700)
     (cache / name).symlink_to(elsewhere)
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
     assert not (cache / name).is_symlink()
     assert elsewhere.exists()
 
@@ -104,7 +104,7 @@ def test_what_is_not_a_file_does_not_hang_or_break_the_start(cache: Path, name: 
         os.mkfifo(cache / name, 0o600)
     else:
         (cache / name).mkdir(mode=0o700)
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
@@ -113,7 +113,7 @@ def test_nothing_is_loaded_from_a_directory_that_others_may_write(
 ):
     poisoned = put(cache, name, 666)
     cache.chmod(mode)
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
     assert f"other users may write {cache} (mode {mode:o}; run: chmod go-w {cache})" in caplog.text
     assert "for this process alone" in caplog.text
     assert poisoned.exists(), "what lies there is left alone"
@@ -123,7 +123,7 @@ def test_nothing_is_loaded_from_a_directory_that_others_may_write(
 def test_nothing_is_loaded_from_a_directory_of_another_user(cache: Path, name: str, caplog: pytest.LogCaptureFixture):
     put(cache, name, 666)
     os.chown(cache, NOBODY, NOBODY)
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
     assert f"{cache} belongs to another user (id {NOBODY})" in caplog.text
 
 
@@ -134,15 +134,15 @@ def test_a_directory_behind_a_link_is_judged_itself(
     link = tmp_path / "link"
     link.symlink_to(cache)
     monkeypatch.setenv("EZTINKER_CACHE_DIR", str(link))
-    assert library_cache.load(name, never).answer() == 2
+    assert kernel_cache.load(name, never).answer() == 2
     cache.chmod(0o777)
-    assert library_cache.load(f"other-{name}", answering(1)).answer() == 1
+    assert kernel_cache.load(f"other-{name}", answering(1)).answer() == 1
     assert "other users may write" in caplog.text
 
 
 def test_a_place_where_no_directory_can_be_is_passed_over(cache: Path, name: str, caplog: pytest.LogCaptureFixture):
     cache.write_text("a file")
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
     assert "for this process alone" in caplog.text
 
 
@@ -150,7 +150,7 @@ def test_a_user_without_a_home_directory_is_served_too(
     monkeypatch: pytest.MonkeyPatch, name: str, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setenv("EZTINKER_CACHE_DIR", "~nobody-of-this-name/cache")
-    assert library_cache.load(name, answering(1)).answer() == 1
+    assert kernel_cache.load(name, answering(1)).answer() == 1
     assert "for this process alone" in caplog.text
 
 
@@ -160,7 +160,7 @@ def test_a_library_that_does_not_load_is_reported(name: str):
         target.write_bytes(b"not a library")
 
     with pytest.raises(OSError, match=name):
-        library_cache.load(name, garbage)
+        kernel_cache.load(name, garbage)
 
 
 def test_a_compiler_that_fails_is_not_asked_twice(cache: Path, name: str, caplog: pytest.LogCaptureFixture):
@@ -171,7 +171,7 @@ def test_a_compiler_that_fails_is_not_asked_twice(cache: Path, name: str, caplog
         raise LookupError("no")
 
     with caplog.at_level(logging.WARNING), pytest.raises(LookupError):
-        library_cache.load(name, fail)
+        kernel_cache.load(name, fail)
     assert len(asked) == 1
     assert not caplog.records
     assert not list(cache.iterdir())

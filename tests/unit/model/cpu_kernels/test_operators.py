@@ -1,4 +1,4 @@
-"""Our own kernels against torch in float64, and what they promise beyond it: a row never depends on its company."""
+"""Our own kernels against torch in float64; and a row never depends on its batch neighbours."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.model.cpu_kernels import CpuKernels, building
+from eztinker.model.cpu_kernels.compiling import InstructionSet
 from eztinker.model.rope import rotate
 from tests.instruction_sets import NAMES, USABLE
 
@@ -32,18 +33,18 @@ HEAD_SHAPES = [
 
 
 @pytest.fixture(params=USABLE, ids=NAMES)
-def compiled(request: pytest.FixtureRequest) -> tuple[torch.dtype, building.InstructionSet]:
+def compiled(request: pytest.FixtureRequest) -> tuple[torch.dtype, InstructionSet]:
     """Every dtype in every set of instructions that this processor has, not the fastest alone."""
     return request.param
 
 
 @pytest.fixture
-def dtype(compiled: tuple[torch.dtype, building.InstructionSet]) -> torch.dtype:
+def dtype(compiled: tuple[torch.dtype, InstructionSet]) -> torch.dtype:
     return compiled[0]
 
 
 @pytest.fixture
-def kernels(compiled: tuple[torch.dtype, building.InstructionSet]) -> CpuKernels:
+def kernels(compiled: tuple[torch.dtype, InstructionSet]) -> CpuKernels:
     dtype, instruction_set = compiled
     return building.kernels_in(instruction_set, dtype)
 
@@ -191,7 +192,7 @@ def test_bfloat16_results_are_rounded_as_torch_rounds_them(kernels: CpuKernels, 
 
 @pytest.mark.parametrize("width", [600, 608])
 @pytest.mark.parametrize("num_rows", ROW_COUNTS)
-def test_a_row_is_the_same_in_any_company(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
+def test_a_row_is_the_same_beside_any_neighbours(kernels: CpuKernels, dtype: torch.dtype, num_rows: int, width: int):
     x, weight = draw(100, width, dtype=dtype), draw(70, width, dtype=dtype, seed=1)
     packed, norm = kernels.pack_weight(weight), draw(width, dtype=dtype, seed=2)
     rows = slice(100 - num_rows, 100)

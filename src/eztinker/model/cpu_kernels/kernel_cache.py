@@ -1,4 +1,4 @@
-"""Compiled libraries on disk: kept for the next process, and loaded only if no other user could have written them.
+"""Compiled libraries on disk, kept for the next process, and loaded only if no other user could have written them.
 
 Whoever can write such a library, or put another in its place, runs code as this user. So the directory and the file
 must belong to this user or to root, and nobody else may write them. Both are opened first and checked then, so that
@@ -20,15 +20,15 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 Compile = Callable[[Path], None]
-"""Makes the library at a path."""
+"""Compiles the library to a path."""
 
 
 class _Untrusted(OSError):
-    """Another user could have written it."""
+    """A file or directory that another user could have written."""
 
 
 def load(name: str, compile_to: Compile) -> ctypes.CDLL:
-    """The library called `name`, from the cache or compiled anew. Equal names stand for equal contents.
+    """Load the library called `name` from the cache, or compile it. Equal names stand for equal contents.
 
     Where the cache cannot be used, it is compiled for this process alone.
 
@@ -51,7 +51,7 @@ def cache_directory() -> Path:
 
 
 def _kept_in(path: Path, name: str, compile_to: Compile) -> ctypes.CDLL:
-    """The library in a directory; made if it is not there, or cannot be trusted."""
+    """Load the library from a directory; compile it first if it is not there or cannot be trusted."""
     with _opened(path) as directory:
         try:
             _require_own_file(directory, path / name)
@@ -75,7 +75,7 @@ def _make(library: Path, compile_to: Compile) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A directory that nobody else may write.
+    """Open a directory that nobody else may write.
 
     Raises:
         _Untrusted: somebody else may.
@@ -89,7 +89,8 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _require_own_file(directory: int, path: Path) -> None:
-    """
+    """Check that only this user and root may write the file.
+
     Raises:
         FileNotFoundError: it is not there.
         _Untrusted: another user could have written it.
