@@ -49,9 +49,9 @@ class Observed:
         return self.status in (None, 200) and "refuse(" not in self.calls
 
     def is_refusal_of(self, field_name: str) -> bool:
-        """Whether it is an error that names the field: at once, or as what a promise is to fail with."""
-        is_promised = "refuse(" in self.calls or "batch=InvalidInput(" in self.calls
-        refusal = self.text if self.status == 422 else self.calls if is_promised else ""
+        """Whether it is an error that names the field: at once, or as what a future is to fail with."""
+        is_failed_future = "refuse(" in self.calls or "batch=InvalidInput(" in self.calls
+        refusal = self.text if self.status == 422 else self.calls if is_failed_future else ""
         return field_name.removesuffix("_params") in refusal.lower()
 
 

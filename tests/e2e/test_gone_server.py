@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.cli.child_server import child_server
 from eztinker.keys.server_key import read_api_key
 from eztinker.rest_client import impatient_client
 from eztinker.settings.data_dir import RunningServer
-from tests.servers import wait_until
+from tests.servers import serving_in_child, wait_until
 
 MODEL = "tiny/llama"
 
@@ -34,7 +33,7 @@ def start(url: str, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def server(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    with child_server(tmp_path / "data", ["--base-model", f"{MODEL}={tiny_model_dir}"]) as running:
+    with serving_in_child(tmp_path / "data", {MODEL: tiny_model_dir}) as running:
         monkeypatch.setenv("EZTINKER_BASE_URL", running.url)
         monkeypatch.setenv("EZTINKER_API_KEY", read_api_key(tmp_path / "data") or "")
         with impatient_client(20) as client:
@@ -43,7 +42,7 @@ def server(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def children_of(pid: int) -> list[int]:
-    """Of all its threads."""
+    """Processes that any thread of this one has started."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for each in lists for child in each.read_text().split()]
 

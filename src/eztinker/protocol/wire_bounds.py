@@ -45,7 +45,7 @@ def check_fields(body: bytes | bytearray, message: type[Message]) -> None:
                 if field is not None and field.type == _MESSAGE:
                     spans.append((at, min(at + length, end), field.message_type))
                 elif field is not None and field.type not in _NOT_PACKED:
-                    num_fields += length
+                    num_fields += min(length, end - at)
                 at += length
             elif kind == _VARINT:
                 _, at = _varint(body, at, end)
