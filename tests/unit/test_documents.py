@@ -14,7 +14,11 @@ import yaml
 from eztinker.cli.app import app as command_line
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md")])
+PAGES = sorted(
+    page
+    for folder in (".", "docs", ".github", ".github/ISSUE_TEMPLATE", "tests")
+    for page in (ROOT / folder).glob("*.md")
+)
 PROSE = [path for path in PAGES if path.name not in ("conformance.md", "recipes.md", "map.md")]
 """Pages that are written by hand."""
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(#[^)\s]*)?\)")
