@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -54,14 +54,15 @@ async def read_body(request: Request, *, max_bytes: int, room: int = 1) -> bytea
     """
     refusal: EZTinkerError
     declared = _declared_length(request)
+    parts = request.stream()  # which is there once: what is skipped is what has not been read
     try:
         if declared <= max_bytes:
             _hold(request, room * declared)
-            return await _in_time(_up_to(max_bytes, request, declared, room))
+            return await _in_time(_up_to(max_bytes, parts, request, declared, room))
         refusal = _too_large(max_bytes)
     except (TooLarge, QueueFull) as error:
         refusal = error
-    await _in_time(_skip(request, max_bytes))  # a client that is still writing may not see an answer
+    await _in_time(_skip(parts, max_bytes))  # a client that is still writing may not see an answer
     raise refusal
 
 
@@ -71,7 +72,7 @@ async def drop_body(request: Request, *, max_bytes: int) -> None:
     Raises:
         TooLarge, Refused: as of `read_body`.
     """
-    if not await _in_time(_skip(request, max_bytes)):
+    if not await _in_time(_skip(request.stream(), max_bytes)):
         raise _too_large(max_bytes)
 
 
@@ -88,7 +89,7 @@ async def _in_time(reading: Coroutine[Any, Any, DecodedT]) -> DecodedT:
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", message, headers={"Connection": "close"}) from error
 
 
-async def _up_to(max_bytes: int, request: Request, declared: int, room: int) -> bytearray:
+async def _up_to(max_bytes: int, parts: AsyncIterator[bytes], request: Request, declared: int, room: int) -> bytearray:
     """All that comes.
 
     Args:
@@ -99,7 +100,7 @@ async def _up_to(max_bytes: int, request: Request, declared: int, room: int) -> 
     """
     body = bytearray(declared)  # at once: a list of its parts, and they put together, would be it twice
     num_bytes = 0
-    async for part in request.stream():
+    async for part in parts:
         start, num_bytes = num_bytes, num_bytes + len(part)
         if num_bytes > max_bytes:
             raise _too_large(max_bytes)
@@ -109,9 +110,9 @@ async def _up_to(max_bytes: int, request: Request, declared: int, room: int) -> 
     return body
 
 
-async def _skip(request: Request, max_bytes: int) -> bool:
+async def _skip(parts: AsyncIterator[bytes], max_bytes: int) -> bool:
     """Drop what comes, to its end or, in which case it is False, until it was more than `max_bytes`."""
-    async for part in request.stream():
+    async for part in parts:
         max_bytes -= len(part)
         if max_bytes < 0:
             return False

@@ -126,9 +126,10 @@ def test_a_byte_more_is_refused_whether_it_was_declared_or_not(client: TestClien
     for path in ("/body", "/dropped"):
         assert client.post(path, content=bytes(1000)).status_code == 200
         assert client.post(path, content=bytes(1001)).status_code == 413
-        undeclared = sent_in_parts(app, path, bytes(600), bytes(600), b"")
-        assert undeclared.status_code == 413
-        assert undeclared.headers["connection"] == "close"
+        for parts in ([bytes(600), bytes(600), b""], [bytes(600), bytes(600)], [bytes(1001)]):
+            undeclared = sent_in_parts(app, path, *parts)
+            assert undeclared.status_code == 413
+            assert undeclared.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("declared", ["-1", "1e3", "x", "٣"])
