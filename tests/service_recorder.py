@@ -19,13 +19,13 @@ from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.accounts.access import Keys
 from eztinker.service.accounts.usage import Stored
 from eztinker.service.clock import Clock
-from eztinker.service.execution.operations import Done
+from eztinker.service.execution.plans import Done
 from eztinker.service.sampling.sampling_requests import engine_request
 from eztinker.types import OperationKind
 from tests.servers import API_KEY, SCRIPTED_BASE_MODEL
 
 ANSWERS: dict[str, Any] = {
-    "operations.outcome": Done(kind=OperationKind.SAVE_WEIGHTS, media_type="application/json", body=b" " * (2 << 20)),
+    "futures.outcome": Done(kind=OperationKind.SAVE_WEIGHTS, media_type="application/json", body=b" " * (2 << 20)),
     "usage.stored": {"p": Stored(count=1, size_bytes=1), "q": Stored(count=1, size_bytes=1)},
 }
 """To calls after which the request goes on; all others end it."""

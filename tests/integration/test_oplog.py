@@ -21,7 +21,7 @@ from eztinker.oplog.rows import (
     Failure,
     Model,
     ModelStatus,
-    Operation,
+    OperationRow,
     OperationStatus,
     SamplingSession,
     Session,
@@ -33,8 +33,8 @@ from eztinker.types import CheckpointKind, OperationKind, Page
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> Operation:
-    return Operation(
+def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> OperationRow:
+    return OperationRow(
         op_id=op_id, owner="local", lane=lane, seq_id=seq_id, kind=OperationKind.OPTIM_STEP, created_at=NOW
     )
 
@@ -143,7 +143,7 @@ def test_nothing_is_acknowledged_once_the_file_is_no_longer_in_its_place(store: 
 
 
 def test_many_writers_share_commits_and_each_gets_its_own_answer(store: Store):
-    async def write_all() -> list[Operation]:
+    async def write_all() -> list[OperationRow]:
         changes = [operation(f"op-{n}", seq_id=n) for n in range(300)]
         return await asyncio.gather(*(store.write(lambda db, row=row: operations.append(db, row)) for row in changes))
 
@@ -281,7 +281,7 @@ def test_the_newest_inflight_save_counts_in_whatever_order_they_were_stored(stor
 
 
 def test_an_outcome_is_written_once(store: Store):
-    def outcome(db: Connection) -> Operation | None:
+    def outcome(db: Connection) -> OperationRow | None:
         operations.append(db, operation("op"))
         finish(db, "op")
         operations.fail(db, "op", Failure(category="server", code="late", message="late"), now=NOW)
@@ -377,7 +377,7 @@ def test_two_snapshots_are_kept_and_the_operations_since_the_older_one(store: St
 
 def test_times_keep_their_instant_and_come_back_in_utc(store: Store):
     tokyo = NOW.astimezone(timezone(timedelta(hours=9)))
-    asyncio.run(store.write(lambda db: operations.append(db, Operation(
+    asyncio.run(store.write(lambda db: operations.append(db, OperationRow(
         op_id="op", owner="local", lane="run", seq_id=None, kind=OperationKind.SAMPLE, created_at=tokyo))))  # fmt: skip
     row = asyncio.run(store.read(lambda db: operations.get(db, "op")))
     assert row is not None

@@ -10,7 +10,7 @@ import orjson
 
 from eztinker.errors import InvalidInput
 from eztinker.protocol.training_codec import ForwardBackwardRequest, TrainingBatch
-from eztinker.service.execution.operations import Done
+from eztinker.service.execution.plans import Done
 from eztinker.service.service import Service
 from eztinker.service.training.training import SaveRequest
 from eztinker.types import AdamParams, CheckpointKind, Datum

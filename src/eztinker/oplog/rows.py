@@ -144,8 +144,8 @@ class Failure(Record):
         return cls(category=error.category, code=error.code, message=error.message)
 
 
-class Operation(Record, kw_only=True):
-    """One accepted request and, once there, its outcome. `op_id` is the promise the client holds."""
+class OperationRow(Record, kw_only=True):
+    """One accepted request and, once there, its outcome. `op_id` is the id of the client's future."""
 
     op_id: str
     owner: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from eztinker.oplog.rows import UsageKind
-from eztinker.protocol.frames import ForwardBackward, ForwardBackwardDone, Outcome, Sample, SampleDone, TrainingCommand
+from eztinker.protocol.frames import ForwardBackward, ForwardBackwardDone, Sample, SampleDone
 from eztinker.service.clock import Clock
 
 WINDOW_SECONDS = 60.0
@@ -19,7 +19,7 @@ class Activity:
         self._started = clock.monotonic()
         self._done: deque[tuple[float, UsageKind, int]] = deque()
 
-    def note(self, work: TrainingCommand | Sample, outcome: Outcome) -> None:
+    def note(self, work: object, outcome: object) -> None:
         """Count what an operation that has just ended computed."""
         match work, outcome:
             case ForwardBackward(), ForwardBackwardDone():

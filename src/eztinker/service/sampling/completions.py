@@ -13,7 +13,7 @@ from eztinker.oplog.rows import Completion
 from eztinker.oplog.store import Store
 from eztinker.service.accounts.access import owned
 from eztinker.service.clock import Clock
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.futures import Futures
 from eztinker.service.validation import MAX_SEQ_ID
 from eztinker.types import Record
 
@@ -34,9 +34,9 @@ class Announcement(Record):
 
 
 class Completions:
-    def __init__(self, store: Store, operations_: Operations, clock: Clock) -> None:
+    def __init__(self, store: Store, futures: Futures, clock: Clock) -> None:
         self._store = store
-        self._operations = operations_
+        self._futures = futures
         self._clock = clock
         self._fetched: defaultdict[str, set[str]] = defaultdict(set)
         """Samples by sampling session whose results can be dropped."""
@@ -70,7 +70,7 @@ class Completions:
         deadline = self._clock.monotonic() + hold_seconds
         while True:
             # Taken before the log is read, so that an outcome stored in between is not missed.
-            next_outcome = self._operations.next_outcome(sampling_session_id)
+            next_outcome = self._futures.next_outcome(sampling_session_id)
             found = await self._after(sampling_session_id, clone, cursor)
             seconds_left = deadline - self._clock.monotonic()
             if found or seconds_left <= 0:

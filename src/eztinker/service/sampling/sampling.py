@@ -18,8 +18,8 @@ from eztinker.service.accounts.access import owned
 from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.execution.engine_process import EngineProcess
-from eztinker.service.execution.new_operation import NewOperation, new_op_id
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.futures import Futures
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import SamplePlan
 from eztinker.service.sampling.sample_streams import SampleStream
 from eztinker.service.sampling.sample_turns import SampleTurns
@@ -50,7 +50,7 @@ class Sampling:
         store: Store,
         catalog: Catalog,
         sessions_: Sessions,
-        operations: Operations,
+        futures: Futures,
         turns: SampleTurns,
         engine: EngineProcess,
         saved: Checkpoints,
@@ -59,7 +59,7 @@ class Sampling:
         self._store = store
         self._catalog = catalog
         self._sessions = sessions_
-        self._operations = operations
+        self._futures = futures
         self._turns = turns
         self._engine = engine
         self._saved = saved
@@ -114,7 +114,7 @@ class Sampling:
         if wire.params.seed is None:  # an engine that takes over has to draw the same tokens again
             seeded = msgspec.structs.replace(wire.params, seed=secrets.randbits(31))
             wire = msgspec.structs.replace(wire, params=seeded)
-        stream = SampleStream(owner, new_op_id(), self._engine, self._operations, self._turns)
+        stream = SampleStream(owner, new_op_id(), self._engine, self._futures, self._turns)
         try:
             promise = await self._sample(owner, wire, stream.op_id, is_streamed=True)
         except BaseException:
@@ -128,7 +128,7 @@ class Sampling:
                 f"The sample with seq_id {wire.seq_id} is streamed to another request; read that one, or use another "
                 "seq_id"
             )
-        return SampleStream(owner, promise.op_id, self._engine, self._operations, self._turns, is_repeat=True)
+        return SampleStream(owner, promise.op_id, self._engine, self._futures, self._turns, is_repeat=True)
 
     def cancel(self, owner: str, op_id: str) -> None:
         """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
@@ -142,7 +142,7 @@ class Sampling:
         base_model = self._catalog.get(sampler.base_model)
         request = engine_request(wire, base_model)
         directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
-        new = NewOperation(
+        operation = Operation(
             op_id=op_id,
             owner=owner,
             lane=sampler.sampling_session_id,
@@ -159,9 +159,9 @@ class Sampling:
                 is_recorded=wire.record_stability_info,
             ),
         )
-        promise = await self._operations.accept(new)
+        promise = await self._futures.accept(operation)
         if promise == op_id:
-            self._turns.start(new)
+            self._turns.start(operation)
         return SamplePromise(op_id=promise, sequence_ids=[sequence_id(promise, i) for i in range(request.num_samples)])
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:

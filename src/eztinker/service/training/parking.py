@@ -16,13 +16,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection
 
 from eztinker.oplog import models, operations, sessions
-from eztinker.oplog.rows import Checkpoint, Model, ModelStatus, Operation, OperationStatus, UsageKind
+from eztinker.oplog.rows import Checkpoint, Model, ModelStatus, OperationRow, OperationStatus, UsageKind
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.service.accounts.usage import used_by_run
 from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.execution.new_operation import NewOperation, new_op_id
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import SavePlan
 from eztinker.service.execution.run_lanes import RunLanes
 from eztinker.service.training.training_runs import TrainingRuns
@@ -68,7 +68,7 @@ class Parking:
         op_id = new_op_id()
         path = tinker_path(checkpoint)
         log.info("What a client left unsaved goes to %s", path, extra={"event": "run_parked"})
-        save = NewOperation(
+        save = Operation(
             op_id=op_id,
             owner=model.owner,
             lane=model.model_id,
@@ -93,7 +93,7 @@ class Parking:
             ),
             needs_room=False,
         )
-        await self._lanes.submit(save, is_chunked=False)
+        await self._lanes.submit(save)
 
     async def _planned(self, model: Model) -> Checkpoint:
         """The row of the checkpoint, under a name that is free."""
@@ -119,7 +119,7 @@ def _must_be_saved(db: Connection, model: Model) -> bool:
     return session.end_reason != "success" and operations.has_unsaved_steps(db, model.model_id)
 
 
-def _next_try(tries: list[Operation]) -> datetime:
+def _next_try(tries: list[OperationRow]) -> datetime:
     """When the next save may be tried, after those that have failed."""
     failed_at = tries[-1].finished_at if tries else None
     if failed_at is None:

@@ -22,7 +22,7 @@ from eztinker.service.accounts.access import owned
 from eztinker.service.accounts.usage import used_by_run
 from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.execution.new_operation import NewOperation, Refused, new_op_id
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import Change, LoadPlan, PassPlan, Plan, SavePlan, StepPlan
 from eztinker.service.execution.recovery import ended_error
 from eztinker.service.execution.run_lanes import RunLanes
@@ -244,17 +244,23 @@ class Training:
             if also is not None:
                 also(db)
 
-        if not isinstance(work, EZTinkerError):
-            assert plan is not None
-            new = NewOperation(
-                op_id=op_id, owner=owner, lane=lane, seq_id=seq_id, kind=kind, work=work, plan=plan, also=touch
-            )
-            try:
-                return await self._lanes.submit(new, is_chunked=is_chunked)
-            except _RunEnded as ended:
-                work = ended.error
-        refused = Refused(op_id=op_id, owner=owner, lane=lane, seq_id=seq_id, kind=kind, error=work)
-        return await self._lanes.submit(refused, is_chunked=is_chunked)
+        operation = Operation(
+            op_id=op_id,
+            owner=owner,
+            lane=lane,
+            seq_id=seq_id,
+            kind=kind,
+            work=work,
+            plan=plan,
+            stored_with=touch,
+            is_chunked=is_chunked,
+        )
+        if isinstance(work, EZTinkerError):
+            return await self._lanes.submit(operation.refused(work))
+        try:
+            return await self._lanes.submit(operation)
+        except _RunEnded as ended:
+            return await self._lanes.submit(operation.refused(ended.error))
 
 
 _SAVE_KINDS = {

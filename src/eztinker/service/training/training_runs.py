@@ -18,8 +18,8 @@ from eztinker.service.accounts.access import owned
 from eztinker.service.accounts.fair_share import require_share
 from eztinker.service.checkpoints.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
-from eztinker.service.execution.new_operation import NewOperation, Refused, new_op_id
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.futures import Futures
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import BeginPlan, UnloadPlan
 from eztinker.service.execution.recovery import advice_to_go_on, ended_error
 from eztinker.service.execution.run_lanes import RunLanes
@@ -71,7 +71,7 @@ class TrainingRuns:
         store: Store,
         catalog: Catalog,
         sessions: Sessions,
-        operations: Operations,
+        futures: Futures,
         lanes: RunLanes,
         saved: Checkpoints,
         clock: Clock,
@@ -82,7 +82,7 @@ class TrainingRuns:
         self._store = store
         self._catalog = catalog
         self._sessions = sessions
-        self._operations = operations
+        self._futures = futures
         self._lanes = lanes
         self._saved = saved
         self._clock = clock
@@ -170,26 +170,22 @@ class TrainingRuns:
         """Unload a run, whatever its session does; the promise of it."""
         op_id = new_op_id()
         model_id = model.model_id
-        kind = OperationKind.UNLOAD_MODEL
-        new: NewOperation | Refused
+        operation = Operation(
+            op_id=op_id,
+            owner=model.owner,
+            lane=model_id,
+            seq_id=None,
+            kind=OperationKind.UNLOAD_MODEL,
+            work=UnloadModel(op_id=op_id, model_id=model_id),
+            plan=UnloadPlan(model_id=model_id),
+            stored_with=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
+            needs_room=False,
+        )
         if model.status is not ModelStatus.ACTIVE:
-            error = await self._store.read(lambda db: ended_error(db, model))
-            new = Refused(op_id=op_id, owner=model.owner, lane=model_id, seq_id=None, kind=kind, error=error)
-        else:
-            new = NewOperation(
-                op_id=op_id,
-                owner=model.owner,
-                lane=model_id,
-                seq_id=None,
-                kind=kind,
-                work=UnloadModel(op_id=op_id, model_id=model_id),
-                plan=UnloadPlan(model_id=model_id),
-                also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
-                needs_room=False,
-            )
-        promise = await self._lanes.submit(new, is_chunked=False)
+            operation = operation.refused(await self._store.read(lambda db: ended_error(db, model)))
+        future_id = await self._lanes.submit(operation)
         self._lanes.close(model_id)
-        return promise
+        return future_id
 
     async def _model(self, owner: str, new: NewRun, base_model: str, shape: LoraSpec | Model) -> Model:
         """The row of a new model.
@@ -235,9 +231,9 @@ class TrainingRuns:
         try:
             work, model = await plan(op_id, model_id)
         except (UserError, CheckpointDamaged) as error:
-            refused = Refused(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, error=error)
-            return await self._operations.accept(refused)
-        operation = NewOperation(
+            refused = Operation(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, work=error)
+            return await self._futures.accept(refused)
+        operation = Operation(
             op_id=op_id,
             owner=owner,
             lane=model_id,
@@ -245,13 +241,13 @@ class TrainingRuns:
             kind=kind,
             work=work,
             plan=BeginPlan(kind=kind, model_id=model_id),
-            also=lambda db: self._add(db, model),
+            stored_with=lambda db: self._add(db, model),
         )
-        promise = await self._operations.accept(operation)
-        if promise == op_id:
+        future_id = await self._futures.accept(operation)
+        if future_id == op_id:
             self._lanes.open(model_id)
             self._lanes.start_first(operation)
-        return promise
+        return future_id
 
     def _add(self, db: Connection, model: Model) -> None:
         """Store a new run, if its owner may have one more.

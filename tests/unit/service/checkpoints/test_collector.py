@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eztinker.oplog import operations, payloads
 from eztinker.oplog.database import open_database
-from eztinker.oplog.rows import Operation
+from eztinker.oplog.rows import OperationRow
 from eztinker.oplog.store import Database
 from eztinker.oplog.upgrade import bring_up_to_date
 from eztinker.protocol.frames import LoadModel, encode_payload
@@ -21,7 +21,7 @@ def test_a_removed_checkpoint_stays_while_a_run_may_have_to_load_it_again():
     engine = open_database(memory)
     bring_up_to_date(engine, memory)
     load = LoadModel(op_id="op", model_id="run", directory="/checkpoints/loaded", with_optimizer=True)
-    row = Operation(
+    row = OperationRow(
         op_id="op", owner="me", lane="run", seq_id=3, kind=OperationKind.LOAD_WEIGHTS, created_at=datetime.now(UTC)
     )
     (stored,) = Database(engine).commit([lambda db: operations.append(db, row, encode_payload(load))])
