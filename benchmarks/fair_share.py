@@ -34,6 +34,8 @@ NUM_FLOODS = 8
 """Requests of a flooding owner under way at any time."""
 WANTED_RATIO = 0.4
 NUM_EQUAL_OWNERS = 8
+NUM_EQUAL_TOKENS = 256
+"""Enough for the engine, which is what is shared, to take most of a wait; HTTP and the log take the rest."""
 WANTED_WAIT = 3.0
 """Times the wait that eight equal parts come to."""
 
@@ -60,7 +62,7 @@ def measure(num_rounds: int) -> Iterator[Measurement]:
             }
             for (light_kind, work), (flood_kind, flood) in itertools.product(lights.items(), floods.items()):
                 yield _light_beside_flood(f"{light_kind} beside {flood_kind}", work, flood, num_rounds)
-            equal = [owner(f"equal-{number}").train(NUM_LIGHT_TOKENS) for number in range(NUM_EQUAL_OWNERS)]
+            equal = [owner(f"equal-{number}").train(NUM_EQUAL_TOKENS) for number in range(NUM_EQUAL_OWNERS)]
             yield _longest_wait(equal, num_rounds)
 
 

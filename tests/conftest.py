@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import pytest
 from eztinker.base_models.embedded import embedded_model_directory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on models this small, threads cost many times what they bring
+
+
+# A job in the background of a shell ignores Ctrl-C, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

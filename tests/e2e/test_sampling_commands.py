@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -20,9 +21,12 @@ import pytest
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
 from tests.servers import API_KEY, RunningServer, serving, wait_until
+from tests.tiny_models import make_tiny_model
 from tests.wire import new_run, new_sampler, outcome, post, sample_body, save
 
-MODEL, BARE = "tiny/llama", "tiny/bare"
+MODEL, BARE, SLOW = "tiny/llama", "tiny/bare", "tiny/slow"
+NEVER_DRAWN = 263
+"""A token that the tokenizer does not have. As the end of text it lets every answer come to its full length."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
     config.pop("chat_template", None)
     (bare / "tokenizer_config.json").write_text(json.dumps(config))
     (bare / "chat_template.jinja").unlink(missing_ok=True)
-    catalog = Catalog([read_base_model(MODEL, tiny_model_dir), read_base_model(BARE, bare)])
+    slow = make_tiny_model(tmp_path_factory.mktemp("slow"), "llama", layers=30, eos_token_id=NEVER_DRAWN)
+    models = {MODEL: tiny_model_dir, BARE: bare, SLOW: slow}
+    catalog = Catalog([read_base_model(name, directory) for name, directory in models.items()])
     with serving(tmp_path_factory.mktemp("server"), catalog) as running:
         yield running
 
@@ -136,7 +142,7 @@ def test_chat_needs_a_template_and_says_what_to_do_without_one(server: RunningSe
 
 
 def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c_and_leaves_on_ctrl_d(server: RunningServer, http: httpx.Client):
-    argv, env = command(server, "chat", MODEL, "--max-tokens", "1500", "--temperature", "1.5", "--seed", "4")
+    argv, env = command(server, "chat", SLOW, "--max-tokens", "1500")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
@@ -157,6 +163,7 @@ def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c_and_leaves_on_ctrl_d(serve
 def read_until(descriptor: int, mark: bytes) -> None:
     seen = b""
     while mark not in seen:
+        assert select.select([descriptor], [], [], 60)[0], f"{mark!r} did not come; what came is {seen!r}"
         seen += os.read(descriptor, 4096)
 
 
