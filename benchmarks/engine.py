@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_RANK, TrainingBatch
 from eztinker.engine.prefill import Prompt, PromptReader
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import Sampler
-from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.sampler import BatchSampler
+from eztinker.engine.trainer import Pass, RunState
 from eztinker.model.decoder import Decoder
 from eztinker.model.device import DTYPES, choose_device, set_up_cpu
 from eztinker.model.lora import Adapter
@@ -28,7 +28,7 @@ class EngineInference:
         set_up_cpu(num_threads)
         decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._sampler = Sampler(decoder, tokenizer, max_batch_size=64, prefix_cache_bytes=0)
+        self._sampler = BatchSampler(decoder, tokenizer, max_batch_size=64, prefix_cache_bytes=0)
         self._reader = PromptReader(decoder, cache_bytes=0, num_drawable=decoder.config.vocab_size)
 
     def decode(self, prompts: list[list[int]], num_new_tokens: int) -> int:
@@ -54,7 +54,7 @@ class EngineTraining:
         set_up_cpu(num_threads)
         decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
         lora = LoraSpec(rank=LORA_RANK, seed=0, alpha=LORA_ALPHA, train_unembed=False)
-        self._run = TrainingRun("benchmark", decoder, Adapter.new(decoder.config, lora, decoder.device))
+        self._run = RunState("benchmark", decoder, Adapter.new(decoder.config, lora, decoder.device))
 
     def train_step(self, batch: TrainingBatch) -> float:
         """Forward, backward and AdamW on a batch; gives the mean loss per token before the step."""

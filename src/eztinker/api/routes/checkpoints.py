@@ -89,7 +89,7 @@ async def external_weights_urls(
 
 @router.post("/copy_weights")
 async def copy_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """The token for another owner's weights comes as a header or in the body; clients prefer the header."""
+    """Copy a checkpoint. The token for another owner's weights comes as a header or in the body; the header wins."""
     body = await read_json(request, CopyWeightsBody)
     path = await service.checkpoint_copies.copy(
         owner,

@@ -1,4 +1,4 @@
-"""Sessions in hindsight: search, the project they are in, and the trace of their requests."""
+"""Past and present sessions: search, the project they belong to, and traces of their requests."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _cursor(last: Session) -> dict[str, str]:
 
 
 def _status(session: Session) -> dict[str, Any] | None:
-    """None for a session whose client fell silent: it has neither finished nor is it known to run."""
+    """A session's status as JSON; None if it expired: its client stopped without saying that it finished."""
     match session.status:
         case SessionStatus.ACTIVE:
             return {"type": "active"}
