@@ -57,14 +57,21 @@ class Configure(Command):
     """Tokens in one training micro-batch."""
 
 
-class CreateModel(Command):
+class Work(Command, kw_only=True):
+    """What the engine does in the turns of one share; turns of all shares are as long in time."""
+
+    share: str = ""
+    """Who it is charged to; a mere name to the engine. Set when it is sent."""
+
+
+class CreateModel(Work):
     op_id: str
     model_id: str
     base_model: str
     lora: LoraSpec
 
 
-class LoadModel(Command):
+class LoadModel(Work):
     """Put a checkpoint into `model_id`, which is created if it does not exist.
 
     An existing model must have the checkpoint's base model and LoRA shape. A gradient that was saved comes back too.
@@ -76,7 +83,7 @@ class LoadModel(Command):
     with_optimizer: bool
 
 
-class ForwardBackward(Command):
+class ForwardBackward(Work):
     op_id: str
     model_id: str
     data: list[Datum]
@@ -85,13 +92,13 @@ class ForwardBackward(Command):
     forward_only: bool
 
 
-class OptimStep(Command):
+class OptimStep(Work):
     op_id: str
     model_id: str
     adam: AdamParams
 
 
-class SaveCheckpoint(Command):
+class SaveCheckpoint(Work):
     """Write the model's adapter to `directory`; its manifest is written last.
 
     What lies there already is the rest of the same command in an engine that died, and is replaced.
@@ -109,7 +116,7 @@ class SaveCheckpoint(Command):
     """Public keys for which the files of an export are encrypted; none leaves them plain."""
 
 
-class UnloadModel(Command):
+class UnloadModel(Work):
     op_id: str
     model_id: str
 
@@ -118,7 +125,7 @@ TrainingCommand = CreateModel | LoadModel | ForwardBackward | OptimStep | SaveCh
 """Run strictly one after another per `model_id`, in the order of arrival."""
 
 
-class Sample(Command):
+class Sample(Work):
     """Draw completions from a base model or, with `directory`, from the adapter of a sampler checkpoint."""
 
     op_id: str
@@ -127,14 +134,6 @@ class Sample(Command):
     request: SampleRequest
     is_streamed: bool = False
     """Whether tokens of the first completion are reported as they are drawn."""
-
-
-class Submit(Command):
-    """Work to be done in the turns of one share, which are all as long in time."""
-
-    share: str
-    """Who the work is charged to; a mere name to the engine."""
-    work: TrainingCommand | Sample
 
 
 class Cancel(Command):
@@ -147,7 +146,7 @@ class Shutdown(Command):
     """Finish nothing more and exit 0."""
 
 
-AnyCommand = Configure | Submit | Cancel | Shutdown
+AnyCommand = Configure | TrainingCommand | Sample | Cancel | Shutdown
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -289,7 +288,9 @@ def decode_event(body: bytes | memoryview) -> AnyEvent:
 
 def encode_payload(command: TrainingCommand) -> bytes:
     """What `command` does, without the ids of operation and model: equal work gives equal bytes."""
-    return _encoder.encode(msgspec.structs.replace(command, op_id="", model_id=""))
+    fields = msgspec.structs.asdict(command) | {"op_id": "", "model_id": ""}
+    del fields["share"]  # which is no part of the work, and which payloads have never had
+    return _encoder.encode({"type": type(command).__name__, **fields})
 
 
 def decode_payload(payload: bytes, *, op_id: str, model_id: str) -> TrainingCommand:

@@ -13,6 +13,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+import msgspec
+
 from eztinker.errors import Cancelled, EngineLost, EZTinkerError
 from eztinker.protocol.frames import (
     AnyEvent,
@@ -24,7 +26,6 @@ from eztinker.protocol.frames import (
     Sample,
     Started,
     Status,
-    Submit,
 )
 from eztinker.service.clock import Clock
 from eztinker.service.execution.engine_link import EngineLink
@@ -189,7 +190,7 @@ class EngineProcess:
         assert not isinstance(operation.work, EZTinkerError)
         operation.is_sent = True
         operation.epoch = self._epoch
-        self._link.send(Submit(share=operation.owner, work=operation.work))
+        self._link.send(msgspec.structs.replace(operation.work, share=operation.owner))
 
     def _let_go(self, operation: Operation) -> asyncio.Future[Outcome]:
         """The operation is answered, or ends here; the future to tell it with."""
