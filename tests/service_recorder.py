@@ -50,7 +50,7 @@ class Observed:
 
     def is_refusal_of(self, field_name: str) -> bool:
         """Whether it is an error that names the field: at once, or as what a promise is to fail with."""
-        is_promised = "refuse(" in self.calls or "batch=InvalidInput(" in self.calls
+        is_promised = "refuse(" in self.calls or "error=InvalidInput(" in self.calls
         refusal = self.text if self.status == 422 else self.calls if is_promised else ""
         return field_name.removesuffix("_params") in refusal.lower()
 

@@ -18,7 +18,7 @@ from tinker.types.forward_backward_request import ForwardBackwardRequest as SdkR
 from eztinker.errors import MalformedBody, UserError
 from eztinker.protocol.provenance import MAX_SPANS, Provenance, Span
 from eztinker.protocol.training_codec import (
-    TrainingBatch,
+    ForwardBackwardRequest,
     decode_json,
     decode_protobuf,
     encode_result,
@@ -42,14 +42,14 @@ def sdk_datum(tokens: list[int], **inputs: Any) -> types.Datum:
     return types.Datum(model_input=types.ModelInput.from_ints(tokens), loss_fn_inputs=inputs)
 
 
-def batch_of(message: sdk_pb.ForwardBackwardRequest) -> TrainingBatch:
-    batch = decode_protobuf(message.SerializeToString()).batch
-    assert isinstance(batch, TrainingBatch), batch
-    return batch
+def batch_of(message: sdk_pb.ForwardBackwardRequest) -> ForwardBackwardRequest:
+    request = decode_protobuf(message.SerializeToString())
+    assert request.error is None
+    return request
 
 
 def failure_of(message: sdk_pb.ForwardBackwardRequest) -> UserError:
-    error = decode_protobuf(message.SerializeToString()).batch
+    error = decode_protobuf(message.SerializeToString()).error
     assert isinstance(error, UserError)
     return error
 
@@ -60,10 +60,10 @@ def test_a_request_of_the_sdk_is_read_field_by_field():
     second = sdk_datum([8], target_tokens=[9], weights=[-2.0])
     request = decode_protobuf(sdk_message(first, second, forward_only=True).SerializeToString())
     assert (request.model_id, request.seq_id) == ("run:train:0", 7)
-    assert isinstance(request.batch, TrainingBatch)
-    assert request.batch.forward_only
-    assert request.batch.loss_fn == "cross_entropy"
-    one, two = request.batch.data
+    assert request.error is None
+    assert request.forward_only
+    assert request.loss_fn == "cross_entropy"
+    one, two = request.data
     assert one.tokens.tolist() == [5, 6]
     assert one.loss_fn_inputs["target_tokens"].tolist() == [6, 7]
     assert one.loss_fn_inputs["weights"].tolist() == [0.5, 1.0]
@@ -221,9 +221,9 @@ def test_a_json_request_says_the_same_as_its_protobuf():
             "loss_fn": "cross_entropy",
         },
     }
-    from_json = decode_json(orjson.dumps(body), forward_only=False).batch
+    from_json = decode_json(orjson.dumps(body), forward_only=False)
     from_proto = batch_of(sdk_message(datum))
-    assert isinstance(from_json, TrainingBatch)
+    assert from_json.error is None
     assert from_json.data[0].tokens.tolist() == from_proto.data[0].tokens.tolist()
     for name, array in from_proto.data[0].loss_fn_inputs.items():
         np.testing.assert_array_equal(from_json.data[0].loss_fn_inputs[name], array)
@@ -231,8 +231,8 @@ def test_a_json_request_says_the_same_as_its_protobuf():
 
 def test_a_json_field_we_do_not_know_is_refused_unless_it_is_off():
     body: dict[str, Any] = {"model_id": "m", "seq_id": 1, "forward_backward_input": {"data": [], "loss_fn": "ppo"}}
-    assert isinstance(decode_json(orjson.dumps(body | {"later": 0}), forward_only=False).batch, TrainingBatch)
-    error = decode_json(orjson.dumps(body | {"later": 1}), forward_only=False).batch
+    assert decode_json(orjson.dumps(body | {"later": 0}), forward_only=False).error is None
+    error = decode_json(orjson.dumps(body | {"later": 1}), forward_only=False).error
     assert isinstance(error, UserError)
     assert error.message == "Unknown fields in the request: later"
 

@@ -10,7 +10,7 @@ import numpy as np
 from eztinker.errors import InvalidInput
 from eztinker.loss_specs import LOSS_SPECS
 from eztinker.protocol.provenance import Provenance, Span
-from eztinker.protocol.training_codec import TrainingBatch
+from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.sessions.recorded_samples import Recorded, RecordedById
 from eztinker.types import Datum
 
@@ -19,34 +19,34 @@ LOGPROB_TOLERANCE = 1e-5
 """Between logprobs as they were told and as a client sends them back, maybe through decimals."""
 
 
-def reads_provenance(batch: TrainingBatch) -> bool:
-    return batch.loss_fn in LOSS_SPECS and LOSS_SPECS[batch.loss_fn].reads_provenance
+def reads_provenance(request: ForwardBackwardRequest) -> bool:
+    return request.loss_fn in LOSS_SPECS and LOSS_SPECS[request.loss_fn].reads_provenance
 
 
-def sequence_ids(batch: TrainingBatch) -> set[str]:
+def sequence_ids(request: ForwardBackwardRequest) -> set[str]:
     """The sequences that the data name."""
     return {
         span.sequence_id
-        for provenance in batch.provenance or ()
+        for provenance in request.provenance or ()
         if provenance is not None
         for span in provenance.spans
         if span.length
     }
 
 
-def with_recorded_logprobs(batch: TrainingBatch, recorded: RecordedById) -> TrainingBatch:
-    """`batch`, which is right in all else, with the recorded logprobs at sampled positions and 0 elsewhere.
+def with_recorded_logprobs(request: ForwardBackwardRequest, recorded: RecordedById) -> ForwardBackwardRequest:
+    """`request`, which is right in all else, with the recorded logprobs at sampled positions and 0 elsewhere.
 
     Raises:
         InvalidInput: a datum does not say where its tokens come from, names a sequence of which there is no record, or
             differs from it; the message names the span.
     """
-    provenances: Sequence[Provenance | None] = batch.provenance or [None] * len(batch.data)
+    provenances: Sequence[Provenance | None] = request.provenance or [None] * len(request.data)
     data = [
-        _with_logprobs(f"data[{index}]", datum, provenance, batch.loss_fn, recorded)
-        for index, (datum, provenance) in enumerate(zip(batch.data, provenances, strict=True))
+        _with_logprobs(f"data[{index}]", datum, provenance, request.loss_fn, recorded)
+        for index, (datum, provenance) in enumerate(zip(request.data, provenances, strict=True))
     ]
-    return msgspec.structs.replace(batch, data=data)
+    return msgspec.structs.replace(request, data=data)
 
 
 def _with_logprobs(

@@ -17,7 +17,7 @@ from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, User
 from eztinker.oplog import checkpoints, models, recorded_samples
 from eztinker.oplog.rows import Checkpoint, Model, UsageKind
 from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
-from eztinker.protocol.training_codec import ForwardBackwardRequest, TrainingBatch
+from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.accounts.access import owned
 from eztinker.service.accounts.usage import used_by_run
 from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
@@ -76,13 +76,15 @@ class Training:
         """Accumulate the gradients of a batch, or only compute its loss; the promise ends in ForwardBackwardOutput."""
         model = await self._runs.in_use(owner, request.model_id)
         op_id = new_op_id()
-        batch = request.batch
-        if not isinstance(batch, UserError):
-            batch = await self._checked(batch, model)
         used: set[str] = set()
-        if not isinstance(batch, UserError) and reads_provenance(batch):
-            batch, used = await self._with_records(owner, model, batch)
-        work = batch if isinstance(batch, UserError) else _forward_backward_command(op_id, model, batch)
+        work: ForwardBackward | UserError
+        try:
+            await self._check(request, model)
+            if reads_provenance(request):
+                request, used = await self._with_records(owner, model, request)
+            work = _forward_backward_command(op_id, request)
+        except UserError as error:
+            work = error
         now = self._clock.now()
         num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
         plan = PassPlan(
@@ -163,30 +165,32 @@ class Training:
         model = await self._runs.in_use(owner, model_id)
         return await self._submit(model, new_op_id(), seq_id, kind, error, None)
 
-    async def _checked(self, batch: TrainingBatch, model: Model) -> TrainingBatch | UserError:
-        """The batch, if it is right in all but what it says of its source."""
+    async def _check(self, request: ForwardBackwardRequest, model: Model) -> None:
+        """Check all of a batch but what it says of its source.
+
+        Raises:
+            UserError: it could not be read, or a loss cannot be computed of it.
+        """
+        if request.error is not None:
+            raise request.error
         base_model = self._runs.base_model(model)
-        try:
-            if len(batch.data) <= SMALL_BATCH:
-                check_batch(batch, base_model)
-            else:
-                await asyncio.to_thread(check_batch, batch, base_model)
-        except UserError as error:
-            return error
-        return batch
+        if len(request.data) <= SMALL_BATCH:
+            check_batch(request, base_model)
+        else:
+            await asyncio.to_thread(check_batch, request, base_model)
 
     async def _with_records(
-        self, owner: str, model: Model, batch: TrainingBatch
-    ) -> tuple[TrainingBatch | UserError, set[str]]:
-        """The batch with its sampling logprobs, and the ids of the samples that they were recorded of."""
+        self, owner: str, model: Model, request: ForwardBackwardRequest
+    ) -> tuple[ForwardBackwardRequest, set[str]]:
+        """The request with its sampling logprobs, and the ids of the samples that they were recorded of.
+
+        Raises:
+            InvalidInput: it names no sequences, or others than were recorded.
+        """
         async with self._reading_records:
-            try:
-                named = await self._recorded.named(owner, model.session_id, sequence_ids(batch))
-                return await asyncio.to_thread(with_recorded_logprobs, batch, named), {
-                    record.op_id for record in named.values()
-                }
-            except UserError as error:
-                return error, set()
+            named = await self._recorded.named(owner, model.session_id, sequence_ids(request))
+            found = await asyncio.to_thread(with_recorded_logprobs, request, named)
+            return found, {record.op_id for record in named.values()}
 
     async def _planned(self, model: Model, request: SaveRequest) -> Checkpoint:
         """The row of a checkpoint that is about to be written.
@@ -270,14 +274,14 @@ _SAVE_KINDS = {
 }
 
 
-def _forward_backward_command(op_id: str, model: Model, batch: TrainingBatch) -> ForwardBackward:
+def _forward_backward_command(op_id: str, request: ForwardBackwardRequest) -> ForwardBackward:
     return ForwardBackward(
         op_id=op_id,
-        model_id=model.model_id,
-        data=batch.data,
-        loss_fn=batch.loss_fn,
-        loss_fn_config=batch.loss_fn_config,
-        forward_only=batch.forward_only,
+        model_id=request.model_id,
+        data=request.data,
+        loss_fn=request.loss_fn,
+        loss_fn_config=request.loss_fn_config,
+        forward_only=request.forward_only,
     )
 
 
