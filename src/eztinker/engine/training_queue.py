@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from eztinker.engine.trainer import Pass
 
@@ -29,13 +29,13 @@ class TrainingJob:
     """The exception that ended the job."""
 
 
-@dataclass(slots=True, eq=False)
 class _Lane:
-    """Jobs of one run, and the one that has begun but paused."""
+    """The queue of one run: jobs that wait, and the one that has begun but paused."""
 
-    waiting: deque[TrainingJob] = field(default_factory=deque)
-    begun: tuple[TrainingJob, Iterator[bool]] | None = None
-    """The job that has begun, and the rest of its pieces."""
+    def __init__(self) -> None:
+        self.waiting: deque[TrainingJob] = deque()
+        self.begun: tuple[TrainingJob, Iterator[bool]] | None = None
+        """The job that has begun, and the rest of its pieces."""
 
     @property
     def next(self) -> TrainingJob:

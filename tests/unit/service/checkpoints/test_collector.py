@@ -25,7 +25,7 @@ def test_a_removed_checkpoint_stays_while_a_run_may_have_to_load_it_again():
         op_id="op", owner="me", lane="run", seq_id=3, kind=OperationKind.LOAD_WEIGHTS, created_at=datetime.now(UTC)
     )
     (stored,) = Database(engine).commit([lambda db: operations.append(db, row, encode_payload(load))])
-    assert stored.error is None
+    assert stored.exception() is None
     assert Database(engine).read(in_use) == {"loaded"}
     Database(engine).commit([lambda db: payloads.release_covered(db, "run", 3)])
     assert Database(engine).read(in_use) == set()
