@@ -62,9 +62,9 @@ RESULT_RETENTION = timedelta(hours=24)
 MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
 PARK_SECONDS = 10.0
-"""For work in hand when the server stops; what is not done by then is done when it runs again."""
+"""Time for work in hand when the server stops; what is not done by then is done when it runs again."""
 HOUSEKEEPING_PER_TIMEOUT = 4
-"""Rounds within one session timeout, so that a short timeout is kept about as well as a long one."""
+"""Rounds of housekeeping within one session timeout, so that a short timeout is kept about as well as a long one."""
 
 
 class Service:
@@ -179,7 +179,7 @@ class Service:
         await self._collector.end_session(session_id)
 
     async def _begin_epoch(self) -> int:
-        """The number of a new engine. What the one before it has answered is stored first, for it is refused after."""
+        """Start an epoch for a new engine and return its number; answers of the old one are stored first."""
         await self.futures.settled()
         now = self.clock.now()
         return await self._store.write(lambda db: epochs.begin(db, now))
@@ -216,7 +216,7 @@ class Service:
 
 
 def check_storage(config: ServerConfig) -> None:
-    """Find out whether what is in the data directory can be used, before anything is started.
+    """Check that the data directory can be used, before anything is started.
 
     Raises:
         ConfigError: it belongs to another user, or is damaged, or another version of the program has written it.

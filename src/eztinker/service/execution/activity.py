@@ -1,4 +1,4 @@
-"""How much the engine has done lately, for whoever looks at the server."""
+"""Rates of work in the engine, for whoever looks at the server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Activity:
                 self._add(UsageKind.SAMPLING, sum(len(sequence.tokens) for sequence in outcome.result.sequences))
 
     def tokens_per_second(self) -> dict[UsageKind, float]:
-        """By what was done with them, over the last minute or since the server started."""
+        """Tokens per second by kind of use, over the last minute or since the server started."""
         now = self._forget_old()
         totals: Counter[UsageKind] = Counter()
         for _, kind, num_tokens in self._done:

@@ -48,7 +48,7 @@ class EngineDied(Exception):
 
 
 class InHand(NamedTuple):
-    """How many operations the engine has, or will get as soon as it starts."""
+    """Numbers of operations that the engine has, or will get as soon as it starts."""
 
     num_samples: int
     num_training: int
@@ -83,7 +83,7 @@ class EngineProcess:
         self._pending: list[Operation] = []
         """Handed over and not answered, in that order."""
         self._watchers: dict[str, Callable[[Progress], None]] = {}
-        """By id: who is told what a streamed sample has drawn."""
+        """Watchers of streamed samples, by op_id."""
         self._in_hand: str | None = None
         """The training operation that the engine works on, or has worked on last and not ended."""
         self._link: EngineLink | None = None
@@ -95,7 +95,7 @@ class EngineProcess:
 
     @property
     def ready(self) -> Ready | None:
-        """What the engine said of itself; None while there is none that takes commands."""
+        """Description of the engine by itself; None while there is none that takes commands."""
         return self._ready
 
     @property
@@ -105,10 +105,11 @@ class EngineProcess:
 
     @property
     def epoch(self) -> int | None:
-        """That of the engine which takes commands now, if there is one; state in older ones is gone."""
+        """Epoch of the engine that takes commands now, if there is one; state in older engines is gone."""
         return None if self._ready is None else self._epoch
 
     def start(self) -> None:
+        """Start the engine, and replace it whenever it dies."""
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 
     async def stop(self) -> None:
@@ -122,7 +123,7 @@ class EngineProcess:
                 waiting.cancel()
 
     async def available(self) -> int:
-        """The epoch of the engine, as soon as there is one that takes commands.
+        """Wait for an engine that takes commands, and return its epoch.
 
         Raises:
             EngineLost: it does not start.

@@ -29,11 +29,11 @@ from eztinker.types import OperationKind
 log = logging.getLogger(__name__)
 
 MAX_UNSETTLED = 16384
-"""Operations that wait or run; the official client keeps up to 2000 per sampling client."""
+"""Most operations that wait or run; the official client keeps up to 2000 per sampling client."""
 
 
 class Futures:
-    """What clients hold of their operations: a future for each accepted request, and its outcome once it is stored."""
+    """A future for each accepted request: its id at once, and its outcome as soon as that is stored."""
 
     def __init__(self, store: Store, clock: Clock, live: LiveOperations) -> None:
         self.activity = Activity(clock)
@@ -43,9 +43,9 @@ class Futures:
         self._room = Room(MAX_UNSETTLED, "requests waiting")
         self._fetched = FetchedResults()
         self._next_outcomes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
-        """By lane; an event lives as long as somebody waits for it."""
+        """Events by lane; each lives as long as somebody waits for it."""
         self._writing: set[asyncio.Task[None]] = set()
-        """Store outcomes."""
+        """Tasks that store outcomes."""
         self._polls_released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def accept(self, operation: Operation) -> str:
@@ -65,7 +65,7 @@ class Futures:
         return stored_id
 
     def expect(self, operation: Operation) -> asyncio.Future[Done | Failure]:
-        """From now on polls for an operation in the log wait for its outcome."""
+        """Let polls for an operation in the log wait for its outcome from now on; returns that outcome's future."""
         operation.outcome = asyncio.get_running_loop().create_future()
         self._live.add(operation)
         return operation.outcome
@@ -80,7 +80,7 @@ class Futures:
         return OutcomeWriter(self._store, self._clock, hand_out, self._writing)
 
     def settle(self, operation: Operation, ending: Outcome) -> None:
-        """Store how an operation ended whose lane has no order, a sample."""
+        """Store the outcome of an operation whose lane has no order, a sample."""
         self.writer().put(operation, ending)
 
     def fail(self, operation: Operation, error: EZTinkerError) -> None:
@@ -88,21 +88,21 @@ class Futures:
         self.writer().put(operation, Failure.of(error))
 
     def num_unsettled_of(self, owner: str) -> int:
-        """The owner's requests that wait or run."""
+        """Number of the owner's requests that wait or run."""
         return self._room.taken(owner)
 
     @property
     def num_unsettled(self) -> int:
-        """Operations without an outcome, wherever they wait or run."""
+        """Number of operations without an outcome, wherever they wait or run."""
         return sum(operation.outcome is not None for operation in self._live)
 
     async def settled(self) -> None:
-        """Until every outcome that is known by now is in the log."""
+        """Wait until every outcome that is known by now is in the log."""
         if self._writing:
             await asyncio.wait(self._writing)
 
     async def outcome(self, owner: str, op_id: str, *, hold_seconds: float) -> Done | Failure | None:
-        """What became of an operation: as soon as it is known, or None if it is not within `hold_seconds`.
+        """Wait for the outcome of an operation; None if it is not in the log within `hold_seconds`.
 
         Raises:
             NotFound: the owner has no such operation.
@@ -122,12 +122,12 @@ class Futures:
         return outcome
 
     def release_polls(self) -> None:
-        """Hold no poll any longer: the server stops, and the client asks the next one."""
+        """Let every held poll go, as the server stops; the client asks the next one."""
         if not self._polls_released.done():
             self._polls_released.set_result(None)
 
     def next_outcome(self, lane: str) -> asyncio.Event:
-        """Set as soon as one more operation of the lane has its outcome in the log."""
+        """Event that is set as soon as one more operation of the lane has its outcome in the log."""
         return self._next_outcomes.setdefault(lane, asyncio.Event())
 
     async def expire_results(self, retention: timedelta, max_bytes: int) -> None:
@@ -194,7 +194,7 @@ def _outcome(row: OperationRow) -> Done | Failure | None:
 
 
 def _damaged(row: OperationRow) -> Failure:
-    """What is told in place of a result that the disk gives back changed: nothing that was computed from it.
+    """The failure in place of a result that the disk gives back changed; nothing of that is told.
 
     Raises:
         ResultGone: it was a sample, which can be drawn again.

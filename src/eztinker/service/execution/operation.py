@@ -68,7 +68,7 @@ class Operation:
     """What is about to be stored: the engine's answer, or why the server gave it up; set by the outcome writer."""
 
     def refused(self, error: EZTinkerError) -> Operation:
-        """The same request, which only takes its place and ends in `error`."""
+        """A copy of this request that only takes its place, and ends in `error` at once."""
         return dataclasses.replace(self, work=error, plan=None, stored_with=None)
 
     @property
@@ -76,7 +76,7 @@ class Operation:
         return isinstance(self.work, EZTinkerError)
 
     def appended(self, now: datetime) -> Change:
-        """The change that appends it to the log, and gives the id of its future: that of the first one of a repeat."""
+        """The change that appends it to the log and returns the id of its future; for a repeat, that of the first."""
         row = OperationRow(
             op_id=self.op_id, owner=self.owner, lane=self.lane, seq_id=self.seq_id, kind=self.kind, created_at=now
         )

@@ -91,7 +91,7 @@ class SavePlan(Record, tag=True):
     """The save's own number, if the session is to move on with later saves of this kind."""
     used: Usage
     saved_by: str | None = None
-    """Who saves it, if not its owner."""
+    """Author of the save, if not the owner."""
 
     def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
         assert isinstance(outcome, CheckpointDone)

@@ -1,4 +1,4 @@
-"""Bringing back what died with a process: the state of a run in a new engine, the work of an earlier server."""
+"""Recovery of what died with a process: the state of a run in a new engine, the work of an earlier server."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Recovery:
         return None
 
     async def _run(self, operations_: list[Operation], epoch: int) -> list[Outcome]:
-        """Their answers.
+        """Run operations in the engine of this epoch, and return its answers.
 
         Raises:
             EngineDied: not all were answered.
@@ -124,7 +124,7 @@ class _Replay:
 
     rows: list[OperationRow]
     contents: dict[str, bytes]
-    """By digest; what is missing was damaged on the disk."""
+    """Payloads by digest; a missing one was damaged on the disk."""
 
     def operation(self, row: OperationRow) -> Operation:
         assert row.payload is not None
@@ -134,17 +134,17 @@ class _Replay:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedLane:
-    """What an earlier server accepted for one run and did not finish."""
+    """Operations of one run that an earlier server accepted and did not finish."""
 
     model_id: str
     last_run: int
     """The highest number that has been run."""
     operations: list[Operation]
-    """In their order; what the server began on its own, which has no number, comes last."""
+    """Operations in their order; those the server began on its own, which have no number, come last."""
 
 
 async def recover_log(store: Store, clock: Clock) -> list[UnfinishedLane]:
-    """The lane of every run that an earlier server left active or with work; its samples have to be asked for again."""
+    """Read the lane of every run that an earlier server left active or with work; its samples are lost."""
     now = clock.now()
 
     def recover(db: Connection) -> list[UnfinishedLane]:
@@ -174,7 +174,7 @@ def end_run(db: Connection, model_id: str, reason: str) -> EngineLost:
 
 
 def ended_error(db: Connection, model: Model) -> EZTinkerError:
-    """Why a run that has ended takes no more operations."""
+    """The error that tells why a run that has ended takes no more operations."""
     match model.status:
         case ModelStatus.UNLOADED:
             return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
@@ -189,7 +189,7 @@ def ended_error(db: Connection, model: Model) -> EZTinkerError:
 
 
 def advice_to_go_on(db: Connection, model_id: str) -> str | None:
-    """From where a new run can go on in place of one that has ended; None if it has no checkpoint."""
+    """Advice how to go on in place of a run that has ended; None if it has no checkpoint."""
     saved = [row for row in checkpoints.of_models(db, [model_id]) if row.kind is CheckpointKind.TRAINING]
     if not saved:
         return None
@@ -205,7 +205,7 @@ def _lost_error(db: Connection, model_id: str, reason: str) -> EngineLost:
 
 
 def _not_now(model_id: str, reason: str) -> EngineLost:
-    """For what may be mended: memory that was short, a base model that is not served any more."""
+    """The error for a run whose obstacle may be removed: short memory, a base model that is not served any more."""
     return EngineLost(f"The training run {model_id} cannot be brought back at present: {reason}")
 
 

@@ -36,7 +36,7 @@ class RunFeed:
         self._snapshots = snapshots
         self._writer = futures.writer(self._settled)
         self._started: list[Operation] = []
-        """In order, those whose outcome is not in the log."""
+        """Operations whose outcome is not in the log, in their order."""
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._is_over = False

@@ -19,7 +19,7 @@ from eztinker.types import CheckpointKind, OperationKind
 
 
 class Pace:
-    """When the next snapshot of a run is due: after so many changes, or so long after the last one."""
+    """Decides when the next snapshot of a run is due: after so many changes, or so long after the last one."""
 
     def __init__(self, clock: Clock, *, max_changes: int, max_seconds: float) -> None:
         self._clock = clock
@@ -28,13 +28,13 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """A snapshot is being taken."""
+        """Begin to count anew, as a snapshot is being taken."""
         self.num_changes = 0
         self._is_hurried = False
         self._started_at = self._clock.monotonic()
 
     def hurry(self) -> None:
-        """The next one is due at once."""
+        """Make the next snapshot due at once."""
         self._is_hurried = True
 
     @property
@@ -58,7 +58,7 @@ class Snapshots:
         return Pace(self._clock, max_changes=self._max_changes, max_seconds=self._max_seconds)
 
     def operation(self, model_id: str, seq_id: int, *, owner: str) -> Operation:
-        """Writes the state of a run after operation `seq_id`; its end is told by `add` or `drop`."""
+        """Make the operation that writes the state of a run after operation `seq_id`; end it with `add` or `drop`."""
         snapshot_id = secrets.token_hex(16)
         self._being_written.add(snapshot_id)
         command = SaveCheckpoint(
@@ -98,7 +98,7 @@ class Snapshots:
         await self._store.write(store)
 
     def drop(self, operation: Operation) -> None:
-        """It has ended, and whatever it left that was not added may be removed."""
+        """Let go of an operation that has ended: what it wrote and was not added may be removed."""
         self._being_written.discard(operation.op_id)
 
     async def sweep(self) -> None:

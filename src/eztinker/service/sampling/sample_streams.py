@@ -1,4 +1,4 @@
-"""A sample whose tokens are handed on while it is drawn."""
+"""Streams of samples: tokens are passed on while they are drawn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eztinker.types import Record
 log = logging.getLogger(__name__)
 
 _HOLD_SECONDS = 3600.0
-"""For the outcome; a stream goes on for as long as its client stays."""
+"""Time to wait for the outcome; a stream goes on for as long as its client stays."""
 
 
 class Drawn(Record):
@@ -59,7 +59,7 @@ class SampleStream:
             engine.watch(op_id, self._news.put_nowait)
 
     async def drawn(self) -> AsyncGenerator[Drawn | Failure, None]:
-        """Pieces as they come, to the one with the reason to stop, or to a failure."""
+        """Yield tokens as they are drawn, until the piece with the stop reason, or a failure."""
         outcome = asyncio.create_task(
             self._futures.outcome(self._owner, self.op_id, hold_seconds=_HOLD_SECONDS), name="streamed sample"
         )

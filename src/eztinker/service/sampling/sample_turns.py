@@ -1,7 +1,7 @@
-"""Hands samples to the engine, a few batches of each owner ahead.
+"""Queues of samples before the engine, which gets a few batches of each owner ahead.
 
-The engine shares its time between owners. It holds as much of each one's queue as fills the next batch, and the rest
-waits here: what is given up here costs the engine nothing, and what an engine that dies had is soon sent again.
+The engine shares its time between owners. It holds as much of each owner's queue as fills the next batch. The rest
+waits here: a sample that is cancelled here costs the engine nothing, and after a death little has to be sent again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BATCHES_AHEAD = 2
 
 @dataclass(slots=True, eq=False)
 class _OwnSamples:
-    """What one owner has asked for."""
+    """Samples of one owner, before and in the engine."""
 
     waiting: deque[Operation] = field(default_factory=deque)
     num_running: int = 0
     """Samples in the engine."""
     num_sequences: int = 0
-    """Of those in the engine."""
+    """Completions that the samples in the engine come to."""
 
 
 class SampleTurns:

@@ -31,14 +31,16 @@ from eztinker.types import CheckpointKind, OperationKind
 log = logging.getLogger(__name__)
 
 PARKED = "parked"
-"""Name of the checkpoint; with a few letters more if the client has used it."""
+"""Name of the checkpoint, with a random suffix if the client has used the name itself."""
 LIFETIME = timedelta(days=30)
-"""Like any lifetime, its owner can change it."""
+"""Lifetime of the checkpoint, which its owner can change."""
 PAUSES = [timedelta(minutes=minutes) for minutes in (1, 5, 15, 60)]
-"""Between tries of a save that fails; the last one again and again."""
+"""Pauses between tries of a save that fails; the last one repeats."""
 
 
 class Parking:
+    """Saves what runs of ended sessions have not saved, and unloads them."""
+
     def __init__(self, store: Store, runs: TrainingRuns, lanes: RunLanes, saved: Checkpoints, clock: Clock) -> None:
         self._store = store
         self._runs = runs
@@ -96,7 +98,7 @@ class Parking:
         await self._lanes.submit(save)
 
     async def _planned(self, model: Model) -> Checkpoint:
-        """The row of the checkpoint, under a name that is free."""
+        """Make the row of the checkpoint, under a name that is free."""
         now = self._clock.now()
         is_taken = await self._saved.is_taken(model.model_id, CheckpointKind.TRAINING, PARKED)
         return Checkpoint(

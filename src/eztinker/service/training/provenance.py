@@ -1,4 +1,4 @@
-"""Checking what training data say of their source, and taking their sampling logprobs from there."""
+"""Provenance of training data: checks it against recorded samples, and takes the sampling logprobs from these."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from eztinker.types import Datum
 
 MAX_SHOWN_CHARS = 100
 LOGPROB_TOLERANCE = 1e-5
-"""Between logprobs as they were told and as a client sends them back, maybe through decimals."""
+"""Largest difference between recorded logprobs and those that a client sends back, maybe through decimals."""
 
 
 def reads_provenance(request: ForwardBackwardRequest) -> bool:
+    """Whether the loss takes its sampling logprobs from recorded samples."""
     return request.loss_fn in LOSS_SPECS and LOSS_SPECS[request.loss_fn].reads_provenance
 
 
 def sequence_ids(request: ForwardBackwardRequest) -> set[str]:
-    """The sequences that the data name."""
+    """Ids of the sequences that the data name as their source."""
     return {
         span.sequence_id
         for provenance in request.provenance or ()
@@ -35,7 +36,7 @@ def sequence_ids(request: ForwardBackwardRequest) -> set[str]:
 
 
 def with_recorded_logprobs(request: ForwardBackwardRequest, recorded: RecordedById) -> ForwardBackwardRequest:
-    """`request`, which is right in all else, with the recorded logprobs at sampled positions and 0 elsewhere.
+    """Put the recorded logprobs at the sampled positions of a checked request, and 0 elsewhere.
 
     Raises:
         InvalidInput: a datum does not say where its tokens come from, names a sequence of which there is no record, or
@@ -91,7 +92,7 @@ def _check_cover(where: str, field: str, spans: Sequence[Span], num_positions: i
 def _sources(
     where: str, field: str, spans: Sequence[Span], recorded: RecordedById
 ) -> list[tuple[str, Span, int, Recorded]]:
-    """What each span is called in messages, its first position, and the record it names; empty ones are left out."""
+    """Name in messages, first position and record of each span that is not empty."""
     found = []
     start = 0
     for index, span in enumerate(spans):
@@ -137,7 +138,7 @@ def _check_equal(name: str, field: str, what: str, given: np.ndarray, start: int
 
 
 def _check_logprobs(name: str, inputs: dict[str, np.ndarray], recorded: np.ndarray, start: int, stop: int) -> None:
-    """Logprobs may be left out; those that come are the recorded ones, for no others would be read."""
+    """Check that logprobs, if the client sends any, are the recorded ones, for no others would be used."""
     if "logprobs" not in inputs:
         return
     given = inputs["logprobs"]

@@ -1,7 +1,7 @@
 """The operations of a training run that are numbered by `seq_id`.
 
 What is wrong with such a request is never told by an HTTP status: the official client would stop sending for good. It
-gets a promise, which fails with the reason, and its number counts as used.
+gets a future, which fails with the reason, and its number counts as used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from eztinker.service.validation import check_adam, check_metadata, check_name, 
 from eztinker.types import AdamParams, CheckpointKind, Datum, OperationKind, Record
 
 SMALL_BATCH = 16
-"""Data; so many are checked in less time than it takes to hand them to a thread."""
+"""Most data that are checked on the event loop, which takes less time than handing them to a thread."""
 
 
 class _RunEnded(Exception):
@@ -50,17 +50,19 @@ class SaveRequest(Record):
 
     kind: CheckpointKind
     name: str | None
-    """None for a snapshot behind one sampling client."""
+    """Name of the checkpoint; None for a snapshot behind one sampling client."""
     ttl_seconds: int | None = None
     overwrite: bool = False
     is_inflight: bool = False
-    """Of an unnamed one: it also moves the sampling clients of earlier inflight saves forward."""
+    """Whether an unnamed save moves the sampling clients of earlier inflight saves forward."""
     user_metadata: dict[str, str] | None = None
     age_recipients: tuple[str, ...] = ()
     """Public keys that an export is encrypted for."""
 
 
 class Training:
+    """Checks numbered requests and submits them as operations of their runs."""
+
     def __init__(
         self, runs: TrainingRuns, lanes: RunLanes, saved: Checkpoints, recorded: RecordedSamples, clock: Clock
     ) -> None:
@@ -69,11 +71,11 @@ class Training:
         self._saved = saved
         self._recorded = recorded
         self._reading_records = asyncio.Lock()
-        """Keeps the records that one request names in memory, not those of all that wait."""
+        """Lock that keeps the recorded samples of only one request at a time in memory."""
         self._clock = clock
 
     async def forward_backward(self, owner: str, request: ForwardBackwardRequest) -> str:
-        """Accumulate the gradients of a batch, or only compute its loss; the promise ends in ForwardBackwardOutput."""
+        """Accumulate the gradients of a batch, or only compute its loss; the future ends in ForwardBackwardOutput."""
         model = await self._runs.in_use(owner, request.model_id)
         op_id = new_op_id()
         used: set[str] = set()
@@ -99,11 +101,11 @@ class Training:
             work,
             plan,
             is_chunked=True,
-            also=(lambda db: recorded_samples.renew(db, used, now)) if used else None,
+            stored_with=(lambda db: recorded_samples.renew(db, used, now)) if used else None,
         )
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
-        """Make one AdamW step with the accumulated gradients; the promise ends in metrics."""
+        """Make one AdamW step with the accumulated gradients; the future ends in metrics."""
         model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         work: OptimStep | UserError
@@ -114,7 +116,7 @@ class Training:
         return await self._submit(model, op_id, seq_id, OperationKind.OPTIM_STEP, work, StepPlan(model_id=model_id))
 
     async def save(self, owner: str, model_id: str, seq_id: int, save_as: SaveRequest | UserError) -> str:
-        """Write a checkpoint; the promise ends in its path or, for an unnamed one, in a sampling session."""
+        """Write a checkpoint; the future ends in its path or, for an unnamed one, in a sampling session."""
         model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         kind = OperationKind.SAVE_WEIGHTS
@@ -147,7 +149,7 @@ class Training:
     async def load(
         self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool, lender: str | None
     ) -> str:
-        """Put a checkpoint into an existing run; the promise ends in its path."""
+        """Load a checkpoint into an existing run; the future ends in its path."""
         model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         work: LoadModel | EZTinkerError
@@ -161,7 +163,7 @@ class Training:
         return await self._submit(model, op_id, seq_id, OperationKind.LOAD_WEIGHTS, work, plan)
 
     async def refuse(self, owner: str, model_id: str, seq_id: int, kind: OperationKind, error: UserError) -> str:
-        """A promise that fails with `error`, for a request that could be told from others but not be understood."""
+        """Return a future that fails with `error`, for a numbered request of a run whose content cannot be read."""
         model = await self._runs.in_use(owner, model_id)
         return await self._submit(model, new_op_id(), seq_id, kind, error, None)
 
@@ -193,7 +195,7 @@ class Training:
             return found, {record.op_id for record in named.values()}
 
     async def _planned(self, model: Model, request: SaveRequest) -> Checkpoint:
-        """The row of a checkpoint that is about to be written.
+        """Make the row of a checkpoint that is about to be written.
 
         Raises:
             InvalidInput: its name, lifetime, metadata or recipients cannot be accepted.
@@ -232,12 +234,12 @@ class Training:
         plan: Plan | None,
         *,
         is_chunked: bool = False,
-        also: Change | None = None,
+        stored_with: Change | None = None,
     ) -> str:
-        """Accept `work` with what becomes of it or, without a plan, as the error that it is.
+        """Accept `work` with its plan or, without one, as the error that it is; returns the id of the future.
 
         Args:
-            also: rows to store together with the operation, if it is new and no error.
+            stored_with: rows to store together with the operation, if it is new and no error.
         """
         now = self._clock.now()
         owner, lane, seq_id = model.owner, model.model_id, check_seq_id(seq_id)
@@ -245,8 +247,8 @@ class Training:
         def touch(db: Connection) -> None:
             if not models.touch(db, lane, now):
                 raise _RunEnded(ended_error(db, owned(models.get(db, lane), owner, "training run")))
-            if also is not None:
-                also(db)
+            if stored_with is not None:
+                stored_with(db)
 
         operation = Operation(
             op_id=op_id,
@@ -286,7 +288,7 @@ def _forward_backward_command(op_id: str, request: ForwardBackwardRequest) -> Fo
 
 
 def _num_loss_tokens(work: ForwardBackward) -> int:
-    """Targets that count in the loss of a training pass; 0 for a forward pass."""
+    """Count the targets with a weight in the loss of a training pass; 0 for a forward pass."""
     return 0 if work.forward_only else sum(_num_counted(datum) for datum in work.data)
 
 
@@ -297,7 +299,7 @@ def _num_counted(datum: Datum) -> int:
 
 
 def _granted(value: Any) -> Any:
-    """`value`, unless decoding it has failed; then that error."""
+    """Return `value`, or raise the error that it is, where decoding has failed."""
     if isinstance(value, UserError):
         raise value
     return value

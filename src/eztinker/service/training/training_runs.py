@@ -29,7 +29,7 @@ from eztinker.service.validation import check_lora, check_metadata, check_optimi
 from eztinker.types import LoraSpec, OperationKind, Record
 
 MAX_KNOWN = 1024
-"""Runs whose rows are remembered."""
+"""Most runs whose rows are cached."""
 
 
 class LoraRequest(Record):
@@ -42,7 +42,7 @@ class LoraRequest(Record):
     train_unembed: bool
 
     def spec(self) -> LoraSpec:
-        """The adapter, with a seed of our own where the client has none."""
+        """Specify the adapter, with a random seed where the client gives none."""
         return LoraSpec(
             rank=self.rank,
             seed=secrets.randbits(31) if self.seed is None else self.seed,
@@ -53,7 +53,7 @@ class LoraRequest(Record):
 
 
 class NewRun(Record):
-    """Where a run is to be: the client numbers the runs of its session."""
+    """The place of a new run: its session, and the number that the client gives it there."""
 
     session_id: str
     model_seq_id: int
@@ -66,6 +66,8 @@ class NewRun(Record):
 
 
 class TrainingRuns:
+    """Creates, finds and unloads training runs."""
+
     def __init__(
         self,
         store: Store,
@@ -87,12 +89,12 @@ class TrainingRuns:
         self._saved = saved
         self._clock = clock
         self._known: dict[str, Model] = {}
-        """Runs that were used lately, as they were when they were read. All but status and last use stays as it is."""
+        """Rows of runs used lately. All columns but status and last use never change, so a row stays good for these."""
 
     async def create(
         self, owner: str, new: NewRun, *, base_model: str, lora: LoraRequest, optimizer_family: str | None
     ) -> str:
-        """Begin a run with a fresh adapter; the promise ends in its model_id, or in what was wrong."""
+        """Begin a run with a fresh adapter; its future ends in the model_id, or in what was wrong."""
 
         async def plan(op_id: str, model_id: str) -> tuple[CreateModel, Model]:
             check_optimizer_family(optimizer_family)
@@ -115,7 +117,7 @@ class TrainingRuns:
         optimizer_family: str | None,
         lender: str | None,
     ) -> str:
-        """Begin a run with the adapter of a checkpoint; the promise ends in its model_id, or in what was wrong."""
+        """Begin a run with the adapter of a checkpoint; its future ends in the model_id, or in what was wrong."""
 
         async def plan(op_id: str, model_id: str) -> tuple[LoadModel, Model]:
             check_optimizer_family(optimizer_family)
@@ -130,16 +132,17 @@ class TrainingRuns:
         return await self._begin(owner, new, OperationKind.LOAD_WEIGHTS, plan)
 
     async def get(self, owner: str, model_id: str) -> Model:
+        """Read a run of the owner's from the log."""
         row = await self._store.read(lambda db: models.get(db, model_id))
         return owned(row, owner, f"training run {model_id!r}")
 
     async def meant(self, owner: str, reference: str) -> Model:
-        """The model of this id, or the last used of the run that `reference` names."""
+        """The model with this id, or the model used last of the run that `reference` names."""
         found = await self._store.read(lambda db: models.meant(db, reference, [owner]))
         return owned(found[0] if found else None, owner, f"training run {reference!r}")
 
     async def in_use(self, owner: str, model_id: str) -> Model:
-        """The run, whose session has just been heard of. It may have ended since it was read, which only the log knows.
+        """Get a run for a request, which keeps its session alive. Only the log knows whether the run has ended since.
 
         Raises:
             NotFound: the owner has no such run.
@@ -152,7 +155,7 @@ class TrainingRuns:
                 del self._known[next(iter(self._known))]
             self._known[model_id] = model
         try:
-            await self._sessions.hear_of(owner, model.session_id)
+            await self._sessions.touch_session(owner, model.session_id)
         except SessionEnded as error:
             advice = await self._store.read(lambda db: advice_to_go_on(db, model_id))
             raise SessionEnded(f"{error.message}. {advice}" if advice else error.message) from None
@@ -167,7 +170,7 @@ class TrainingRuns:
         return await self.take_out(await self.get(owner, model_id))
 
     async def take_out(self, model: Model) -> str:
-        """Unload a run, whatever its session does; the promise of it."""
+        """Unload a run, whatever the state of its session, and return the id of the future."""
         op_id = new_op_id()
         model_id = model.model_id
         operation = Operation(
