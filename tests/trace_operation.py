@@ -3,13 +3,14 @@
 `python -m tests.trace_operation` starts a server and a real engine over a tiny model, takes a first step, then sends a
 forward_backward, polls for its result, and prints what the second one met, in order.
 
-- A file is on the way when one of its functions runs between the request's arrival at its route and the result on the
-  wire, in any thread of either process, and is given the operation or something of it, or gives that back: the id, the
+- A file is on the way when one of its functions runs between the sending of the request and the arrival of the result,
+  in any thread of either process, and is given the operation or something of it, or gives that back: the id, the
   tokens, the result, or a record with one of these. So is a file that defines a record on the way. Files that run
-  without seeing anything of it (arithmetic on tensors, clocks, statements of SQL) are counted apart.
+  without seeing anything of it (guards of HTTP, arithmetic on tensors, clocks) are counted apart.
 - A record is an instance of one of our classes that are made of fields: msgspec structs, dataclasses, named tuples. It
   is on the way when it holds tokens or result of the operation, or its id together with what is to be done or has
-  become of it. A message that has the id alone (a poll, the engine's word that it begins) carries nothing.
+  become of it. A message that has the id alone (a poll, the engine's word that it begins) carries nothing, and a
+  function or a queue that holds the operation is no record.
 """
 
 from __future__ import annotations

@@ -17,3 +17,5 @@ def test_a_forward_backward_meets_few_files_and_few_records(tiny_model_dir: Path
     assert set(way.records) >= MUST_CARRY_IT, "the trace has missed a part of the way"
     assert len(way.files) <= MOST_FILES, way.files
     assert len(way.records) <= MOST_RECORDS, way.records
+    page = Path("docs/one-request.md").read_text(encoding="utf-8")
+    assert [record for record in way.records if f"`{record}`" not in page] == []

@@ -22,6 +22,8 @@ from eztinker.service.execution.plans import Done, store_failure
 log = logging.getLogger(__name__)
 
 STORE_RETRY_SECONDS = 1.0
+MAX_TOGETHER = 64
+"""Most outcomes in one transaction: other runs wait for its end."""
 
 Settled = Callable[[Operation, Done | Failure], None]
 
@@ -68,9 +70,8 @@ class OutcomeWriter:
         """Store what is ready, and what becomes ready meanwhile."""
         try:
             while self._ready:
-                together = list(self._ready)
-                self._ready.clear()
-                await self._write(together)
+                num_together = min(len(self._ready), MAX_TOGETHER)
+                await self._write([self._ready.popleft() for _ in range(num_together)])
         finally:
             self._task = None
 
