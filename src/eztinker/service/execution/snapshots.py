@@ -9,8 +9,8 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from eztinker.checkpoints.store import remove_checkpoint
-from eztinker.oplog import epochs, snapshots
-from eztinker.oplog.rows import Snapshot
+from eztinker.oplog import epochs, models, snapshots
+from eztinker.oplog.rows import ModelStatus, Snapshot
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import CheckpointDone, Outcome, SaveCheckpoint
 from eztinker.service.clock import Clock
@@ -74,7 +74,9 @@ class Snapshots:
         )
 
     async def add(self, operation: Operation, *, seq_id: int, answer: Outcome) -> None:
-        """Recover from this snapshot from now on. The outcomes of all operations in it must be in the log.
+        """Recover from this snapshot from now on, unless its run is over.
+
+        The outcomes of all operations in it must be in the log.
 
         Raises:
             StaleEpoch: the engine that wrote it has been replaced.
@@ -93,7 +95,9 @@ class Snapshots:
 
         def store(db: Connection) -> None:
             epochs.require_newest(db, epoch)
-            snapshots.add(db, snapshot)
+            model = models.get(db, snapshot.model_id)
+            if model is not None and model.status is ModelStatus.ACTIVE:  # else all that recovery needs is gone
+                snapshots.add(db, snapshot)
 
         await self._store.write(store)
 
