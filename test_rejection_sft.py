@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eztinker.rl.runs import TrainingRun
+    from eztinker.rl.runs import OpenRun
 
 QUESTION = "Ada has 7 apples and buys 5 more. How many apples does Ada have now?"
 
@@ -118,7 +118,7 @@ def outcome(check: Callable[[], str]) -> str:
 
 
 def _server_url() -> str:
-    from eztinker.client_settings import client_settings, server_is_up
+    from eztinker.settings.client_settings import client_settings, server_is_up
 
     base_url = client_settings().base_url
     if not server_is_up(base_url):
@@ -127,7 +127,7 @@ def _server_url() -> str:
 
 
 @cache
-def _training_run() -> TrainingRun:
+def _training_run() -> OpenRun:
     from eztinker.rl.config import choose_base_model
     from eztinker.rl.connection import served_models
     from eztinker.rl.runs import new_run

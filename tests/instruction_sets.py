@@ -7,14 +7,14 @@ import shutil
 import torch
 
 from eztinker.model.cpu_kernels import building
+from eztinker.model.cpu_kernels.compiling import INSTRUCTION_SETS, InstructionSet
 
-DTYPES = [torch.float32, torch.bfloat16]
-ALL_SETS = [(dtype, each) for dtype in DTYPES for each in building.INSTRUCTION_SETS[dtype]]
+ALL_SETS = [(getattr(torch, dtype), each) for dtype, sets in INSTRUCTION_SETS.items() for each in sets]
 has_compiler = shutil.which("cc") is not None
 USABLE = [(dtype, each) for dtype, each in ALL_SETS if has_compiler and each in building.usable_sets(dtype)]
 
 
-def name_of(dtype: torch.dtype, instruction_set: building.InstructionSet) -> str:
+def name_of(dtype: torch.dtype, instruction_set: InstructionSet) -> str:
     return f"{str(dtype).removeprefix('torch.')}-{instruction_set.name}"
 
 

@@ -14,7 +14,7 @@ from tests.instruction_sets import NAMES, USABLE
 
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """How many torch and the kernels compute with."""
+    """Number of threads of torch and the kernels."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -23,7 +23,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture(params=USABLE, ids=NAMES)
 def kernel_dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
-    """Of a decoder, whose kernels are the ones named; those for other numbers are the fastest."""
+    """The dtype of a decoder whose kernels are the ones named; those for other dtypes are the fastest."""
     dtype, instruction_set = request.param
     kernels = building.kernels_in(instruction_set, dtype)
     monkeypatch.setattr(device, "cpu_kernels", lambda asked: kernels if asked == dtype else cpu_kernels(asked))

@@ -28,7 +28,7 @@ def draw_tokens(num_tokens: int, seed: int = 0, vocab_size: int = 264) -> list[i
 
 
 def assert_same(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> None:
-    """To the bit where our own kernels compute, whose rows do not depend on their company; else to rounding."""
+    """To the bit where our own kernels compute, whose rows do not depend on batch neighbours; else to rounding."""
     exact = kernels_for(torch.float32, CPU) is not None
     torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=0, atol=0 if exact else 1e-5)
 

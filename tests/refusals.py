@@ -19,7 +19,7 @@ def refused(response: httpx.Response, status: int, sentence: str) -> None:
 
 
 def failed(http: httpx.Client, response: httpx.Response, sentence: str) -> None:
-    """Hold that a promise was made, and failed by the user's mistake."""
+    """Hold that a future was made, and failed by the user's mistake."""
     assert response.status_code == 200, response.text
     failure = outcome(http, response.json()["request_id"]).json()
     assert failure["category"] == "user"

@@ -1,28 +1,34 @@
-"""The real application on a real port, in this process, with the real engine or the scripted one."""
+"""Servers for tests, of three kinds: in this process with the scripted engine or the real one, and in a child process.
+
+`serving`, `serving_scripted` and `serving_in_child` are context managers; the conftest files make fixtures of them.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
 from eztinker.api.app import create_app
 from eztinker.api.http_server import http_server
-from eztinker.base_models.base_model import BaseModel
+from eztinker.base_models.base_model import BaseModel, read_base_model
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig
-from eztinker.issued_keys import issue_key
+from eztinker.cli.child_server import child_server
+from eztinker.keys.issued_keys import issue_key
 from eztinker.service.execution.engine_link import ENGINE_ARGV
+from eztinker.settings.data_dir import RunningServer as ChildServer
+from eztinker.settings.server_config import ServerConfig
 
 API_KEY = "tml-test-key"
 SCRIPTED_ENGINE_ARGV = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
@@ -40,6 +46,26 @@ class RunningServer:
     def client(self, **headers: str) -> httpx.Client:
         """Speaks raw HTTP with the right key."""
         return httpx.Client(base_url=f"{self.url}/api/v1", headers={"x-api-key": API_KEY} | headers, timeout=20)
+
+
+class ServeScripted(Protocol):
+    def __call__(self, *, constants: Mapping[str, object] | None = None, **settings: Any) -> RunningServer:
+        """Start a server with the scripted engine, which ends with the fixture; `constants` of modules are replaced."""
+        ...
+
+
+class Serve(Protocol):
+    def __call__(
+        self, models: Mapping[str, Path], *, constants: Mapping[str, object] | None = None, **settings: Any
+    ) -> RunningServer:
+        """Start a server with the real engine over `models`, which ends with the fixture."""
+        ...
+
+
+class StartChild(Protocol):
+    def __call__(self, models: Mapping[str, Path], *flags: str) -> ChildServer:
+        """Start a server in a process of its own, which ends with the fixture."""
+        ...
 
 
 def key_of(server: RunningServer, owner: str) -> str:
@@ -83,3 +109,36 @@ def serving_scripted(data_dir: Path, **settings: Any) -> Iterator[RunningServer]
     catalog = Catalog([SCRIPTED_BASE_MODEL])
     with serving(data_dir, catalog, engine_argv=SCRIPTED_ENGINE_ARGV, **settings) as server:
         yield server
+
+
+@contextmanager
+def serving_models(data_dir: Path, models: Mapping[str, Path], **settings: Any) -> Iterator[RunningServer]:
+    """A server with the real engine over the model folders named."""
+    catalog = Catalog([read_base_model(name, directory) for name, directory in models.items()])
+    with serving(data_dir, catalog, **settings) as server:
+        yield server
+
+
+@contextmanager
+def serving_in_child(data_dir: Path, models: Mapping[str, Path], *flags: str) -> Iterator[ChildServer]:
+    """A server in a process of its own, so that it shares neither interpreter nor memory with the test."""
+    named = [part for name, directory in models.items() for part in ("--base-model", f"{name}={directory}")]
+    with child_server(data_dir, [*named, *flags]) as server:
+        yield server
+
+
+@contextmanager
+def replaced(constants: Mapping[str, object] | None) -> Iterator[None]:
+    """Give constants, named as `package.module.NAME`, other values for the length of the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (constants or {}).items():
+            patch.setattr(name, value)
+        yield
+
+
+@contextmanager
+def scripted_marks_in(directory: Path) -> Iterator[None]:
+    """Let scripted engines keep their marks, and look for them, in `directory`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(directory))
+        yield

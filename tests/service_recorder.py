@@ -14,13 +14,13 @@ from fastapi.testclient import TestClient
 from eztinker.api.app import create_app
 from eztinker.api.auth import API_PREFIX
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig
 from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.accounts.access import Keys
 from eztinker.service.accounts.usage import Stored
 from eztinker.service.clock import Clock
 from eztinker.service.execution.plans import Done
 from eztinker.service.sampling.sampling_requests import engine_request
+from eztinker.settings.server_config import ServerConfig
 from eztinker.types import OperationKind
 from tests.servers import API_KEY, SCRIPTED_BASE_MODEL
 
@@ -49,9 +49,9 @@ class Observed:
         return self.status in (None, 200) and "refuse(" not in self.calls
 
     def is_refusal_of(self, field_name: str) -> bool:
-        """Whether it is an error that names the field: at once, or as what a promise is to fail with."""
-        is_promised = "refuse(" in self.calls or "error=InvalidInput(" in self.calls
-        refusal = self.text if self.status == 422 else self.calls if is_promised else ""
+        """Whether it is an error that names the field: at once, or as what a future is to fail with."""
+        is_failed_future = "refuse(" in self.calls or "error=InvalidInput(" in self.calls
+        refusal = self.text if self.status == 422 else self.calls if is_failed_future else ""
         return field_name.removesuffix("_params") in refusal.lower()
 
 

@@ -31,8 +31,8 @@ def new_session(http: httpx.Client) -> str:
 
 def new_run(http: httpx.Client, **fields: Any) -> str:
     body = {"session_id": new_session(http), "model_seq_id": 0, "base_model": "tiny", "lora_config": {"rank": 4}}
-    promise = post(http, "/create_model", **(body | fields))
-    return outcome(http, promise["request_id"]).json()["model_id"]
+    future = post(http, "/create_model", **(body | fields))
+    return outcome(http, future["request_id"]).json()["model_id"]
 
 
 def chunk(model_id: str, seq_id: int, token: int = 10) -> bytes:

@@ -46,7 +46,7 @@ def check(function: Check) -> Check:
 
 
 def now(answer: Any) -> Any:
-    """What newer SDKs promise, older ones return at once."""
+    """Futures of newer SDKs, older ones return at once."""
     return answer.result() if hasattr(answer, "result") else answer
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,7 @@ import pytest
 import tinker
 from tinker import types
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer
 
 NUM_CLIENTS = 64 if os.environ.get("EZTINKER_FULL_SIZE") else 16
 NUM_STEPS = 5
@@ -43,13 +40,6 @@ class Curve:
     """One per step."""
     gradient_norms: list[float]
     seconds: float
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model("qwen2"))])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
 
 
 def batch(loss_fn: str, generator: np.random.Generator) -> list[types.Datum]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.cli.child_server import child_server
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import running_server
 from eztinker.rl.interrupts import interrupts_held
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import running_server
+from tests.servers import serving_in_child
 
 
 def demo(tiny_model_dir: Path, directory: Path, *flags: str) -> subprocess.Popen[str]:
@@ -69,7 +69,7 @@ def test_ctrl_c_keeps_the_finished_rounds_and_the_same_command_goes_on(tiny_mode
 
 
 def test_keep_server_does_not_wait_for_a_server_that_is_not_the_demos(tiny_model_dir: Path, tmp_path: Path):
-    with child_server(tmp_path / "data", ["--base-model", f"tiny={tiny_model_dir}"]) as server:
+    with serving_in_child(tmp_path / "data", {"tiny": tiny_model_dir}) as server:
         done = demo(tiny_model_dir, tmp_path, "--rounds=1", "--keep-server")
         try:
             said, _ = done.communicate(timeout=180)

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from tests.servers import API_KEY, serving
+from tests.servers import API_KEY, Serve
 
 DEAD = "http://127.0.0.1:9"
 PROXIES = [{name: DEAD} for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")] + [
@@ -37,10 +35,8 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path):
-    catalog = Catalog([read_base_model("tiny", tiny_model_dir)])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as server:
-        yield server.url
+def server_url(serve: Serve, tiny_model_dir: Path) -> str:
+    return serve({"tiny": tiny_model_dir}).url
 
 
 @pytest.mark.parametrize("proxies", PROXIES, ids=str)

@@ -20,15 +20,13 @@ from peft import PeftModel
 from tinker import types
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from eztinker.checkpoints.peft import CONFIG, peft_parts
 from eztinker.checkpoints.peft_archive import pack
 from eztinker.model_files.folder import read_model_folder
 from eztinker.types import LoraSpec
 from tests.oracles import draw_tokens
 from tests.refusals import refused
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer, Serve
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft's use of transformers
@@ -44,10 +42,8 @@ def directories(tiny_model: Callable[..., Path]) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(directories: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model(name, directory) for name, directory in directories.items()])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
+def server(serve: Serve, directories: dict[str, Path]) -> RunningServer:
+    return serve(directories)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,10 +23,8 @@ from pyrage import (  # a compiled module without type stubs
 from tinker import types
 from transformers import AutoModelForCausalLM
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from tests.hub_stub import hub_stub
-from tests.servers import API_KEY, RunningServer, key_of, serving
+from tests.servers import API_KEY, RunningServer, Serve, key_of
 
 TOKENS = list(range(10, 26))
 DATUM = types.Datum(
@@ -44,21 +42,8 @@ def base_model_dir(tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", base_model_dir)])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: RunningServer) -> Iterator[tinker.ServiceClient]:
-    with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as client:
-        yield client
-
-
-@pytest.fixture
-def rest(server: RunningServer) -> tinker.RestClient:
-    return tinker.RestClient(base_url=server.url, api_key=API_KEY)
+def server(serve: Serve, base_model_dir: Path) -> RunningServer:
+    return serve({"tiny": base_model_dir})
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from eztinker.protocol import wire_pb2
 from tests.route_cases import tenant
-from tests.servers import RunningServer, serving, wait_until
+from tests.servers import RunningServer, Serve, wait_until
 from tests.tiny_models import make_tiny_model
 from tests.wire import new_run, new_sampler, optim_step, outcome, post, sample_body, send_chunk
 
@@ -26,12 +24,9 @@ NEVER_DRAWN = 263
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> RunningServer:
     model_dir = make_tiny_model(tmp_path_factory.mktemp("model"), "llama", eos_token_id=NEVER_DRAWN)
-    catalog = Catalog([read_base_model("tiny", model_dir)])
-    data_dir = tmp_path_factory.mktemp("data")
-    with serving(data_dir, catalog, max_batch_size=BATCH_SIZE, poll_hold_seconds=1.0) as running:
-        yield running
+    return serve({"tiny": model_dir}, max_batch_size=BATCH_SIZE, poll_hold_seconds=1.0)
 
 
 @pytest.fixture
@@ -67,25 +62,25 @@ def ask_for_samples(http: httpx.Client, *, num_requests: int, num_samples: int, 
 
 def ask_for_steps(http: httpx.Client) -> list[str]:
     model_id = new_run(http)
-    promises = []
+    futures = []
     for number in range(NUM_STEPS):
-        promises.append(ask_for_pass(http, model_id, 2 * number + 1, 16))
-        promises.append(optim_step(http, model_id, 2 * number + 2, learning_rate=1e-3))
-    return promises
+        futures.append(ask_for_pass(http, model_id, 2 * number + 1, 16))
+        futures.append(optim_step(http, model_id, 2 * number + 2, learning_rate=1e-3))
+    return futures
 
 
-def cancel(http: httpx.Client, promises: list[str]) -> None:
-    for promise in promises:
-        post(http, "/cancel_future", request_id=promise)
+def cancel(http: httpx.Client, futures: list[str]) -> None:
+    for future in futures:
+        post(http, "/cancel_future", request_id=future)
 
 
 def num_left(server: RunningServer, owner: str) -> int:
     return sum(operation.owner == owner for operation in server.app.state.service.futures._live)
 
 
-def finish(http: httpx.Client, promises: list[str]) -> None:
-    for promise in promises:
-        answer = outcome(http, promise)
+def finish(http: httpx.Client, futures: list[str]) -> None:
+    for future in futures:
+        answer = outcome(http, future)
         assert answer.status_code == 200
         assert b"error" not in answer.content[:20]
 

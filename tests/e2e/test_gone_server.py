@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.cli.child_server import child_server
-from eztinker.data_dir import RunningServer
-from eztinker.keys import read_api_key
-from eztinker.rest_client import impatient_client
-from tests.servers import wait_until
+from eztinker.keys.server_key import read_api_key
+from eztinker.rest_client import client_with_timeout
+from eztinker.settings.data_dir import RunningServer
+from tests.servers import serving_in_child, wait_until
 
 MODEL = "tiny/llama"
 
@@ -34,16 +33,16 @@ def start(url: str, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def server(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    with child_server(tmp_path / "data", ["--base-model", f"{MODEL}={tiny_model_dir}"]) as running:
+    with serving_in_child(tmp_path / "data", {MODEL: tiny_model_dir}) as running:
         monkeypatch.setenv("EZTINKER_BASE_URL", running.url)
         monkeypatch.setenv("EZTINKER_API_KEY", read_api_key(tmp_path / "data") or "")
-        with impatient_client(20) as client:
+        with client_with_timeout(20) as client:
             wait_until(lambda: client.status()["engine"]["state"] == "ready")
         yield running
 
 
 def children_of(pid: int) -> list[int]:
-    """Of all its threads."""
+    """Processes that any thread of this one has started."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for each in lists for child in each.read_text().split()]
 
@@ -51,7 +50,7 @@ def children_of(pid: int) -> list[int]:
 def wait_for_work(command: subprocess.Popen[str]) -> None:
     """Come back once the server has something to do for `command`, which takes seconds to import the SDK."""
     deadline = time.monotonic() + 90
-    with impatient_client(20) as client:
+    with client_with_timeout(20) as client:
         while not ((facts := client.status())["queue"] or any(facts["activity"].values())):
             assert command.poll() is None, command.communicate()
             assert time.monotonic() < deadline, facts

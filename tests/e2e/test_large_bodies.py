@@ -21,12 +21,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from eztinker.cli.child_server import LOG_FILE, child_server
-from eztinker.data_dir import RunningServer
-from eztinker.issued_keys import issue_key
-from eztinker.keys import read_api_key
+from eztinker.cli.child_server import LOG_FILE
+from eztinker.keys.issued_keys import issue_key
+from eztinker.keys.server_key import read_api_key
 from eztinker.protocol import wire_pb2
-from tests.e2e.test_memory_of_bad_bodies import memory_kb
+from eztinker.settings.data_dir import RunningServer
+from tests.process_memory import forget_peak, memory_kb
+from tests.servers import serving_in_child
 from tests.wire import PROTOBUF
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -48,8 +49,7 @@ MOST_TIMES_IDLE = 5
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[RunningServer]:
     data_dir = tmp_path_factory.mktemp("large_bodies") / "data"
-    flags = ["--base-model", f"tiny={tiny_model_dir}", "--max-body-bytes", str(BUDGET_BYTES)]
-    with child_server(data_dir, flags) as running:
+    with serving_in_child(data_dir, {"tiny": tiny_model_dir}, "--max-body-bytes", str(BUDGET_BYTES)) as running:
         yield running
     assert (read_api_key(data_dir) or "tml-") not in (data_dir / LOG_FILE).read_text()  # it is in a file of its own
 
@@ -100,12 +100,6 @@ def archive(num_bytes: int) -> bytes:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def forget_peak(pid: int) -> int:
-    """Memory now, which is the most from now on."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-    return memory_kb(pid, "VmRSS")
 
 
 def wait_for_memory(pid: int, most_kb: int) -> int:

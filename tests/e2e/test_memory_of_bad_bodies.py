@@ -22,8 +22,10 @@ import zstandard
 
 from eztinker.api.reading import MAX_UNPACKED_BYTES
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
-from eztinker.cli.child_server import LOG_FILE, child_server
-from eztinker.data_dir import RunningServer
+from eztinker.cli.child_server import LOG_FILE
+from eztinker.settings.data_dir import RunningServer
+from tests.process_memory import forget_peak, memory_kb
+from tests.servers import serving_in_child
 from tests.wire import PROTOBUF
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -106,7 +108,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[RunningServer]:
     data_dir = tmp_path_factory.mktemp("bad_bodies") / "data"
-    with child_server(data_dir, ["--base-model", f"tiny={tiny_model_dir}"]) as running:
+    with serving_in_child(data_dir, {"tiny": tiny_model_dir}) as running:
         yield running
     assert not list(data_dir.rglob("*adapter*"))
     assert "Traceback" not in (data_dir / LOG_FILE).read_text()
@@ -121,18 +123,11 @@ def http(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield client
 
 
-def memory_kb(pid: int, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return int(line.split()[1])
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_body_that_would_be_larger_is_refused_in_little_memory(server: RunningServer, http: httpx.Client, case: str):
     endpoint, make, headers, status = CASES[case]
     body = make()
-    before = memory_kb(server.pid, "VmRSS")
-    Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # VmHWM is now what there is now
+    before = forget_peak(server.pid)
     response = http.post(endpoint, content=body, headers=headers)
     growth = memory_kb(server.pid, "VmHWM") - before
     assert response.status_code == status, response.text

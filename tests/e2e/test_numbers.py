@@ -11,10 +11,8 @@ import tinker
 import torch
 from tinker import types
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from tests.oracles import draw_tokens, transformers_logits
-from tests.servers import API_KEY, serving
+from tests.servers import API_KEY, Serve
 
 BATCH = [draw_tokens(length, seed=length) for length in (40, 3, 17, 2, 25)]
 PROMPT = draw_tokens(6)
@@ -28,12 +26,8 @@ def model_dir(tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tinker.ServiceClient]:
-    catalog = Catalog([read_base_model("tiny", model_dir)])
-    with (
-        serving(tmp_path_factory.mktemp("data"), catalog) as server,
-        tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as client,
-    ):
+def service(serve: Serve, model_dir: Path) -> Iterator[tinker.ServiceClient]:
+    with tinker.ServiceClient(base_url=serve({"tiny": model_dir}).url, api_key=API_KEY) as client:
         yield client
 
 

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,10 +24,9 @@ import pytest
 import tinker
 from tinker import types
 
-from eztinker.cli.child_server import child_server
-from eztinker.data_dir import RunningServer
 from eztinker.protocol.wire_pb2 import ForwardBackwardOutput
-from tests.servers import API_KEY
+from eztinker.settings.data_dir import RunningServer
+from tests.servers import API_KEY, StartChild
 from tests.wire import PROTOBUF, chunk, new_run, send_chunk
 
 IS_FULL_SIZE = bool(os.environ.get("EZTINKER_FULL_SIZE"))
@@ -39,14 +38,13 @@ PAUSE_SECONDS = 0.02
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[RunningServer]:
+def server(start_child: StartChild, tiny_model_dir: Path) -> Iterator[RunningServer]:
     """A process of its own, so that server and clients do not share an interpreter."""
-    flags = ["--base-model", f"tiny={tiny_model_dir}", "--dtype", "float32", "--threads", "1"]
-    flags += ["--poll-hold-seconds", str(HOLD_SECONDS)]
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+    flags = ["--dtype", "float32", "--threads", "1", "--poll-hold-seconds", str(HOLD_SECONDS)]
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EZTINKER_API_KEY", API_KEY)
         with open_files(FEW_FILES):
-            running = stack.enter_context(child_server(tmp_path_factory.mktemp("server") / "data", flags))
+            running = start_child({"tiny": tiny_model_dir}, *flags)
         with open_files(2 * NUM_POLLS):
             yield running
 
@@ -126,8 +124,8 @@ async def work_beside_polls(server: RunningServer) -> list[float]:
         model_id = new_run(http)
         with ThreadPoolExecutor(8) as pool:  # all wait for number 1, which comes last
             numbers = range(2, NUM_POLLS + 2)
-            promises = list(pool.map(lambda number: send_chunk(http, chunk(model_id, number)), numbers))
-        polls = [asyncio.create_task(poll(server, promise)) for promise in promises]
+            futures = list(pool.map(lambda number: send_chunk(http, chunk(model_id, number)), numbers))
+        polls = [asyncio.create_task(poll(server, future)) for future in futures]
         losses = await asyncio.to_thread(train, server, 5)
         assert losses[-1] < losses[0]
         seconds = await asyncio.to_thread(ask_often, http, f"/training_runs/{model_id}")

@@ -16,7 +16,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from eztinker.cli.child_server import child_server
 from eztinker.dataset import ArithmeticDataset
 from eztinker.errors import NotFound
 from eztinker.model.cpu_kernels import cpu_kernels
@@ -31,6 +30,7 @@ from eztinker.rl import (
     wait_for_job,
 )
 from eztinker.rl.display import Display
+from tests.servers import serving_in_child
 
 # The SDK drops connections without closing them; they are collected before the next module's tests.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -55,7 +55,7 @@ CONFIG = RejectionSFTConfig(
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[None]:
     data_dir = tmp_path_factory.mktemp("rl") / "data"
     named = ("EZTINKER_BASE_URL", "EZTINKER_API_KEY", "TINKER_BASE_URL", "TINKER_API_KEY")
-    with pytest.MonkeyPatch.context() as patch, child_server(data_dir, ["--base-model", f"{MODEL}={tiny_model_dir}"]):
+    with pytest.MonkeyPatch.context() as patch, serving_in_child(data_dir, {MODEL: tiny_model_dir}):
         for name in named:
             patch.delenv(name, raising=False)
         patch.setenv("EZTINKER_DATA_DIR", str(data_dir))
@@ -75,7 +75,7 @@ def in_another_process(code: str) -> Any:
             "-c",
             f"import json\nfrom {__name__} import *\nprint(json.dumps({code}), flush=True)\nos._exit(0)",
         ],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],  # from where this module is imported by its name
         env=os.environ.copy(),
         capture_output=True,
         text=True,

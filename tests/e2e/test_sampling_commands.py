@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ import httpx
 import msgspec
 import pytest
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from tests.servers import API_KEY, RunningServer, serving, wait_until
+from tests.servers import API_KEY, RunningServer, Serve, wait_until
 from tests.tiny_models import make_tiny_model
 from tests.wire import new_run, new_sampler, outcome, post, sample_body, save
 
@@ -30,7 +27,7 @@ NEVER_DRAWN = 263
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[RunningServer]:
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> RunningServer:
     bare = tmp_path_factory.mktemp("bare") / "model"
     shutil.copytree(tiny_model_dir, bare)
     config = json.loads((bare / "tokenizer_config.json").read_text())
@@ -38,16 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
     (bare / "tokenizer_config.json").write_text(json.dumps(config))
     (bare / "chat_template.jinja").unlink(missing_ok=True)
     slow = make_tiny_model(tmp_path_factory.mktemp("slow"), "llama", layers=30, eos_token_id=NEVER_DRAWN)
-    models = {MODEL: tiny_model_dir, BARE: bare, SLOW: slow}
-    catalog = Catalog([read_base_model(name, directory) for name, directory in models.items()])
-    with serving(tmp_path_factory.mktemp("server"), catalog) as running:
-        yield running
-
-
-@pytest.fixture
-def http(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
+    return serve({MODEL: tiny_model_dir, BARE: bare, SLOW: slow})
 
 
 def command(server: RunningServer, *arguments: str) -> tuple[list[str], dict[str, str]]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.cli.child_server import child_server
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
+from tests.servers import serving_in_child
 
 ROOT = Path(__file__).parents[2]
 WATCHED = """
@@ -30,7 +30,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) 
     problem = json.dumps({"question": "What is 1 + 1?", "answer": "It is 2.\n#### 2"})
     for split in ("train", "test"):
         (directory / f"{split}.jsonl").write_text(f"{problem}\n" * 12)
-    with child_server(directory / "data", ["--base-model", f"tiny/llama={tiny_model_dir}"]) as server:
+    with serving_in_child(directory / "data", {"tiny/llama": tiny_model_dir}) as server:
         key = read_api_key(directory / "data") or ""
         named = {"EZTINKER_BASE_URL": server.url, "EZTINKER_API_KEY": key, "EZTINKER_GSM8K_DIR": str(directory)}
         yield {**os.environ, **named}

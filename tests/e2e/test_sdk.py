@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,25 +12,10 @@ import tinker
 import torch
 from tinker import types
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer
 
 TOKENS = list(range(10, 18))
 GREEDY = types.SamplingParams(max_tokens=4, temperature=0.0)
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model("qwen2"))])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: RunningServer) -> Iterator[tinker.ServiceClient]:
-    with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as client:
-        yield client
 
 
 @pytest.fixture

@@ -16,20 +16,16 @@ import pytest
 import tinker
 from tinker import types
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from eztinker.issued_keys import NewKey, issue_key, revoke_key
-from tests.servers import API_KEY, RunningServer, serving, serving_scripted
+from eztinker.keys.issued_keys import NewKey, issue_key, revoke_key
+from tests.servers import API_KEY, RunningServer, Serve, serving_scripted
 from tests.wire import new_session
 
 NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model("qwen2"))])
-    with serving(tmp_path_factory.mktemp("data"), catalog, root_path="/published/here") as running:
-        yield running
+def server(serve: Serve, tiny_model: Callable[..., Path]) -> RunningServer:
+    return serve({"tiny": tiny_model("qwen2")}, root_path="/published/here")
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,14 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tinker
 from tinker import types
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from tests.oracles import draw_tokens
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer, Serve
 
 TOKENS = draw_tokens(30, seed=4)
 PROMPT = types.ModelInput.from_ints(TOKENS)
@@ -28,16 +25,8 @@ DATUM = types.Datum(
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model_dir)])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: RunningServer) -> Iterator[tinker.ServiceClient]:
-    with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as client:
-        yield client
+def server(serve: Serve, tiny_model_dir: Path) -> RunningServer:
+    return serve({"tiny": tiny_model_dir})
 
 
 @pytest.fixture

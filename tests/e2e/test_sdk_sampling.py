@@ -12,10 +12,8 @@ import torch
 from tinker import types
 from torch import Tensor
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from tests.oracles import draw_tokens, transformers_logits
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer, Serve
 from tests.tiny_models import EOS_TOKEN_ID
 
 TOKENS = draw_tokens(30, seed=4)
@@ -24,16 +22,8 @@ ONE = types.SamplingParams(max_tokens=1)
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model_dir)])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: RunningServer) -> Iterator[tinker.ServiceClient]:
-    with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as client:
-        yield client
+def server(serve: Serve, tiny_model_dir: Path) -> RunningServer:
+    return serve({"tiny": tiny_model_dir})
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -14,30 +13,9 @@ import torch
 from safetensors.numpy import load
 from tinker import types
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from tests.e2e.sdk_core_suite import TOKENS, datum, tensor
-from tests.servers import API_KEY, RunningServer, serving
 
 PROMPT = types.ModelInput.from_ints(TOKENS)
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model("qwen2"))])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: RunningServer) -> Iterator[tinker.ServiceClient]:
-    with tinker.ServiceClient(base_url=server.url, api_key=API_KEY) as client:
-        yield client
-
-
-@pytest.fixture
-def rest(server: RunningServer) -> tinker.RestClient:
-    return tinker.RestClient(base_url=server.url, api_key=API_KEY)
 
 
 @pytest.fixture

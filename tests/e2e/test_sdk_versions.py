@@ -10,25 +10,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from tests.e2e import sdk_core_suite
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer
 
 RELEASES = os.environ.get("EZTINKER_SDKS", "0.25.0,0.38.0").split(",")
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model("tiny", tiny_model("qwen2"))])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=RELEASES)

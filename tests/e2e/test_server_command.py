@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from eztinker.cli.child_server import LOG_FILE, child_server
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import RunningServer, running_server
 from eztinker.errors import ServerError
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import RunningServer, running_server
+from tests.servers import serving_in_child
 
 MODEL = "tiny/llama"
 
@@ -53,7 +55,7 @@ class Started:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[Started]:
     data_dir = tmp_path_factory.mktemp("server") / "data"
-    with child_server(data_dir, ["--base-model", f"{MODEL}={tiny_model_dir}"]) as server:
+    with serving_in_child(data_dir, {MODEL: tiny_model_dir}) as server:
         yield Started(server, data_dir)
 
 
@@ -98,6 +100,19 @@ def test_a_run_is_made_sampled_saved_listed_and_deleted(started: Started):
     assert {name for name, mode in written.items() if mode & 0o077} == set()  # whatever may look into the directory
 
 
+def test_log_readyz_and_status_name_the_kernels_in_use(started: Started):
+    def state() -> dict[str, Any]:
+        return httpx.get(f"{started.server.url}/readyz").json()
+
+    while (ready := state())["status"] != "ready":
+        time.sleep(0.1)
+    status = started.json("status")
+    assert isinstance(status, dict)
+    assert ready["kernels"] == status["engine"]["kernels"].partition(":")[0]
+    (line,) = (line for line in (started.data_dir / LOG_FILE).read_text().splitlines() if "Own kernels: " in line)
+    assert f" Own kernels: {status['engine']['kernels']}. " in line
+
+
 def test_an_unknown_model_is_refused_with_those_served(started: Started):
     refused = started.cli("create", "org/unknown")
     assert refused.returncode == 1
@@ -139,7 +154,7 @@ def test_the_start_names_untested_versions_in_one_line(
     metadata.parent.mkdir(parents=True)
     metadata.write_text("Metadata-Version: 2.1\nName: msgspec\nVersion: 999\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    with child_server(tmp_path / "data", ["--base-model", f"{MODEL}={tiny_model_dir}"]):
+    with serving_in_child(tmp_path / "data", {MODEL: tiny_model_dir}):
         printed = (tmp_path / "data" / LOG_FILE).read_text()
     (note,) = [line for line in printed.splitlines() if line.startswith("Note: ")]
     assert "msgspec 999 is newer than" in note
@@ -167,7 +182,7 @@ def test_a_second_signal_stops_the_server_at_once_and_the_next_one_starts(tmp_pa
             process.send_signal(signal.SIGTERM)
             time.sleep(0.02)
     assert process.returncode == 128 + signal.SIGTERM
-    with child_server(tmp_path, ["--base-model", f"{MODEL}={tiny_model_dir}"]) as server:
+    with serving_in_child(tmp_path, {MODEL: tiny_model_dir}) as server:
         assert server_is_up(server.url)
 
 

@@ -18,9 +18,7 @@ import httpx
 import pytest
 import tinker
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from tests.servers import API_KEY, RunningServer, serving, wait_until
+from tests.servers import API_KEY, RunningServer, Serve, wait_until
 
 COMMAND = os.environ.get("EZTINKER_TINKERSCOPE") or shutil.which("tinkerscope")
 BASE_MODEL = "org/tiny"
@@ -31,9 +29,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with serving(tmp_path_factory.mktemp("data"), Catalog([read_base_model(BASE_MODEL, tiny_model("qwen2"))])) as each:
-        yield each
+def server(serve: Serve, tiny_model: Callable[..., Path]) -> RunningServer:
+    return serve({BASE_MODEL: tiny_model("qwen2")})
 
 
 @pytest.fixture(scope="module")

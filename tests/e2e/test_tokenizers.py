@@ -11,9 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer, Serve
 
 PROGRAM = """
 import sys, tinker
@@ -28,11 +26,9 @@ print([tokenizer.decode(tokenizer.encode("A word.")) for tokenizer in tokenizers
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(serve: Serve, tiny_model_dir: Path) -> RunningServer:
     names = ("org/tiny", "plain", "meta-llama/Llama-3.2-1B")
-    catalog = Catalog([read_base_model(name, tiny_model_dir) for name in names])
-    with serving(tmp_path_factory.mktemp("data"), catalog, host="127.0.0.1") as running:
-        yield running
+    return serve(dict.fromkeys(names, tiny_model_dir), host="127.0.0.1")
 
 
 @pytest.fixture

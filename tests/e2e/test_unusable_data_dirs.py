@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from eztinker.config import ServerConfig
-from eztinker.data_dir import claim
-from eztinker.issued_keys import issue_key
+from eztinker.keys.issued_keys import issue_key
 from eztinker.service.service import check_storage
+from eztinker.settings.data_dir import claim
+from eztinker.settings.server_config import ServerConfig
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534

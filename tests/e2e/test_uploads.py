@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tinker import types
 from transformers import AutoModelForCausalLM
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
 from tests.oracles import draw_tokens
 from tests.route_cases import tenant
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer, Serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's use of it
 TOKENS = draw_tokens(16, seed=3)
@@ -33,17 +31,8 @@ def model(tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
-        with serving(tmp_path_factory.mktemp("data"), Catalog([read_base_model("tiny", model)])) as running:
-            yield running
-
-
-@pytest.fixture
-def http(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
+def server(serve: Serve, model: Path) -> RunningServer:
+    return serve({"tiny": model}, constants={"eztinker.service.service.HOUSEKEEPING_SECONDS": 0.1})
 
 
 @pytest.fixture(scope="module")

@@ -43,14 +43,14 @@ def test_a_damaged_plan_of_an_unfinished_operation_is_not_carried_out(tmp_path: 
 def test_a_damaged_result_is_not_served_and_the_run_goes_on(tmp_path: Path):
     with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as server, server.client() as http:
         model_id = new_run(http)
-        promise = optim_step(http, model_id, 1)
-        assert outcome(http, promise).status_code == 200
+        future = optim_step(http, model_id, 1)
+        assert outcome(http, future).status_code == 200
         sampler = save(http, "/save_weights_for_sampler", model_id, 2, sampling_session_seq_id=1)
         sampled = post(http, "/asample", **sample_body(sampler["sampling_session_id"]))["request_id"]
         assert outcome(http, sampled).status_code == 200
-        for op_id in (promise, sampled):
+        for op_id in (future, sampled):
             damage(tmp_path / "data", "result", op_id)
-        failure = outcome(http, promise).json()
+        failure = outcome(http, future).json()
         assert (failure["category"], failure["code"]) == ("server", "result_damaged")
         assert "done, but its result was damaged" in failure["error"]
         assert outcome(http, sampled).status_code == 410  # and the client asks for it again

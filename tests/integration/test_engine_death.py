@@ -9,7 +9,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -47,18 +47,6 @@ from tests.wire import (
 @pytest.fixture(autouse=True)
 def scripted_engine_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
-    with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as running:
-        yield running
-
-
-@pytest.fixture
-def http(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 def kill_engine(server: RunningServer) -> None:
@@ -114,8 +102,8 @@ def test_a_run_goes_on_in_the_next_engine_as_if_nothing_had_happened(tmp_path: P
 def test_an_operation_in_a_dying_engine_is_run_again_and_counts_once(http: httpx.Client):
     model_id = new_run(http)
     steps(http, model_id, range(1, 3))
-    promises = [send_chunk(http, chunk(model_id, 3, token=DIE_ONCE)), send_chunk(http, chunk(model_id, 4))]
-    assert [loss_of(outcome(http, op_id, accept=PROTOBUF)) for op_id in promises] == [3, 4]
+    futures = [send_chunk(http, chunk(model_id, 3, token=DIE_ONCE)), send_chunk(http, chunk(model_id, 4))]
+    assert [loss_of(outcome(http, op_id, accept=PROTOBUF)) for op_id in futures] == [3, 4]
 
 
 def test_a_refused_step_is_refused_again_when_the_run_is_brought_back(server: RunningServer, http: httpx.Client):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from tests.scripted_engine import STALL
-from tests.servers import RunningServer, serving_scripted, wait_until
+from tests.servers import RunningServer, ServeScripted, serving_scripted, wait_until
 from tests.wire import PROTOBUF, chunk, loss_of, new_run, new_session, optim_step, outcome, post, save, send_chunk
 
 QUICK = {"poll_hold_seconds": 0.5, "session_timeout_seconds": 0.5}
@@ -26,15 +25,8 @@ def quick_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
-    with serving_scripted(tmp_path / "data", **PATIENT) as running:
-        yield running
-
-
-@pytest.fixture
-def http(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
+def server(serve_scripted: ServeScripted) -> RunningServer:
+    return serve_scripted(**PATIENT)
 
 
 def steps(http: httpx.Client, model_id: str, *seq_ids: int) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +22,7 @@ from eztinker.service.clock import Clock
 from eztinker.service.sessions.recorded_samples import RecordedById, RecordedSamples, record_of
 from eztinker.types import SampledSequence, SampleResult
 from tests.route_cases import tenant
-from tests.servers import RunningServer, serving_scripted
+from tests.servers import RunningServer, ServeScripted, serving_scripted
 from tests.wire import new_run, new_session, outcome, post, sample_body, send_chunk
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -32,17 +31,8 @@ NUM_BYTES = 4 + 2 * (4 + 4)
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
-    monkeypatch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
-    with serving_scripted(tmp_path / "data", poll_hold_seconds=0.5) as running:
-        yield running
-
-
-@pytest.fixture
-def http(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
+def server(serve_scripted: ServeScripted) -> RunningServer:
+    return serve_scripted(constants={"eztinker.service.service.HOUSEKEEPING_SECONDS": 0.1}, poll_hold_seconds=0.5)
 
 
 # --- over HTTP: the scripted engine draws the prompt's last token + 1 and + 2, each with a logprob of -1 ---
@@ -55,9 +45,9 @@ def sampler_in(http: httpx.Client, session_id: str) -> str:
 
 def sample(http: httpx.Client, sampler_id: str, seq_id: int = 0, *, is_recorded: bool = True) -> str:
     """The id of a sequence of 11 and 12, drawn for a prompt of 10."""
-    promise = post(http, "/asample", **sample_body(sampler_id, seq_id, record_stability_info=is_recorded))
-    assert outcome(http, promise["request_id"]).json()["sequences"][0]["tokens"] == [11, 12]
-    return promise["sample_sequence_ids"][0]
+    future = post(http, "/asample", **sample_body(sampler_id, seq_id, record_stability_info=is_recorded))
+    assert outcome(http, future["request_id"]).json()["sequences"][0]["tokens"] == [11, 12]
+    return future["sample_sequence_ids"][0]
 
 
 def training_body(model_id: str, seq_id: int, sequence_id: str) -> bytes:

@@ -12,10 +12,8 @@ from peft import PeftModel
 from tinker import types
 from transformers import AutoModelForCausalLM
 
-from eztinker.base_models.base_model import read_base_model
-from eztinker.base_models.catalog import Catalog
 from tests.oracles import draw_tokens
-from tests.servers import API_KEY, RunningServer, serving
+from tests.servers import API_KEY, RunningServer, serving_models
 
 weights = pytest.importorskip("tinker_cookbook.weights", reason="the cookbook is not installed")
 
@@ -30,8 +28,7 @@ def directories(tiny_model: Callable[..., Path]) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def server(directories: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    catalog = Catalog([read_base_model(name, directory) for name, directory in directories.items()])
-    with serving(tmp_path_factory.mktemp("data"), catalog) as running:
+    with serving_models(tmp_path_factory.mktemp("data"), directories) as running:
         yield running
 
 

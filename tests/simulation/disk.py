@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from eztinker.oplog.database import open_database
 from eztinker.oplog.store import MAX_GROUP, Change, Database, Store
-from eztinker.oplog.upgrade import bring_up_to_date
+from eztinker.oplog.upgrade import create_or_upgrade
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ _refusing = [False]
 @cache
 def _empty_database() -> tuple[Engine, bytes]:
     engine = open_database(Path(":memory:"))
-    bring_up_to_date(engine, Path(":memory:"))
+    create_or_upgrade(engine, Path(":memory:"))
 
     @event.listens_for(engine, "commit")
     def commit(_: Connection) -> None:

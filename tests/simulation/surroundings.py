@@ -18,12 +18,12 @@ from unittest.mock import patch
 
 from pydantic import SecretStr
 
-from eztinker.config import ServerConfig, load_config
-from eztinker.keys import ensure_signing_secret
+from eztinker.keys.server_key import ensure_signing_secret
 from eztinker.service import service as service_module
 from eztinker.service import validation
 from eztinker.service.checkpoints import collector
 from eztinker.service.service import CHECKPOINTS_DIRECTORY, SNAPSHOTS_DIRECTORY
+from eztinker.settings.server_config import ServerConfig, load_config
 
 HOUSEKEEPING_SECONDS = 20.0
 SESSION_TIMEOUT_SECONDS = 60.0

@@ -49,9 +49,9 @@ def unsaved(service: tinker.ServiceClient, num_steps: int) -> dict[str, list]:
 def train(trainer: tinker.TrainingClient, generator: random.Random) -> list[float]:
     """Two passes and a step; the loss of each pass, and the norm of their gradient."""
     halves = [[supervised(generator) for _ in range(4)] for _ in range(2)]
-    promises = [trainer.forward_backward(half, "cross_entropy") for half in halves]
+    futures = [trainer.forward_backward(half, "cross_entropy") for half in halves]
     optimized = trainer.optim_step(ADAM)
-    losses = [promise.result().metrics["loss:sum"] for promise in promises]
+    losses = [future.result().metrics["loss:sum"] for future in futures]
     return [*losses, optimized.result().metrics["unclipped_grad_l2:mean"]]  # pyright: ignore[reportOptionalSubscript]
 
 

@@ -32,7 +32,7 @@ def serving_steps(data_dir: Path) -> Iterator[httpx.Client]:
 
 
 def take_step(http: httpx.Client, run: str, step: int) -> str:
-    """Save for sampling, sample 8 x 128 tokens, train on them, and step; gives the promise of the training pass."""
+    """Save for sampling, sample 8 x 128 tokens, train on them, and step; gives the future of the training pass."""
     first = 1 + step * NUMBERS_PER_STEP
     saved = save(http, "/save_weights_for_sampler", run, first, sampling_session_seq_id=step)
     prompt = {"chunks": [{"type": "encoded_text", "tokens": [step % 1000 + 10] * NUM_PROMPT_TOKENS}]}
@@ -54,7 +54,7 @@ def take_step(http: httpx.Client, run: str, step: int) -> str:
 
 
 def train(http: httpx.Client, run: str, step: int) -> str:
-    """Send the training pass of a step, or send it again; gives its promise."""
+    """Send the training pass of a step, or send it again; gives its future."""
     return send_chunk(http, _pass(run, 2 + step * NUMBERS_PER_STEP, step))
 
 

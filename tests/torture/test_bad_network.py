@@ -79,7 +79,7 @@ class Lane:
         self._name = f"lane-{number}"
         self._last_seq_id = num_operations - NUM_SAMPLES
         self.expected: dict[str, object] = {}
-        """What each promise must come to."""
+        """What each future must come to."""
         self._num_counted = 0
         self.model_id = ""
 
@@ -89,37 +89,37 @@ class Lane:
         )
         session_id = json.loads((await self._http.ask(session)).body)["session_id"]
         new = {"session_id": session_id, "model_seq_id": 0, "base_model": "tiny", "lora_config": {"rank": 4}}
-        promise = await self._http.post("/create_model", **new)
-        self.model_id = json.loads(await self._http.outcome(promise["request_id"]))["model_id"]
+        future = await self._http.post("/create_model", **new)
+        self.model_id = json.loads(await self._http.outcome(future["request_id"]))["model_id"]
         await asyncio.gather(self._train(), self._sample(session_id))
-        assert len(self.expected) == self._last_seq_id + NUM_SAMPLES, "two operations got the same promise"
+        assert len(self.expected) == self._last_seq_id + NUM_SAMPLES, "two operations got the same future"
 
     async def _train(self) -> None:
         """Submissions in turn, the chunks of a pass at once with the first one last; then what came of them."""
         seq_id = 1
-        promises: list[str] = []
+        futures: list[str] = []
         while seq_id <= self._last_seq_id:
             if seq_id % SAVE_EVERY == 0:
-                promises.append(await self._save(seq_id))
+                futures.append(await self._save(seq_id))
                 seq_id += 1
             elif self._random.random() < 0.4:
-                promises.append(await self._step(seq_id))
+                futures.append(await self._step(seq_id))
                 seq_id += 1
             else:
                 until = min(seq_id + self._random.randint(1, MAX_CHUNKS), self._last_seq_id + 1)
-                promises += await self._pass(range(seq_id, until))
+                futures += await self._pass(range(seq_id, until))
                 seq_id = until
-        for promise in promises:
+        for future in futures:
             if self._random.random() < ASKED_FOR:
-                assert what_came(await self._http.outcome(promise)) == self.expected[promise]
+                assert what_came(await self._http.outcome(future)) == self.expected[future]
 
     async def _pass(self, seq_ids: range) -> list[str]:
         later = await asyncio.gather(*(self._chunk(seq_id) for seq_id in seq_ids[1:]))
-        promises = [await self._chunk(seq_ids[0]), *later]
-        for promise in promises:
+        futures = [await self._chunk(seq_ids[0]), *later]
+        for future in futures:
             self._num_counted += 1
-            self.expected[promise] = float(self._num_counted)
-        return promises
+            self.expected[future] = float(self._num_counted)
+        return futures
 
     async def _chunk(self, seq_id: int) -> str:
         body = chunk(self.model_id, seq_id, token=10 + seq_id % 200)
@@ -129,25 +129,25 @@ class Lane:
 
     async def _step(self, seq_id: int) -> str:
         request = {"model_id": self.model_id, "seq_id": seq_id, "adam_params": {"learning_rate": 1e-4}}
-        promise = (await self._http.post("/optim_step", **request))["request_id"]
+        future = (await self._http.post("/optim_step", **request))["request_id"]
         self._num_counted += 1
-        self.expected[promise] = float(self._num_counted)
-        return promise
+        self.expected[future] = float(self._num_counted)
+        return future
 
     async def _save(self, seq_id: int) -> str:
         request = {"model_id": self.model_id, "seq_id": seq_id, "path": f"at-{seq_id}"}
-        promise = (await self._http.post("/save_weights", **request))["request_id"]
-        self.expected[promise] = f"tinker://{self.model_id}/weights/at-{seq_id}"
-        return promise
+        future = (await self._http.post("/save_weights", **request))["request_id"]
+        self.expected[future] = f"tinker://{self.model_id}/weights/at-{seq_id}"
+        return future
 
     async def _sample(self, session_id: str) -> None:
         new = {"session_id": session_id, "sampling_session_seq_id": 0, "base_model": "tiny"}
         sampler_id = (await self._http.post("/create_sampling_session", **new))["sampling_session_id"]
         for seq_id in range(NUM_SAMPLES):
             token = self._random.randint(10, 250)
-            promise = await self._http.post("/asample", **sample_body(sampler_id, seq_id, token))
-            self.expected[promise["request_id"]] = [token + 1, token + 2]
-            assert what_came(await self._http.outcome(promise["request_id"])) == [token + 1, token + 2]
+            future = await self._http.post("/asample", **sample_body(sampler_id, seq_id, token))
+            self.expected[future["request_id"]] = [token + 1, token + 2]
+            assert what_came(await self._http.outcome(future["request_id"])) == [token + 1, token + 2]
 
 
 def what_came(body: bytes) -> object:
@@ -189,9 +189,9 @@ def test_thousands_of_operations_over_a_bad_network_are_each_done_once_and_told_
     with closing(sqlite3.connect(tmp_path / "data" / "oplog.sqlite3")) as db:
         came = dict(db.execute("SELECT op_id, result FROM operations WHERE kind != 'create_model' AND status = 'done'"))
         (num_saved,) = db.execute("SELECT count(*) FROM checkpoints").fetchone()
-    expected = {promise: outcome for lane in lanes for promise, outcome in lane.expected.items()}
+    expected = {future: outcome for lane in lanes for future, outcome in lane.expected.items()}
     assert len(expected) == NUM_OPERATIONS
-    assert {promise: what_came(result) for promise, result in came.items()} == expected
+    assert {future: what_came(result) for future, result in came.items()} == expected
     assert num_saved == sum(str(outcome).startswith("tinker://") for outcome in expected.values())
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from eztinker.data_dir import running_server
 from eztinker.model.cpu_kernels import cpu_kernels
+from eztinker.settings.data_dir import running_server
 from tests.torture.finished_steps import finished_steps, finished_steps_by_epoch, wait_for_new_steps
 from tests.torture.sizes import FULL, SEED
 from tests.torture.victims import children_of, kill

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import tinker
 
-from eztinker.client_settings import server_is_up
 from eztinker.service.service import LOG_FILE
+from eztinker.settings.client_settings import server_is_up
 from tests.faulty_disk.disk import BROKEN, CHANGES, FULL, GROWTH, KILL, FaultyDisk
 from tests.servers import API_KEY, wait_until
 from tests.torture import sizes

@@ -33,11 +33,11 @@ def sdk(url: str) -> tinker.ServiceClient:
 def queue_and_collect(trainer: tinker.TrainingClient, seed: int, num_steps: int) -> list[float]:
     """The losses of so many steps, all in flight together."""
     generator = random.Random(seed)
-    promises = []
+    futures = []
     for _ in range(num_steps):
-        promises.append(trainer.forward_backward([supervised(generator) for _ in range(2)], "cross_entropy"))
+        futures.append(trainer.forward_backward([supervised(generator) for _ in range(2)], "cross_entropy"))
         trainer.optim_step(ADAM)
-    return [promise.result().metrics["loss:sum"] for promise in promises]
+    return [future.result().metrics["loss:sum"] for future in futures]
 
 
 def test_two_hundred_losses_after_a_load_in_another_process_and_directory_are_those_of_the_run_that_went_on(

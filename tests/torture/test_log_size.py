@@ -32,21 +32,21 @@ def test_the_log_of_a_reinforcement_run_stays_small(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
     num_steps = 0
     monkeypatch.setattr(Clock, "monotonic", lambda _: time.monotonic() + num_steps * SECONDS_PER_STEP)
-    sizes, most, promise = [], 0, ""
+    sizes, most, future = [], 0, ""
     path = tmp_path / "data" / LOG_FILE
     with serving_steps(tmp_path / "data") as http:
         run = new_run(http)
         for num_steps in range(1, NUM_STEPS + 1):
-            promise = take_step(http, run, num_steps - 1)
+            future = take_step(http, run, num_steps - 1)
             if num_steps % (NUM_STEPS // 10) == 0:
                 wal = path.with_name(f"{path.name}-wal").stat().st_size
                 assert wal < WAL_BYTES
                 sizes.append(path.stat().st_size)
                 most = max(most, sizes[-1] + wal)
                 print(f"{num_steps} steps: {sizes[-1] / 1e6:.1f} MB and {wal / 1e6:.1f} MB of write-ahead log")
-        assert train(http, run, NUM_STEPS - 1) == promise
-        assert outcome(http, promise, accept=PROTOBUF).status_code == 200
-        assert train(http, run, 0) != promise
+        assert train(http, run, NUM_STEPS - 1) == future
+        assert outcome(http, future, accept=PROTOBUF).status_code == 200
+        assert train(http, run, 0) != future
     with closing(sqlite3.connect(path)) as log:
         first = log.execute("SELECT status, result FROM operations WHERE seq_id = 2").fetchall()
         assert ("expired", None) in first

@@ -1,7 +1,7 @@
 """Permuted, missing and repeated numbers of operations: what a lane does is what the protocol reference asks for.
 
 The reference (sections 5 and 6): operations of a run are carried out in the order of their numbers, whatever the order
-of arrival. A repeat gets the first promise and does nothing. A missing number is given up as soon as a higher one has
+of arrival. A repeat gets the first future and does nothing. A missing number is given up as soon as a higher one has
 come that is never sent in chunks, or once nothing new has come for the configured wait.
 """
 
@@ -103,7 +103,7 @@ def observed(case: list[Arrival]) -> tuple[Started, set[int]]:
     lane: Lane[int] = Lane(gap_wait_seconds=WAIT)
     started: Started = []
     refused: set[int] = set()
-    promised: set[int] = set()
+    accepted: set[int] = set()
 
     def let_time_pass(until: float) -> None:
         while lane.deadline is not None and lane.deadline <= until:
@@ -112,9 +112,9 @@ def observed(case: list[Arrival]) -> tuple[Started, set[int]]:
 
     for at, seq_id, is_chunked in case:
         let_time_pass(at)
-        if seq_id in promised:
+        if seq_id in accepted:
             continue
-        promised.add(seq_id)
+        accepted.add(seq_id)
         try:
             started.extend((at, number) for number in lane.arrive(seq_id, seq_id, is_chunked=is_chunked, now=at))
         except SequenceGap:
@@ -175,12 +175,12 @@ async def through_run_lanes(directory: Path, cases: dict[str, list[Arrival]]) ->
     futures = Futures(store, clock, LiveOperations())
     feeds = {model_id: RecordingFeed(clock) for model_id in cases}
     lanes = RunLanes(futures, lambda model_id: cast(RunFeed, feeds[model_id]), clock)
-    promises: dict[str, dict[int, str]] = {model_id: {} for model_id in cases}
+    ids: dict[str, dict[int, str]] = {model_id: {} for model_id in cases}
 
     async def submit(model_id: str, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
-            promise = await lanes.submit(operation(model_id, arrival))
-            assert promises[model_id].setdefault(arrival.seq_id, promise) == promise, "a repeat got another promise"
+            future_id = await lanes.submit(operation(model_id, arrival))
+            assert ids[model_id].setdefault(arrival.seq_id, future_id) == future_id, "a repeat got another future"
 
     for model_id in cases:
         lanes.open(model_id)
@@ -193,9 +193,9 @@ async def through_run_lanes(directory: Path, cases: dict[str, list[Arrival]]) ->
             await asyncio.gather(*(submit(model_id, arrivals) for model_id, arrivals in due.items() if arrivals))
     found = {}
     for model_id, feed in feeds.items():
-        left = promises[model_id].keys() - {number for _, number in feed.started}
+        left = ids[model_id].keys() - {number for _, number in feed.started}
         for number in left:
-            outcome = await futures.outcome("owner", promises[model_id][number], hold_seconds=5)
+            outcome = await futures.outcome("owner", ids[model_id][number], hold_seconds=5)
             assert getattr(outcome, "code", None) == SequenceGap.code
         found[model_id] = feed.started, left
     await futures.settled()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from eztinker.client_settings import server_is_up
+from eztinker.settings.client_settings import server_is_up
 from tests.servers import API_KEY
 from tests.torture.sizes import SEED
 

@@ -12,33 +12,23 @@ import pytest
 from tests.import_graph import SOURCE, arrows, imported_names, modules_in, page
 
 WORDS = {"types", "errors", "failpoints", "redaction"}
-ABOVE_THE_ENGINE = {
-    "config",
-    "data_dir",
-    "keys",
-    "issued_keys",
-    "addresses",
-    "client_settings",
-    "home",
-    "process_end",
-    "rest_client",
-    "standard_streams",
-    "tested_versions",
-}
+ABOVE_THE_ENGINE = {"keys", "settings", "process_end", "rest_client", "standard_streams", "tested_versions"}
 MAY_IMPORT = {
+    "keys": WORDS | {"flushing"},
+    "settings": WORDS | {"keys"},
     "protocol": WORDS,
     "model_files": WORDS | {"float_tensors"},
-    "base_models": WORDS | {"config", "float_tensors", "home", "model_files"},
+    "base_models": WORDS | {"settings", "float_tensors", "model_files"},
     "model": WORDS | {"model_files"},
     "engine": WORDS | {"loss_specs", "model"},
     "checkpoints": WORDS | {"float_tensors", "flushing"},
     "worker": WORDS | {"protocol", "checkpoints", "engine", "model", "model_files"},
     "oplog": WORDS | {"flushing"},
     "service": WORDS
-    | {"config", "keys", "issued_keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models", "model_files"},
-    "api": WORDS | {"config", "addresses", "protocol", "service"},
+    | {"settings", "keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models", "model_files"},
+    "api": WORDS | {"settings", "protocol", "service"},
     "dataset": {"errors"},
-    "rl": {"errors", "client_settings", "rest_client", "dataset"},
+    "rl": {"errors", "settings", "rest_client", "dataset"},
     "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "model_files", "checkpoints", "dataset", "rl"},
 }
 ROOMS_MAY_IMPORT = {
@@ -97,7 +87,9 @@ def test_only_the_engine_side_imports_torch(package: str):
         assert "torch" not in {name.split(".")[0] for name in imported_names(tree)}, path
 
 
-@pytest.mark.parametrize("module", ["", ".api", ".api.app", ".service", ".base_models.catalog", ".cli.app", ".config"])
+@pytest.mark.parametrize(
+    "module", ["", ".api", ".api.app", ".service", ".base_models.catalog", ".cli.app", ".settings.server_config"]
+)
 def test_importing_loads_nothing_heavy(module: str):
     code = f"import sys, eztinker{module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

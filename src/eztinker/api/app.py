@@ -33,9 +33,9 @@ from eztinker.api.routes import (
     uploads,
 )
 from eztinker.api.wrong_keys import WrongKeys
-from eztinker.config import ServerConfig
 from eztinker.service.execution.engine_link import ENGINE_ARGV, EngineLink
 from eztinker.service.service import Catalog, Service
+from eztinker.settings.server_config import ServerConfig
 
 MIN_GZIP_BYTES = 1024
 GZIP_LEVEL = 1

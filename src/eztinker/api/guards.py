@@ -8,8 +8,8 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eztinker.addresses import is_loopback
 from eztinker.api.error_responses import RequestRefused, error_response
+from eztinker.settings.addresses import is_loopback
 
 _ENCODED_DELIMITER = re.compile(rb"%(?:2e|2f|5c|25)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"//|\\|[\x00-\x1f\x7f]|/\.{1,2}(?:/|$)")

@@ -130,7 +130,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _take_host_of_target(self) -> tuple[HTTPStatus, str] | None:
         """Split a target in absolute form, as proxies are sent, into the path it asks for and the request's host.
 
-        The Host header then counts for nothing (RFC 9112, 3.2.2), so whoever looks at it sees the one that does.
+        The Host header is then ignored (RFC 9112, 3.2.2), and replaced by the host of the target.
         """
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1:

@@ -15,7 +15,7 @@ from eztinker.types import CheckpointKind
 Limit = Annotated[int, Query(ge=0, le=10_000)]
 Offset = Annotated[int, Query(ge=0, le=2**62)]
 AccessScope = Literal["owned", "accessible"]
-"""Whose objects to list; `accessible` adds those that other owners have published."""
+"""Scope of a listing: the caller's own objects, or also those that other owners have published."""
 
 _CHECKPOINT_TYPE = {
     CheckpointKind.TRAINING: "training",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -54,14 +54,15 @@ async def read_body(request: Request, *, max_bytes: int, room: int = 1) -> bytea
     """
     refusal: EZTinkerError
     declared = _declared_length(request)
+    parts = request.stream()  # can be iterated once: what is discarded is the part that was not read
     try:
         if declared <= max_bytes:
-            _hold(request, room * declared)
-            return await _in_time(_up_to(max_bytes, request, declared, room))
+            _reserve(request, room * declared)
+            return await _with_timeout(_receive(max_bytes, parts, request, declared, room))
         refusal = _too_large(max_bytes)
     except (TooLarge, QueueFull) as error:
         refusal = error
-    await _in_time(_skip(request, max_bytes))  # a client that is still writing may not see an answer
+    await _with_timeout(_discard(parts, max_bytes))  # a client that is still writing may not see an answer
     raise refusal
 
 
@@ -72,11 +73,11 @@ async def drop_body(request: Request, *, max_bytes: int) -> None:
         TooLarge: the body has more than `max_bytes`.
         RequestRefused: the body did not arrive in time.
     """
-    if not await _in_time(_skip(request, max_bytes)):
+    if not await _with_timeout(_discard(request.stream(), max_bytes)):
         raise _too_large(max_bytes)
 
 
-async def _in_time(reading: Coroutine[Any, Any, DecodedT]) -> DecodedT:
+async def _with_timeout(reading: Coroutine[Any, Any, DecodedT]) -> DecodedT:
     """Await `reading` for at most BODY_SECONDS.
 
     Raises:
@@ -92,7 +93,9 @@ async def _in_time(reading: Coroutine[Any, Any, DecodedT]) -> DecodedT:
         ) from error
 
 
-async def _up_to(max_bytes: int, request: Request, declared: int, room: int) -> bytearray:
+async def _receive(
+    max_bytes: int, parts: AsyncIterator[bytes], request: Request, declared: int, room: int
+) -> bytearray:
     """The whole body, which may have up to `max_bytes`.
 
     Args:
@@ -103,26 +106,26 @@ async def _up_to(max_bytes: int, request: Request, declared: int, room: int) -> 
     """
     body = bytearray(declared)  # allocated once: joining a list of parts would hold the body twice
     num_bytes = 0
-    async for part in request.stream():
+    async for part in parts:
         start, num_bytes = num_bytes, num_bytes + len(part)
         if num_bytes > max_bytes:
             raise _too_large(max_bytes)
         if num_bytes > len(body):
-            _hold(request, room * num_bytes)
+            _reserve(request, room * num_bytes)
         body[start:num_bytes] = part
     return body
 
 
-async def _skip(request: Request, max_bytes: int) -> bool:
-    """Discard the body; False if it has more than `max_bytes`, in which case the rest stays unread."""
-    async for part in request.stream():
+async def _discard(parts: AsyncIterator[bytes], max_bytes: int) -> bool:
+    """Discard the rest of a body; False if it has more than `max_bytes`, in which case what follows stays unread."""
+    async for part in parts:
         max_bytes -= len(part)
         if max_bytes < 0:
             return False
     return True
 
 
-def _hold(request: Request, num_bytes: int) -> None:
+def _reserve(request: Request, num_bytes: int) -> None:
     """Raise the request's hold on the budget to `num_bytes`; small bodies need none.
 
     Raises:
@@ -146,7 +149,7 @@ async def read_training_body(request: Request) -> bytes | bytearray:
     if request.headers.get("content-encoding", "identity") == "identity":
         return body
     num_bytes = unpacked_size(body, max_bytes=MAX_UNPACKED_BYTES)
-    _hold(request, DECODED_FACTOR * (len(body) + num_bytes))
+    _reserve(request, DECODED_FACTOR * (len(body) + num_bytes))
     return await decoded(partial(decompress_zstd, max_bytes=num_bytes), body, num_bytes=num_bytes)
 
 

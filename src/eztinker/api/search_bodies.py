@@ -20,7 +20,7 @@ class SearchOwnerBody(Body):
     owner_urns: Annotated[list[str], Meta(min_length=1, max_length=10)] | None = None
 
     def includes(self, caller: str) -> bool:
-        """Whether the caller's own sessions are among those asked for; nobody sees those of others."""
+        """Whether the search includes the caller's own sessions; sessions of other owners are never shown."""
         return self.type != "user" or caller in (self.owner_urns or ())
 
 

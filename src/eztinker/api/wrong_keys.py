@@ -1,8 +1,8 @@
 """A limit on wrong keys per address: beyond it, keys are refused without a look for the rest of the minute.
 
 A key or token that was right before is still looked up. Behind a proxy or a router many clients have one address, and
-whoever guesses there must not lock out those who work. A right key that has not been seen yet waits until the minute
-is over: only a look-up could tell it from a guess, and a look-up is what a guess is after.
+one that guesses must not lock out the others. A right key that has not been seen yet waits until the minute has passed:
+only a look-up could tell it from a guess.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from eztinker.cli import (
     status,
     version,
 )
+from eztinker.cli.flags import add_command
 from eztinker.cli.output import fail
 from eztinker.errors import EZTinkerError
 from eztinker.process_end import end_process
@@ -64,8 +65,8 @@ def _eztinker(
     pass
 
 
-app.command("demo")(demo.demo)
-app.command("server")(server.server)
+add_command(app, "demo", demo.demo, demo.schema, without=("checkpoint",))
+add_command(app, "server", server.server, server.schema)
 app.command("env")(env.env)
 app.add_typer(keys.keys, name="keys")
 app.command("settings")(settings.settings)

@@ -1,4 +1,4 @@
-"""What `eztinker doctor` looks at; every check is one function that returns what it found and how to mend it."""
+"""Checks of `eztinker doctor`, each a function that returns a finding and, if need be, a fix."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from eztinker.cli.output import size
-from eztinker.client_settings import client_settings, server_is_up
-from eztinker.data_dir import local_data_dir
 from eztinker.errors import ConfigError
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
+from eztinker.settings.client_settings import client_settings, server_is_up
+from eztinker.settings.data_dir import local_data_dir
 from eztinker.tested_versions import install_command, newest_tested, untested_packages
 
 GIGABYTE = 10**9
 _ENOUGH_MEMORY = 4 * GIGABYTE
-"""Serving and training the embedded model."""
+"""Memory to serve and train the embedded model."""
 _ENOUGH_DISK = 2 * GIGABYTE
-"""The embedded model, its adapters and the operation log of a few runs."""
+"""Disk space for the embedded model, its adapters and the operation log of a few runs."""
 
+_PROBE_SECONDS = 600
+"""Time limit of the probe, in which two libraries of kernels may be compiled, each within `COMPILE_SECONDS`."""
 _ENGINE_PROBE = """
 import json, torch
-from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text
+from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_missed, kernels_text
 device = choose_device("auto")
 dtype = choose_dtype("auto", device)
 print(json.dumps({
@@ -37,6 +39,7 @@ print(json.dumps({
     "device": device.type,
     "dtype": str(dtype).removeprefix("torch."),
     "kernels": kernels_text(dtype, device),
+    "missed": kernels_missed(dtype, device),
     "is_batch_invariant": is_batch_invariant(dtype, device),
 }))
 """
@@ -45,7 +48,7 @@ print(json.dumps({
 class Verdict(StrEnum):
     GOOD = "good"
     NOTE = "note"
-    """Works, but slower or with less than it could."""
+    """The subject works, but more slowly or with less than it could."""
     BAD = "bad"
 
 
@@ -83,8 +86,15 @@ def check_packages() -> Finding:
 
 
 def check_engine() -> Iterator[Finding]:
-    """Ask torch in a process of its own, so that a broken installation of it cannot take the doctor down."""
-    probe = subprocess.run([sys.executable, "-P", "-c", _ENGINE_PROBE], capture_output=True, text=True, timeout=120)
+    """Probe torch in a process of its own, so that a broken installation cannot crash the doctor."""
+    command = [sys.executable, "-P", "-c", _ENGINE_PROBE]
+    try:
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        yield Finding(
+            "torch", Verdict.BAD, f"torch has not started in {_PROBE_SECONDS} s", "try again on an idle machine"
+        )
+        return
     if probe.returncode != 0:
         reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
         yield Finding("torch", Verdict.BAD, reason, "install EZTinker again: pip install --force-reinstall torch")
@@ -99,9 +109,13 @@ def check_engine() -> Iterator[Finding]:
 
 
 def _judge_kernels(found: dict[str, Any]) -> Finding:
-    """Own kernels decide how fast a CPU is, and whether a sample's bits depend on its batch neighbours."""
+    """Judge the kernels, on which depend a CPU's speed and whether batch neighbours change a sample's last bits."""
     if found["is_batch_invariant"]:
-        return Finding("kernels", Verdict.GOOD, f"{found['kernels']}; samples have the same bits in any batch")
+        text = f"{found['kernels']}; samples have the same bits in any batch"
+        if found["missed"]:
+            advice = "name another compiler: CC=gcc eztinker server"
+            return Finding("kernels", Verdict.NOTE, "\n".join([text, *found["missed"]]), advice)
+        return Finding("kernels", Verdict.GOOD, text)
     text = f"{found['kernels']}; what is sampled beside a sequence may change last bits of its logprobs"
     if found["device"] != "cpu":
         return Finding("kernels", Verdict.GOOD, text)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from eztinker.cli.output import plain, print_json
-from eztinker.client_settings import server_is_up
-from eztinker.data_dir import RunningServer, local_data_dir, running_server
-from eztinker.keys import read_api_key
+from eztinker.keys.server_key import read_api_key
+from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.data_dir import RunningServer, local_data_dir, running_server
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,30 +23,18 @@ if TYPE_CHECKING:
 _NOTHING_YET = "Stopped before the first round; nothing is trained yet. The same command begins again."
 
 
+def schema() -> type:
+    from eztinker.rl.config import RejectionSFTConfig
+
+    return RejectionSFTConfig
+
+
 def demo(
-    seed: Annotated[int | None, typer.Option(help="Decides problems, samples and adapter.", show_default="0")] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="Where report and adapter go.", show_default="runs/NAME")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="The problems.", metavar="auto|arithmetic|gsm8k", show_default="auto")
-    ] = None,
+    settings: dict[str, Any],
     base_model: Annotated[
         str | None,
         typer.Option(help="The model.", metavar="NAME[=DIRECTORY]", show_default="the embedded model"),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Times to sample and train.", show_default="3")] = None,
-    max_samples: Annotated[int | None, typer.Option(help="Problems per round.", show_default="160")] = None,
-    num_candidates: Annotated[int | None, typer.Option(help="Answers per problem.", show_default="4")] = None,
-    eval_size: Annotated[int | None, typer.Option(help="Held-out problems.", show_default="fits the data")] = None,
-    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapter.", show_default="8")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.", show_default="fits the data")] = None,
-    no_filter: Annotated[
-        bool, typer.Option("--no-filter", help="Train on random answers, right or wrong: the control.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", "--reset-buffer", help="Forget an earlier run with the same settings.")
-    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option(readable=False, help="Directory of the server.", show_default="~/.eztinker")
     ] = None,
@@ -60,24 +48,10 @@ def demo(
     A server that already runs on the data directory is used as it is. Run again, it goes on after the last finished
     round of a run with the same settings.
     """
-    given: dict[str, Any] = {
-        "seed": seed,
-        "output_dir": output_dir,
-        "dataset": dataset,
-        "base_model": base_model.partition("=")[0] if base_model else None,
-        "rounds": rounds,
-        "max_samples": max_samples,
-        "num_candidates": num_candidates,
-        "eval_size": eval_size,
-        "lora_rank": lora_rank,
-        "learning_rate": learning_rate,
-        "filter": not no_filter,
-        "reset_buffer": fresh,
-        "checkpoint": True,
-    }
-    settings = {name: value for name, value in given.items() if value is not None}
+    if base_model:
+        settings["base_model"] = base_model.partition("=")[0]
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)  # by default they would leave a server of our own behind
+        signal.signal(number, _exit_on_signal)  # by default they would leave a server of our own behind
     base_models = [base_model] if base_model else []
     with _told_when_interrupted():
         _run(settings, data_dir or local_data_dir(), base_models, keep_server=keep_server, as_json=as_json)
@@ -89,7 +63,7 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
     from eztinker.rl import RejectionSFTConfig, run_rejection_sft
     from eztinker.rl.display import Display
 
-    config = RejectionSFTConfig(**settings)
+    config = RejectionSFTConfig(**settings, checkpoint=True)
     console = Console(stderr=as_json, highlight=False)
     with (
         _server(data_dir, base_models, console) as (server, is_ours),
@@ -104,7 +78,7 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
 
 
 def _conclude(summary: dict[str, Any], console: Console) -> None:
-    """What was found, and where it lies."""
+    """Print the findings, and where report and adapter are."""
     for sentence in summary["findings"]:
         console.print(f"- {sentence}", markup=False)
     console.print(f"\nReport:   {summary['report']}\nAdapter:  {summary['adapter']}", markup=False, soft_wrap=True)
@@ -114,11 +88,11 @@ def _conclude(summary: dict[str, Any], console: Console) -> None:
 
 @contextmanager
 def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterator[tuple[RunningServer, bool]]:
-    """The server that runs on `data_dir`, else one of our own, and which it is; the environment then names it."""
+    """Find the server on `data_dir`, else start one, and say if it is ours; the environment then names it."""
     running = running_server(data_dir)
     if running and server_is_up(running.url):
         console.print(f"Using the server at {running.url}")
-        _name_for_clients(running, data_dir)
+        _export_address(running, data_dir)
         yield running, False
         return
 
@@ -133,13 +107,13 @@ def _server(data_dir: Path, base_models: list[str], console: Console) -> Iterato
     with contextlib.ExitStack() as life:
         with lines(console, lambda: "Starting the server"):
             server = life.enter_context(child_server(data_dir, flags))
-        _name_for_clients(server, data_dir)
+        _export_address(server, data_dir)
         yield server, True
 
 
 @contextmanager
 def _told_when_interrupted() -> Iterator[None]:
-    """Ctrl-C ends the block with one line about what is kept."""
+    """End the block on Ctrl-C with one line about what is kept."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -147,12 +121,12 @@ def _told_when_interrupted() -> Iterator[None]:
         raise typer.Exit(130) from interrupt
 
 
-def _name_for_clients(server: RunningServer, data_dir: Path) -> None:
+def _export_address(server: RunningServer, data_dir: Path) -> None:
     os.environ["EZTINKER_BASE_URL"] = server.url
     os.environ.setdefault("EZTINKER_API_KEY", read_api_key(data_dir) or "")
 
 
-def _end(number: int, _: object) -> NoReturn:
+def _exit_on_signal(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 

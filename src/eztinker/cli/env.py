@@ -4,8 +4,8 @@ import shlex
 import urllib.request
 
 from eztinker.cli.output import JsonFlag, print_json
-from eztinker.client_settings import client_settings, past_proxies
 from eztinker.errors import ServerUnreachable
+from eztinker.settings.client_settings import client_settings, no_proxy_variables
 
 
 def env(as_json: JsonFlag = False) -> None:
@@ -24,9 +24,9 @@ def env(as_json: JsonFlag = False) -> None:
 
 
 def variables() -> dict[str, str]:
-    """What the official SDK reads from its environment to reach the server; empty as long as no key is known."""
+    """Environment variables by which the official SDK reaches the server; empty as long as no key is known."""
     settings = client_settings()
     if not settings.api_key:
         return {}
-    beside_proxies = past_proxies(settings.base_url) if urllib.request.getproxies() else {}
+    beside_proxies = no_proxy_variables(settings.base_url) if urllib.request.getproxies() else {}
     return {"TINKER_BASE_URL": settings.base_url, "TINKER_API_KEY": settings.api_key, **beside_proxies}

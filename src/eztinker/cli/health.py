@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from eztinker.cli.output import JsonFlag, print_json
-from eztinker.client_settings import client_settings, server_is_up
 from eztinker.errors import ServerUnreachable
+from eztinker.settings.client_settings import client_settings, server_is_up
 
 
 def health(as_json: JsonFlag = False) -> None:

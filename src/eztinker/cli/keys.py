@@ -9,10 +9,10 @@ import typer
 
 from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, print_json, print_table, when
-from eztinker.data_dir import local_data_dir
+from eztinker.settings.data_dir import local_data_dir, make_data_dir
 
 if TYPE_CHECKING:
-    from eztinker.issued_keys import IssuedKey
+    from eztinker.keys.issued_keys import IssuedKey
 
 keys = typer.Typer(no_args_is_help=True, help="Hand out keys to other people, list them, revoke them.")
 
@@ -35,12 +35,14 @@ def create(
 
     Example: eztinker keys create ann
     """
-    from eztinker.issued_keys import issue_key
+    from eztinker.keys.issued_keys import issue_key
 
     if (name is None) == (owner is None):
         raise typer.BadParameter("name the owner of the key once: eztinker keys create NAME")
     owner = name or owner or ""
-    new = issue_key(data_dir or local_data_dir(), owner, datetime.now(UTC))
+    directory = data_dir or local_data_dir()
+    make_data_dir(directory)
+    new = issue_key(directory, owner, datetime.now(UTC))
     if as_json:
         print_json({**_row(new.issued), "key": new.key})
         return
@@ -51,7 +53,7 @@ def create(
 @keys.command("list")
 def list_keys(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
     """List the keys that were handed out."""
-    from eztinker.issued_keys import issued_keys
+    from eztinker.keys.issued_keys import issued_keys
 
     rows = [_row(key) for key in issued_keys(data_dir or local_data_dir())]
     if as_json:
@@ -81,7 +83,7 @@ def revoke(
     Example: eztinker keys revoke ann
     """
     from eztinker.errors import NotFound
-    from eztinker.issued_keys import issued_keys, revoke_key
+    from eztinker.keys.issued_keys import issued_keys, revoke_key
 
     directory = data_dir or local_data_dir()
     if key.isascii() and key.isdigit():
@@ -90,6 +92,7 @@ def revoke(
         key_ids = [each.key_id for each in issued_keys(directory) if each.owner == key and each.revoked_at is None]
     if not key_ids:
         raise NotFound(f"{key} has no valid key; see: eztinker keys list")
+    make_data_dir(directory)
     for key_id in key_ids:
         revoked = revoke_key(directory, key_id, datetime.now(UTC))
         print(f"Revoked key {revoked.key_id} of {revoked.owner}")

@@ -6,12 +6,12 @@ import typer
 
 from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, plain, print_json
-from eztinker.cli.patience import while_server_answers
+from eztinker.cli.server_timeout import while_server_answers
 from eztinker.cli.targets import find_target, load_tokenizer
 from eztinker.rest_client import SCHEME, rest_client
 
 if TYPE_CHECKING:
-    from eztinker.rl.sampling import Sampler
+    from eztinker.rl.sampling import AdapterSampler
 
 
 def sample(
@@ -47,10 +47,10 @@ def sample(
         print("\n---\n".join(plain(completion.text) for completion in completions))
 
 
-def _sampler_of(name: str) -> Sampler:
+def _sampler_of(name: str) -> AdapterSampler:
     from eztinker.rl.connection import sdk_errors, service_client
     from eztinker.rl.runs import RUN_KEY, open_run
-    from eztinker.rl.sampling import Sampler
+    from eztinker.rl.sampling import AdapterSampler
 
     with rest_client() as client:
         target = find_target(name, client)
@@ -67,4 +67,4 @@ def _sampler_of(name: str) -> Sampler:
             of_run = {RUN_KEY: target.run}
             loaded = service.create_training_client_from_state(target.path, user_metadata=of_run).result()
             sampling = loaded.save_weights_and_get_sampling_client().result()
-    return Sampler(sampling, tokenizer)
+    return AdapterSampler(sampling, tokenizer)

@@ -6,107 +6,33 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
-
-from eztinker.addresses import url_of
 from eztinker.cli.output import WIDTH_OF_A_PIPE
-from eztinker.data_dir import RunningServer, announced, claim
 from eztinker.errors import ConfigError, ServerError
-from eztinker.keys import KEY_FILE, StoredKey, ensure_api_key
+from eztinker.keys.server_key import KEY_FILE, StoredKey, ensure_api_key
+from eztinker.settings.addresses import url_of
+from eztinker.settings.data_dir import RunningServer, announced, claim
 from eztinker.tested_versions import as_note, untested_packages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from rich.panel import Panel
 
-    from eztinker.config import ServerConfig
+    from eztinker.settings.server_config import ServerConfig
 
 _OPEN_FILES = 65536
-"""Four times as many as polls that may be held; macOS refuses a limit without an end."""
+"""Limit of open files: four times as many as polls that may be held. macOS refuses one that is unlimited."""
 
 
-def server(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-dir",
-            "--checkpoints-dir",
-            readable=False,  # `claim` has the better sentence
-            help="Directory for the key, the operation log and all checkpoints.",
-            show_default="~/.eztinker",
-        ),
-    ] = None,
-    base_model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A base model to serve: a hub id, a directory, or the embedded model. Repeatable.",
-            metavar="NAME[=DIRECTORY]",
-            show_default="the embedded model",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Numbers of the base weights.", metavar="auto|bfloat16|float32")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of the engine.", show_default="the physical cores")
-    ] = None,
-    max_batch_size: Annotated[
-        int | None, typer.Option(help="Sequences the sampler decodes at once.", show_default="128")
-    ] = None,
-    max_train_tokens: Annotated[
-        int | None, typer.Option(help="Tokens in one training micro-batch.", show_default="512")
-    ] = None,
-    max_runs: Annotated[int | None, typer.Option(help="Training runs loaded at once.", show_default="256")] = None,
-    root_path: Annotated[
-        str | None, typer.Option(help="Path under which a reverse proxy publishes the server.")
-    ] = None,
-    allow_remote: Annotated[
-        bool | None, typer.Option("--allow-remote", help="Allow an address that other machines reach.")
-    ] = None,
-    max_wrong_keys: Annotated[
-        int | None, typer.Option(help="Wrong keys that one address may send in a minute.", show_default="1000")
-    ] = None,
-    max_body_bytes: Annotated[
-        int | None, typer.Option(help="What requests on their way may take in memory.", show_default="1073741824")
-    ] = None,
-    session_timeout_seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--session-timeout",
-            "--session-timeout-seconds",
-            help="A client silent for this long loses its session.",
-            metavar="SECONDS",
-            show_default="900",
-        ),
-    ] = None,
-    snapshot_operations: Annotated[
-        int | None, typer.Option(help="Operations between two snapshots of a training run.", show_default="100")
-    ] = None,
-    snapshot_seconds: Annotated[
-        float | None, typer.Option(help="Longest time between snapshots of a run in use.", show_default="60")
-    ] = None,
-    max_result_bytes: Annotated[
-        int | None, typer.Option(help="What results that wait for clients may take.", show_default="1073741824")
-    ] = None,
-    max_recorded_bytes: Annotated[
-        int | None, typer.Option(help="What an owner's recorded samples may take.", show_default="268435456")
-    ] = None,
-    engine_stall_seconds: Annotated[
-        float | None, typer.Option(help="A busy engine silent for this long is replaced.", show_default="600")
-    ] = None,
-    poll_hold_seconds: Annotated[
-        float | None, typer.Option(help="How long a poll for a result is held open.", show_default="30")
-    ] = None,
-) -> None:
+def schema() -> type:
+    from eztinker.settings.server_config import ServerConfig
+
+    return ServerConfig
+
+
+def server(settings: dict[str, Any]) -> None:
     """Serve the Tinker API on this machine.
 
     Flags win over EZTINKER_* variables, these over eztinker.toml.
@@ -115,37 +41,15 @@ def server(
     """
     os.umask(0o077)  # prompts, weights and logs are for the owner of the server alone
     _stop_on_signals()
-    from eztinker.config import load_config
+    from eztinker.settings.server_config import load_config
 
-    config = load_config(
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        base_model=base_model or None,
-        dtype=dtype,
-        device=device,
-        threads=threads,
-        max_batch_size=max_batch_size,
-        max_train_tokens=max_train_tokens,
-        max_runs=max_runs,
-        root_path=root_path,
-        allow_remote=allow_remote,
-        max_wrong_keys=max_wrong_keys,
-        max_body_bytes=max_body_bytes,
-        session_timeout_seconds=session_timeout_seconds,
-        snapshot_operations=snapshot_operations,
-        snapshot_seconds=snapshot_seconds,
-        max_result_bytes=max_result_bytes,
-        max_recorded_bytes=max_recorded_bytes,
-        engine_stall_seconds=engine_stall_seconds,
-        poll_hold_seconds=poll_hold_seconds,
-    )
+    config = load_config(**settings)
     with claim(config.data_dir), _listening_socket(config.host, config.port) as listener:
         _serve(config, listener)
 
 
 def _serve(config: ServerConfig, listener: socket.socket) -> None:
-    """Answer on `listener` until a signal comes."""
+    """Serve on `listener` until a signal comes."""
     from rich.console import Console
 
     from eztinker.api.app import create_app
@@ -177,7 +81,7 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
 
 
 def _allow_many_connections() -> None:
-    """Every open poll is an open file, and most systems begin with a limit of 1,024 although they grant many more."""
+    """Raise the limit of open files. Every open poll is one, and most systems begin with 1,024 and grant many more."""
     try:
         import resource
     except ImportError:
@@ -202,7 +106,7 @@ def _listening_socket(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _stop_on_signals() -> None:
-    """SIGTERM and Ctrl-C unwind the program, so that every clean-up runs, and exit 0."""
+    """Let SIGTERM and Ctrl-C unwind the program, so that every clean-up runs, and exit 0."""
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(0)
@@ -214,7 +118,7 @@ def _stop_on_signals() -> None:
 def _panel(
     url: str, config: ServerConfig, model_names: list[str], stored: StoredKey | None, *, shows_key: bool
 ) -> Panel:
-    """What the operator needs to know: the address, the key on its first day, and how scripts find both.
+    """The start-up panel: the address, a new key, and how scripts find both.
 
     Args:
         shows_key: False where it would stay in a file, such as a log.

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eztinker.cli.output import JsonFlag, print_json, print_table
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
+    from eztinker.settings.schema import Setting
 
-_INTRODUCTION = """\
+_PAGE = """\
 # Configuration
 
-Written by `make docs` from the settings of `eztinker server`; change the descriptions there.
+Written by `make docs` from the settings in the code; change the descriptions there.
+
+## The server
 
 A setting is looked up in this order, and the first place that names it wins:
 
@@ -25,9 +27,18 @@ A setting is looked up in this order, and the first place that names it wins:
 An unknown name in `eztinker.toml`, or a value that cannot work, stops the start with the file, the line and the fix.
 `eztinker settings` prints the values in force.
 
-| setting | values | default | meaning |
-|---|---|---|---|
+Below each name are the flag and the variable.
+
+{server}
+
+## Rejection sampling
+
+`eztinker demo` and `rejection_sft_demo.py` take these flags, and `RejectionSFTConfig` in Python takes the names above
+them. `eztinker demo` always has `checkpoint`.
+
+{rejection_sft}
 """
+_HEAD = "| setting | values | default | meaning |\n|---|---|---|---|\n"
 
 
 def settings(
@@ -35,37 +46,35 @@ def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
 ) -> None:
     """Show every setting of the server and the value in force here."""
-    from eztinker.config import ServerConfig, load_config
+    from eztinker.settings.schema import settings_of
+    from eztinker.settings.server_config import ServerConfig, load_config
 
     if markdown:
-        print(_INTRODUCTION + "\n".join(_reference_rows(ServerConfig.model_fields)))
+        from eztinker.rl.config import RejectionSFTConfig
+
+        sys.stdout.write(_PAGE.format(server=_table(ServerConfig), rejection_sft=_table(RejectionSFTConfig)))
         return
     values = load_config().model_dump(mode="json")
     if as_json:
         print_json(values)
         return
-    print_table(
-        ("setting", "value", "meaning"),
-        ((name, _shown(values[name]), field.description) for name, field in ServerConfig.model_fields.items()),
-    )
+    described = settings_of(ServerConfig).values()
+    rows = ((each.name, _shown(values[each.name]) or each.shown.default, each.help) for each in described)
+    print_table(("setting", "value", "meaning"), rows)
 
 
-def _reference_rows(fields: dict[str, FieldInfo]) -> Iterator[str]:
-    for name, field in fields.items():
-        default = "" if field.default_factory else _shown(field.default) or ""
-        yield f"| `{name}` | {_values(field.annotation)} | {f'`{default}`' if default else ''} | {field.description} |"
+def _table(schema: type) -> str:
+    """Every setting of a schema as a row in Markdown."""
+    from eztinker.settings.schema import settings_of
+
+    return _HEAD + "\n".join(map(_row, settings_of(schema).values()))
 
 
-def _values(annotation: Any) -> str:
-    """The kind of value in words, or the choices."""
-    from typing import Literal, get_args, get_origin
-
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
-    words = {"str": "text", "SecretStr": "text", "int": "number", "float": "seconds", "bool": "`true`, `false`"}
-    kinds = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None)]
-    word = words.get(kinds[0].__name__, "directory")
-    return f"list of {word}" if get_origin(annotation) is list else word
+def _row(setting: Setting) -> str:
+    flags = ", ".join(f"`{flag}`" for flag in setting.flags)
+    names = [f"`{setting.name}`", flags, f"`{setting.variable}`" if setting.variable else ""]
+    default = setting.default if setting.shown.default or not setting.default else f"`{setting.default}`"
+    return f"| {'<br>'.join(filter(None, names))} | {setting.values} | {default or ''} | {setting.help} |"
 
 
 def _shown(value: object) -> str | None:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from eztinker.cli.output import JsonFlag, print_json, print_table, size
-from eztinker.client_settings import client_settings
 from eztinker.rest_client import rest_client
+from eztinker.settings.client_settings import client_settings
 
 
 def status(as_json: JsonFlag = False) -> None:
-    """Show what the server does: its engine, queue, speed and memory, and what it keeps.
+    """Show the server's engine, queue, speed and memory, and the numbers of runs and checkpoints.
 
     Rates are over the last minute.
     """

@@ -78,9 +78,9 @@ class PromptScorer:
         for chunk in chunks_of_positions(stop - first, self.decoder.config.vocab_size):
             positions = slice(first + chunk.start, first + chunk.stop)
             logits_MV = self.decoder.logits(hidden_NH[positions.start - start : positions.stop - start], adapters)
-            self._judge(slice(positions.start + 1, positions.stop + 1), logits_MV)
+            self._score_positions(slice(positions.start + 1, positions.stop + 1), logits_MV)
 
-    def _judge(self, positions: slice, logits_MV: Tensor) -> None:
+    def _score_positions(self, positions: slice, logits_MV: Tensor) -> None:
         """Compute the scores of `positions` from the logits that predict their tokens."""
         normalized = normalization(logits_MV, [1.0] * len(logits_MV), self.num_drawable)
         start = max(positions.start, self.request.first_scored)

@@ -43,7 +43,7 @@ class _Share:
     training: TrainingQueue
     turns: FairTurns[Source] = field(default_factory=FairTurns)
     seen_at: float = 0.0
-    """When the share last had work."""
+    """Time at which the share last had work, in seconds of the clock."""
     used_seconds: float = 0.0
     """Processor time since the last status."""
 

@@ -30,7 +30,7 @@ MIN_CUT_TOKENS = 32
 """Fewest tokens of a micro-batch that pauses between layers; a smaller one is over too soon to be worth it."""
 
 
-class RunState:
+class TrainingState:
     """Training state of one model: adapter, accumulated gradient and optimizer."""
 
     def __init__(self, base_model: str, decoder: Decoder, adapter: Adapter) -> None:
@@ -78,7 +78,7 @@ class Pass:
 
     def __init__(
         self,
-        run: RunState,
+        run: TrainingState,
         data: Sequence[Datum],
         loss_fn: str,
         loss_fn_config: Mapping[str, float],

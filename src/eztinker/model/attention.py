@@ -25,10 +25,10 @@ GROUP_WASTE = 1.25
 
 
 class Attention(Protocol):
-    """How the decoder's layers attend: packed sequences or one new token per cached sequence."""
+    """Attention as the decoder's layers call it: over packed sequences, or for one new token per cached sequence."""
 
     positions_T: Tensor
-    """Where each packed token stands in its sequence."""
+    """Position of each packed token in its sequence, int64 (T,)."""
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
         """The attention output of every token, (T, H, D)."""
@@ -46,7 +46,8 @@ class PackedAttention:
         prefix: KVBlock | None = None,
         keep_keys: bool = False,
     ) -> None:
-        """
+        """Prepare attention over sequences of these lengths.
+
         Args:
             lengths: tokens of each sequence, in packed order.
             prefix: keys and values of tokens that come before every one of the sequences.
@@ -111,9 +112,9 @@ class _Group:
     tokens: Tensor
     """The packed tokens of the group in grid order, padding left out."""
     cells: Tensor | None
-    """Their places in the flattened grid; None where nothing is padded."""
+    """Indices of `tokens` in the flattened grid; None where nothing is padded."""
     is_whole: bool
-    """The grid is the packed order itself, so gathering can be left out."""
+    """Whether the grid is the packed order itself, so that gathering can be left out."""
 
     @classmethod
     def of(cls, members: list[int], lengths: Sequence[int], starts: list[int], device: torch.device) -> _Group:
@@ -173,7 +174,7 @@ class CachedAttention:
         return out.reshape(num_rows, num_heads, head_dim)
 
     def _bias(self, window: int | None) -> Tensor:
-        """0 where a row may look, minus infinity elsewhere, (B, 1, 1, S); one for all layers with the same window."""
+        """Mask (B, 1, 1, S): 0 on visible keys, minus infinity elsewhere; shared by layers of one window."""
         if window not in self._biases:
             keys = torch.arange(self._num_keys, device=self._cache.device)
             newest_B1 = self.positions_T[:, None]
@@ -186,7 +187,7 @@ class CachedAttention:
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function whose backward pass computes it again by operators that torch can differentiate.
+    """Activation recomputation: the backward pass computes a function again by operators that torch can differentiate.
 
     Nothing but its inputs is kept in between.
     """

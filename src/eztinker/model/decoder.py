@@ -24,11 +24,11 @@ from eztinker.model.lora import HEAD, LowRankAdapter
 from eztinker.model.pointwise import rms_norm, swiglu
 from eztinker.model.rope import RotationTable, rotate
 from eztinker.model.weights import WeightFiles
-from eztinker.model_files.config import DecoderConfig
+from eztinker.model_files.decoder_config import DecoderConfig
 from eztinker.model_files.folder import read_model_folder
 
 AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]
-"""Which rows of a batch go through which adapter; rows that no adapter names see the base model."""
+"""Adapters, each with the rows of the batch that use it (None for all); other rows use the base model alone."""
 
 
 class Decoder:
@@ -65,7 +65,7 @@ class Decoder:
         return x
 
     def stages(self, attention: Attention, adapters: AdapterRows = ()) -> list[Callable[[Tensor], Tensor]]:
-        """The way from tokens to final hidden states in pieces, each a function of what the one before it gives."""
+        """The forward pass in pieces, from tokens to final hidden states; each maps the output of the one before it."""
         cos, sin = self._rotations.at(attention.positions_T)
         layers = [
             partial(layer.forward, cos=cos, sin=sin, attention=attention, index=index, adapters=adapters)
@@ -105,14 +105,14 @@ class Decoder:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """What one cached token takes, keys and values of all layers."""
+        """Bytes of KV cache per token, keys and values of all layers."""
         config = self.config
         num_numbers = config.num_layers * config.num_kv_heads * config.head_dim
         return num_numbers * (self._key_dtype.itemsize + self.dtype.itemsize)
 
     @property
     def _key_dtype(self) -> torch.dtype:
-        """float32 where torch's operators compute scores in it anyway: keys are then converted once, not every step."""
+        """Dtype of cached keys: float32 where torch computes scores in it anyway, so that they are converted once."""
         if self._decode_kernel is not None:
             return self.dtype
         return torch.float32 if prefers_plain_attention(self.device, num_keys=1) else self.dtype
@@ -130,7 +130,7 @@ class Decoder:
         )
 
     def _new_decode_kernel(self) -> DecodeKernel | None:
-        """All layers as one kernel, where this machine has our own for every step of them."""
+        """One kernel for all layers, where every step of them has one of EZTinker's own; else None."""
         config = self.config
         kernels = own_kernels(self._final_norm)
         layers = [weights for layer in self._layers if (weights := layer.packed_weights()) is not None]
@@ -141,7 +141,7 @@ class Decoder:
         )
 
     def _low_ranks(self, kernel: DecodeKernel, adapter: LowRankAdapter) -> LowRanks:
-        """What the adapter adds to every linear layer in turn, as the decode kernel takes it."""
+        """The adapter's A and B for every linear layer in turn, as the decode kernel takes them."""
         known = self._low_ranks_of.get(adapter)
         if known is None:
             keys = [key for layer in self._layers for key in layer.keys]
@@ -179,7 +179,7 @@ class _Layer:
         attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         self._config, self._window = config, config.sliding_windows[layer]
         self.keys = [f"layers.{layer}.{name}" for name in ("qkv", "o", "gate_up", "down")]
-        """What adapters call the linear layers, in the order they are used."""
+        """Adapter keys of the linear layers, in the order they are used."""
         self._attn_norm = weights.get(f"{prefix}.input_layernorm.weight")
         self._mlp_norm = weights.get(f"{prefix}.post_attention_layernorm.weight")
         self._qkv = _fused(weights, [f"{attn}.{name}_proj" for name in "qkv"], bias=config.qkv_bias)
@@ -202,7 +202,7 @@ class _Layer:
         return x_TH + self._down(gated, down_deltas)
 
     def packed_weights(self) -> LayerWeights | None:
-        """All of it as our own kernels read it; None where they cannot."""
+        """All weights of the layer as EZTinker's own kernels read them; None where they cannot."""
         qkv, output, gate_up, down = (each.packed for each in (self._qkv, self._output, self._gate_up, self._down))
         if qkv is None or output is None or gate_up is None or down is None:
             return None
@@ -224,8 +224,8 @@ class _Layer:
         num_q, num_kv = config.num_heads, config.num_kv_heads
         heads = qkv.view(qkv.shape[0], num_q + 2 * num_kv, config.head_dim)
         if self._q_norm is None or self._k_norm is None:
-            turned = rotate(heads[:, : num_q + num_kv], cos, sin)
-            return turned[:, :num_q], turned[:, num_q:], heads[:, num_q + num_kv :]
+            rotated = rotate(heads[:, : num_q + num_kv], cos, sin)
+            return rotated[:, :num_q], rotated[:, num_q:], heads[:, num_q + num_kv :]
         q = rms_norm(heads[:, :num_q], self._q_norm, config.rms_norm_eps)
         k = rms_norm(heads[:, num_q : num_q + num_kv], self._k_norm, config.rms_norm_eps)
         return rotate(q, cos, sin), rotate(k, cos, sin), heads[:, num_q + num_kv :]

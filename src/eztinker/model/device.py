@@ -1,4 +1,4 @@
-"""The one place that looks at the hardware: which device, which dtype, how many threads, which kernels."""
+"""Hardware choices, all in one place: which device, which dtype, how many threads, which kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from eztinker.errors import ConfigError
-from eztinker.model.cpu_kernels import CpuKernels, PackedWeight, cpu_kernels, kernels_name, processor_flags
+from eztinker.model.cpu_kernels import (
+    CpuKernels,
+    PackedWeight,
+    cpu_kernels,
+    kernel_failures,
+    kernels_name,
+    processor_flags,
+)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -46,7 +53,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def set_up_cpu(num_threads: int | None) -> int:
-    """Ready this process for computing; gives torch's threads, by default the physical cores.
+    """Prepare this process for computing; gives the number of torch's threads, by default the physical cores.
 
     They are never more than the processors this process may use: each kernel would wait for a thread that cannot run.
     """
@@ -69,14 +76,14 @@ def _keep_freed_memory() -> None:
 
 
 class Matmul(Protocol):
-    """x (M, in) to x times the weight transposed plus bias (M, out), for one frozen weight. Not differentiable."""
+    """Product with one frozen weight: x (M, in) to x W^T + bias (M, out). Not differentiable."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OwnMatmul:
-    """A `Matmul` by our own kernel."""
+class KernelMatmul:
+    """A `Matmul` by EZTinker's own kernel."""
 
     kernels: CpuKernels
     packed: PackedWeight
@@ -86,25 +93,32 @@ class OwnMatmul:
 
 
 def kernels_for(dtype: torch.dtype, device: torch.device) -> CpuKernels | None:
-    """EZTinker's own operators, where they work on tensors of this kind."""
+    """EZTinker's own operators for tensors of this dtype and device, or None where there are none."""
     return cpu_kernels(dtype) if device.type == "cpu" else None
 
 
 def kernels_text(dtype: torch.dtype, device: torch.device) -> str:
-    """Which instructions our own kernels use for a model of `dtype` and for its logits, or "none: " and why."""
+    """Instruction sets of EZTinker's own kernels for a model of `dtype` and for its logits, or "none: " and why."""
     if device.type != "cpu":
         return f"none: they are for CPUs, not for {device.type}"
     model, logits = kernels_name(dtype), kernels_name(torch.float32)
     return model if model == logits else f"{model}; for logits {logits}"
 
 
+def kernels_missed(dtype: torch.dtype, device: torch.device) -> list[str]:
+    """Why faster instructions than those of `kernels_text` are not used, a sentence for each that failed."""
+    if device.type != "cpu":
+        return []
+    return list(dict.fromkeys(kernel_failures(dtype) + kernel_failures(torch.float32)))
+
+
 def own_kernels(x: Tensor) -> CpuKernels | None:
-    """EZTinker's own operators, where they work on tensors like `x`."""
+    """EZTinker's own operators for tensors like `x`, or None where there are none."""
     return kernels_for(x.dtype, x.device)
 
 
 def is_batch_invariant(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether what a model of `dtype` computes for a sequence never depends on what else is in the batch.
+    """Whether what a model of `dtype` computes for a sequence never depends on its batch neighbours.
 
     It takes our own kernels for the model's numbers and for logits, which are always float32.
     """
@@ -112,19 +126,19 @@ def is_batch_invariant(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def fits_bfloat16(weight: Tensor) -> bool:
-    """Whether every number is one of bfloat16, as in models that were published in it, whatever they are read as."""
+    """Whether bfloat16 holds every value exactly, as in models published in it, whatever dtype they are read as."""
     return weight.dtype == torch.bfloat16 or torch.equal(weight.bfloat16().to(weight.dtype), weight)
 
 
 def fastest_matmul(weight: Tensor, bias: Tensor | None = None) -> Matmul:
-    """A product with a frozen weight, which is laid out once in the order the kernel reads it where that exists.
+    """The fastest product with a frozen weight, which is packed once in the order the kernel reads it.
 
     oneDNN's pre-packed weights gain 1.1 to 3 times on a CPU over plain ones, our own kernel another 1.3 times for few
     rows. oneDNN's operators are private to torch, so anything unexpected falls back to the public one.
     """
     kernels = own_kernels(weight)
     if kernels is not None:
-        return OwnMatmul(kernels, kernels.pack_weight(weight, bias, narrow=fits_bfloat16(weight)))
+        return KernelMatmul(kernels, kernels.pack_weight(weight, bias, narrow=fits_bfloat16(weight)))
     if weight.device.type == "cpu":
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
@@ -138,7 +152,7 @@ def fastest_matmul(weight: Tensor, bias: Tensor | None = None) -> Matmul:
 
 
 LONGEST_PLAIN_ATTENTION = 1024
-"""Keys beyond which kept probabilities would outweigh the layer's other activations."""
+"""Number of keys beyond which kept probabilities would outweigh the layer's other activations."""
 
 
 def prefers_plain_attention(device: torch.device, num_keys: int) -> bool:

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from eztinker.model.linear import FrozenLinear, LowRankDelta
 
 CHUNK_LOGITS = 4_000_000
-"""Logits computed at a time: they should fit the processor's cache, and their products should still be large."""
+"""Number of logits computed at a time: few enough for the processor's cache, enough for large products."""
 
 
 def target_logprobs(
@@ -31,7 +31,7 @@ def target_logprobs(
 
 
 def chunks_of_positions(num_positions: int, vocab_size: int) -> list[slice]:
-    """Runs of positions whose logits are computed together."""
+    """Chunks of positions whose logits are computed together."""
     step = max(16, CHUNK_LOGITS // vocab_size)
     return [slice(start, min(start + step, num_positions)) for start in range(0, num_positions, step)]
 

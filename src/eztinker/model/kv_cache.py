@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 GROWTH_TOKENS = 64
-"""Capacity is added in steps of at least this many positions."""
+"""Positions by which the capacity grows at least."""
 GROWTH_ROWS = 8
-"""Rows are added in steps of at least this many."""
+"""Rows by which the cache grows at least."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ class KVBlock:
 
 
 class KVCache:
-    """One growing row per running sequence. Rows in use are always the first ones."""
+    """KV cache with one growing row per running sequence. Rows in use are always the first ones."""
 
     def __init__(
         self,
@@ -100,14 +100,14 @@ class KVCache:
             self._resize(0, 0)
 
     def swap_rows(self, row: int, other: int) -> None:
-        """Let two sequences change places."""
+        """Swap the rows of two sequences."""
         longer = int(self.lengths[[row, other]].max())
         for tensor in (self._keys_NBKSD, self._values_NBKSD):
             tensor[:, [row, other], :, :longer] = tensor[:, [other, row], :, :longer]
         self.lengths[[row, other]] = self.lengths[[other, row]]
 
     def reserve(self, num_keys: int) -> None:
-        """Make room for `num_keys` positions in every row."""
+        """Grow the cache to `num_keys` positions in every row, if it has fewer."""
         rows, capacity = self._keys_NBKSD.shape[1], self._keys_NBKSD.shape[3]
         if self.num_rows > rows or num_keys > capacity:
             more_keys = max(num_keys, capacity + max(GROWTH_TOKENS, capacity // 4)) if num_keys > capacity else capacity
@@ -115,7 +115,7 @@ class KVCache:
             self._resize(more_rows, more_keys)
 
     def make_room(self, num_rows: int) -> tuple[Tensor, int]:
-        """Room for one more token in each of the first rows; gives their places, and the most keys of any row."""
+        """Reserve one more token in each of the first rows; gives their positions and the most keys of any row."""
         positions = self.lengths[:num_rows].clone()
         num_keys = int(positions.max()) + 1
         self.reserve(num_keys)
@@ -132,7 +132,7 @@ class KVCache:
 
     @property
     def keys_and_values(self) -> tuple[Tensor, Tensor]:
-        """Of all layers and rows and the whole capacity, (N, R, K, S, D), not copied."""
+        """Keys and values of all layers and rows and the whole capacity, (N, R, K, S, D), not copied."""
         return self._keys_NBKSD, self._values_NBKSD
 
     def view(self, layer: int, num_rows: int, num_keys: int) -> tuple[Tensor, Tensor]:

@@ -17,22 +17,22 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from eztinker.model.cpu_kernels import CpuKernels, PackedWeight
-from eztinker.model.device import OwnMatmul, fastest_matmul, own_kernels
+from eztinker.model.device import KernelMatmul, fastest_matmul, own_kernels
 
 
 class FrozenLinear:
-    """y = x W^T + b for a weight that never changes. Differentiable in x alone."""
+    """Linear layer y = x W^T + b with a frozen weight. Differentiable in x alone."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
         self.num_outputs = weight_OI.shape[0]
         self.multiply = fastest_matmul(weight_OI, bias_O)
         self.multiply_back = fastest_matmul(weight_OI.T)
-        """Gradients of y to gradients of x: grad W."""
+        """Product of the backward pass, grad W: gradients of y to gradients of x."""
 
     @property
     def packed(self) -> PackedWeight | None:
-        """The weight as our own kernels read it, where they compute the product."""
-        return self.multiply.packed if isinstance(self.multiply, OwnMatmul) else None
+        """The weight as EZTinker's own kernels read it, or None where torch computes the product."""
+        return self.multiply.packed if isinstance(self.multiply, KernelMatmul) else None
 
     def __call__(self, x_MI: Tensor, deltas: Sequence[LowRankDelta] = ()) -> Tensor:
         if torch.is_grad_enabled() and (x_MI.requires_grad or any(delta.a.requires_grad for delta in deltas)):
@@ -45,10 +45,10 @@ class FrozenLinear:
 
 
 class PackedFactors:
-    """One A and one B of a fused weight as our own kernels read them, in the base model's dtype."""
+    """One A and one B of a fused weight as EZTinker's own kernels read them, in the base model's dtype."""
 
     def __init__(self, kernels: CpuKernels, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> None:
-        num_added = -a_RI.shape[0] % kernels.fastest_inputs  # rows of zeros change nothing
+        num_added = -a_RI.shape[0] % kernels.input_multiple  # rows of zeros change nothing
         self._kernels = kernels
         self.a = kernels.pack_weight(functional.pad(a_RI, (0, 0, 0, num_added)).to(dtype))
         self.b = kernels.pack_weight(functional.pad(b_OR, (0, num_added)).to(dtype))
@@ -62,7 +62,7 @@ class PackedFactors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRankDelta:
-    """What one adapter adds to one fused weight, on some rows: scale * x A^T B^T, projection by projection."""
+    """Low-rank update of one fused weight by one adapter, on some rows: scale * x A^T B^T, projection by projection."""
 
     a: Tensor
     """(projections * r, I), the A of every adapted projection stacked."""
@@ -72,9 +72,9 @@ class LowRankDelta:
     rows: Tensor | None
     """Rows of the batch that belong to the adapter; None means all."""
     in_float32: bool = False
-    """Compute in float32, not in the input's dtype: cheaper for few rows, as bfloat16 kernels take long to start."""
+    """Whether to compute in float32, not in the input's dtype: cheaper for few rows: bfloat16 kernels start slowly."""
     packed: PackedFactors | None = None
-    """The same factors as our own kernels read them; without it they are laid out anew at every use."""
+    """A and B as EZTinker's own kernels read them; if None, they are packed anew at every use."""
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor) -> Tensor:
         """Add the delta into `y_MO`, in place; gives x A^T of its rows, which the backward pass needs."""
@@ -102,23 +102,20 @@ class LowRankDelta:
 
     def backward(self, grad_MO: Tensor, x_MI: Tensor, hidden: Tensor, grad_x_MI: Tensor) -> list[Tensor]:
         """Gradients of A and of each B; the input's gradient is added into `grad_x_MI`."""
-        x, grad = (x_MI, grad_MO) if self.rows is None else (x_MI[self.rows], grad_MO[self.rows])
-        kernels = own_kernels(grad)
+        assert self.rows is None, "a training pass runs every row through its one adapter"
+        kernels = own_kernels(grad_MO)
         grad_hidden, grad_bs = [], []
         for b, part, columns in self._projections(hidden):
             if kernels is not None:
-                b_RO = kernels.pack_weight(b.to(x.dtype).T)
-                grad_hidden.append(kernels.linear(grad[:, columns], b_RO))
+                b_RO = kernels.pack_weight(b.to(x_MI.dtype).T)
+                grad_hidden.append(kernels.linear(grad_MO[:, columns], b_RO))
             else:
-                grad_hidden.append(grad[:, columns] @ b.to(x.dtype))
+                grad_hidden.append(grad_MO[:, columns] @ b.to(x_MI.dtype))
             # Few rows times many columns: the other way round takes several times as long on a CPU.
-            grad_bs.append((part.T @ grad[:, columns]).T.float() * self.scale)
+            grad_bs.append((part.T @ grad_MO[:, columns]).T.float() * self.scale)
         grad_h = torch.cat(grad_hidden, dim=1) if len(grad_hidden) > 1 else grad_hidden[0]
-        grad_a = (grad_h.T @ x).float() * self.scale
-        if self.rows is not None:
-            grad_x_MI.index_add_(0, self.rows, grad_h @ self.a.to(x.dtype), alpha=self.scale)
-        else:
-            grad_x_MI.addmm_(grad_h, self.a.to(x.dtype), alpha=self.scale)
+        grad_a = (grad_h.T @ x_MI).float() * self.scale
+        grad_x_MI.addmm_(grad_h, self.a.to(x_MI.dtype), alpha=self.scale)
         return [grad_a, *grad_bs]
 
     def _projections(self, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
@@ -131,7 +128,7 @@ class LowRankDelta:
 
 
 def product(x_MR: Tensor, a_RI: Tensor, packed: PackedWeight | None = None) -> Tensor:
-    """x A, differentiable in both, in the dtype of both; `packed` is A transposed, as our own kernels read it."""
+    """The product x A, differentiable in both; `packed` is A transposed, as EZTinker's own kernels read it."""
     return _Product.apply(x_MR, a_RI, packed)  # type: ignore[no-any-return]
 
 
@@ -150,7 +147,7 @@ class _Product(torch.autograd.Function):
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """The frozen product plus every delta as one node: nothing but x and the small x A^T is kept for backward."""
+    """Autograd node of the frozen product plus every delta: nothing but x and the small x A^T is kept for backward."""
 
     @staticmethod
     def forward(

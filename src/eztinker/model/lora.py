@@ -18,7 +18,7 @@ from eztinker.errors import InvalidInput
 from eztinker.model.cpu_kernels import PackedWeight
 from eztinker.model.device import kernels_for
 from eztinker.model.linear import LowRankDelta, PackedFactors
-from eztinker.model_files.config import DecoderConfig
+from eztinker.model_files.decoder_config import DecoderConfig
 from eztinker.types import LoraSpec
 
 HEAD = "lm_head"
@@ -26,7 +26,7 @@ HEAD = "lm_head"
 
 @dataclass(frozen=True, slots=True)
 class FusedShape:
-    """One fused weight of the decoder as adapters see it."""
+    """Shape and names of one fused weight, as adapters see it."""
 
     key: str
     """The decoder's name for it, such as `layers.0.qkv`."""
@@ -66,7 +66,7 @@ class Factors:
 
 
 class LowRankAdapter:
-    """Factors for some of the decoder's fused weights: all that applying an adapter takes."""
+    """A and B for some of the decoder's fused weights: all that applying an adapter takes."""
 
     def __init__(
         self,
@@ -81,12 +81,12 @@ class LowRankAdapter:
         self.scale = scale
         self._in_float32 = in_float32
         self.packed = packed or {}
-        """The factors of every fused weight as our own kernels read them, if these are to be used."""
+        """A and B of every fused weight as EZTinker's own kernels read them, if these are to be used."""
         self.packed_head_a = packed_head_a
-        """A of the head, transposed, in float32: for what an adapter of a tied head changes in the embedding."""
+        """A of the head, transposed, in float32: an adapter of a tied head changes the embedding too."""
 
     def delta(self, key: str, rows: Tensor | None) -> LowRankDelta | None:
-        """What this adapter adds to the fused weight `key` on `rows`; None where it leaves it alone."""
+        """This adapter's low-rank update of the fused weight `key` on `rows`; None where there is none."""
         factors = self.factors.get(key)
         if factors is None:
             return None
@@ -206,7 +206,7 @@ def _leaves(factors: Factors, gradients: Factors) -> Factors:
 def adapter_rows(
     adapters: Sequence[LowRankAdapter | None], device: torch.device
 ) -> list[tuple[LowRankAdapter, Tensor | None]]:
-    """Which rows of a batch go through which adapter, given the adapter of every row; None rows see the base model."""
+    """Group the rows of a batch by adapter, given the adapter of every row; None rows use the base model alone."""
     distinct = {id(adapter): adapter for adapter in adapters if adapter is not None}
     if len(distinct) == 1 and None not in adapters:
         return [(next(iter(distinct.values())), None)]

@@ -18,7 +18,7 @@ from torch.nn import functional
 from eztinker.model.device import prefers_plain_attention
 
 QUERY_SPAN = 128
-"""Queries that are multiplied together: the scores stay in a core's cache, and later keys are left out."""
+"""Number of queries multiplied together: the scores stay in a core's cache, and later keys are left out."""
 
 
 def attend_grid(
@@ -67,7 +67,7 @@ def _attend_in_spans(q_BKGLD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, window: in
 
 
 def _causal_bias(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
-    """0 where query i, the last `num_queries` of the keys' positions, may look; minus infinity elsewhere."""
+    """Causal mask of queries at the last `num_queries` key positions: 0 on visible keys, minus infinity elsewhere."""
     query = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
     key = torch.arange(num_keys, device=device)[None, :]
     visible = key <= query

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from eztinker.model.cpu_kernels import CpuKernels
 from eztinker.model.device import own_kernels
-from eztinker.model_files.rope import RopeConfig
+from eztinker.model_files.rope_config import RopeConfig
 
 _BLOCK_POSITIONS = 256
 
@@ -51,7 +51,7 @@ class RotationTable:
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
-    """Turn channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
+    """Rotate channel i against channel i + head_dim / 2 of every head; T tokens, H heads, D channels."""
     kernels = own_kernels(x_THD)
     if kernels is not None and torch.is_grad_enabled() and x_THD.requires_grad:
         return _Rotated.apply(kernels, x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return]
@@ -62,7 +62,7 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 
 
 class _Rotated(torch.autograd.Function):
-    """`rotate` by our own kernel. The way back is the turn by the opposite angle."""
+    """`rotate` by EZTinker's own kernel. Its gradient is the rotation by the opposite angle."""
 
     @staticmethod
     def forward(ctx: Any, kernels: CpuKernels, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def _linear(rope: RopeConfig) -> tuple[Tensor, float]:
 
 
 def _proportional(rope: RopeConfig) -> tuple[Tensor, float]:
-    """Only the first channels turn, at the frequencies they have when all do."""
+    """Rotate the first channels alone, at the frequencies they have when all are rotated."""
     frequencies, amplitude = _linear(rope)
     num_turning = int(rope.scaling["partial_rotary_factor"] * rope.head_dim // 2)
     return torch.cat((frequencies[:num_turning], torch.zeros_like(frequencies[num_turning:]))), amplitude

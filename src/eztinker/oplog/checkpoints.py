@@ -1,4 +1,4 @@
-"""Queries on checkpoints. Rows of removed ones stay until their directory is gone; no query but `removed` sees them.
+"""Queries on checkpoints, which see removed ones only where they say so: their rows stay until the directory is gone.
 
 A checkpoint that has expired is removed at the next sweep; until then only `of_owner`, which counts, passes over it.
 """

@@ -16,7 +16,7 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"journal
 _CHUNK_BYTES = 2**20
 
 
-def flush_again(path: Path) -> None:
+def reflush_wal(path: Path) -> None:
     """Write the write-ahead log of the database at `path` once more, byte for byte, and flush it.
 
     A process that died between a write and its flush, or because a flush failed, leaves changes that may exist only in

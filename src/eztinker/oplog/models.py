@@ -26,7 +26,7 @@ _TOUCH = queries.Prepared(
 _COUNT_STEP = queries.Prepared(
     update(models).where(models.c.model_id == bindparam("stepped")).values(num_steps=models.c.num_steps + 1)
 )
-_NOTE_LOSS = queries.Prepared(update(models).where(models.c.model_id == bindparam("trained")))
+_SET_LAST_LOSS = queries.Prepared(update(models).where(models.c.model_id == bindparam("trained")))
 
 
 def run_id_of(model_id: str) -> str:
@@ -69,7 +69,7 @@ def of_owner(
     return queries.many(db, newest.offset(page.offset).limit(page.limit), Model), queries.count(db, query)
 
 
-def run_meant(db: Connection, reference: str, owners: Sequence[str]) -> str | None:
+def resolve_run(db: Connection, reference: str, owners: Sequence[str]) -> str | None:
     """Id of the run that `reference` names: by its id, by the id of one of its models, or by its name.
 
     Args:
@@ -88,15 +88,15 @@ def run_meant(db: Connection, reference: str, owners: Sequence[str]) -> str | No
     return there[0].run_id if there else None
 
 
-def meant(db: Connection, reference: str, owners: Sequence[str]) -> list[Model]:
+def resolve(db: Connection, reference: str, owners: Sequence[str]) -> list[Model]:
     """The model with this id or, if there is none, all models of the run that `reference` names, as in `of_run`.
 
-    A model of other owners is found only after the same queries as for an id that does not exist, as in `run_meant`.
+    A model of other owners is found only after the same queries as for an id that does not exist, as in `resolve_run`.
     """
     model = get(db, reference)
     if model is not None and model.owner in owners:
         return [model]
-    run_id = run_meant(db, reference, owners)
+    run_id = resolve_run(db, reference, owners)
     found = of_run(db, run_id or "")
     is_theirs = bool(found) and found[0].owner in owners
     return found if model is None or is_theirs else [model]
@@ -145,7 +145,7 @@ def num_active(db: Connection) -> dict[str, int]:
 
 
 def set_status(db: Connection, model_ids: Collection[str], status: ModelStatus) -> None:
-    """End those of these models that are active; a model that has ended keeps its first status."""
+    """Set the status of active models that end; a model that has ended keeps its first status."""
     db.execute(
         update(models)
         .where(models.c.model_id.in_(model_ids), models.c.status == ModelStatus.ACTIVE)
@@ -172,8 +172,8 @@ def set_steps(db: Connection, model_id: str, num_steps: int) -> None:
     db.execute(update(models).where(models.c.model_id == model_id).values(num_steps=num_steps))
 
 
-def note_loss(db: Connection, model_id: str, loss: float) -> None:
-    _NOTE_LOSS.run(db, {"trained": model_id, "last_loss": loss})
+def set_last_loss(db: Connection, model_id: str, loss: float) -> None:
+    _SET_LAST_LOSS.run(db, {"trained": model_id, "last_loss": loss})
 
 
 def _require_free(db: Connection, owner: str, name: str) -> None:

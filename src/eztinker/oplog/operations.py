@@ -109,7 +109,7 @@ def fail(
     _settle(db, op_id, now, **outcome, **_payload(keeps_payload))
 
 
-def lose(db: Connection, op_id: str, now: datetime) -> None:
+def mark_lost(db: Connection, op_id: str, now: datetime) -> None:
     _settle(db, op_id, now, status=OperationStatus.LOST)
 
 

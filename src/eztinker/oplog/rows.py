@@ -97,7 +97,7 @@ class Checkpoint(Record, kw_only=True):
     created_at: datetime
     expires_at: datetime | None
     removed_at: datetime | None = None
-    """When the checkpoint was deleted, replaced or expired; its directory is deleted a little later."""
+    """Time at which the checkpoint was deleted, replaced or expired; its directory is deleted a little later."""
 
     def has_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and self.expires_at <= now
@@ -237,7 +237,7 @@ class RecordedSample(Record, kw_only=True):
     num_bytes: int
     """Size of the prompt and all sequences together."""
     used_at: datetime
-    """When the sample was drawn or last named by a training request; it is kept for a while after that."""
+    """Time at which the sample was drawn or last named by a training request; it is kept for a while after that."""
     checksum: int
     """CRC-32 of the prompt."""
     prompt: bytes
@@ -292,7 +292,7 @@ class UsageKind(StrEnum):
 
 
 class Usage(Record):
-    """How much one run used of one thing within one hour."""
+    """One kind of usage of one run within one hour."""
 
     owner: str
     hour: datetime

@@ -22,8 +22,8 @@ from sqlalchemy.exc import OperationalError
 
 from eztinker.errors import InvalidInput, LogFull, LogReplaced, LogUnwritable
 from eztinker.failpoints import reach
-from eztinker.oplog.database import flush_again, open_database
-from eztinker.oplog.upgrade import bring_up_to_date
+from eztinker.oplog.database import open_database, reflush_wal
+from eztinker.oplog.upgrade import create_or_upgrade
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Database:
             self._require_in_place()
         except Exception as error:
             # Disk full or an I/O error at commit: none of the group is durable, so every caller must get the error.
-            return [_failed(_ours(error))] * len(changes)
+            return [_failed(_translated(error))] * len(changes)
         reach("log.committed")
         return outcomes
 
@@ -93,7 +93,7 @@ class Database:
             with self._engine.connect() as connection:
                 return query(connection)
         except (*_DRIVER_ERRORS, OverflowError) as error:
-            raise _ours(error) from error
+            raise _translated(error) from error
 
     def close(self) -> None:
         self._engine.dispose()
@@ -114,18 +114,18 @@ class Store:
         """
         engine = open_database(path)
         try:
-            flush_again(path)
-            bring_up_to_date(engine, path)
+            reflush_wal(path)
+            create_or_upgrade(engine, path)
         except (OperationalError, OSError) as error:
             engine.dispose()
-            raise _refusal(error) from error
+            raise _disk_error(error) from error
         except BaseException:
             engine.dispose()
             raise
         self._database = Database(engine, path)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._is_refused = False
+        self._is_disk_failing = False
         """Whether the last group could not be written."""
         self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
         self._writer.start()
@@ -159,22 +159,22 @@ class Store:
         while (first := self._waiting.get()) is not None:
             group, is_last = self._gather(first)
             outcomes = self._database.commit([waiting.change for waiting in group])
-            self._tell_operator(outcomes)
+            self._log_disk_state(outcomes)
             for waiting, outcome in zip(group, outcomes, strict=True):
                 with contextlib.suppress(RuntimeError):  # its loop is closed: the caller has gone
                     waiting.done.get_loop().call_soon_threadsafe(_settle, waiting.done, outcome)
             if is_last:
                 return
 
-    def _tell_operator(self, outcomes: list[Future[Any]]) -> None:
+    def _log_disk_state(self, outcomes: list[Future[Any]]) -> None:
         """Log one line when writes begin to fail and one when they succeed again; clients retry silently."""
         errors = (each.exception() for each in outcomes)
         refusal = next((error for error in errors if isinstance(error, LogUnwritable)), None)
-        if refusal is not None and not self._is_refused:
+        if refusal is not None and not self._is_disk_failing:
             log.error("%s. Requests are answered 503 until then", refusal, extra={"event": "log_refused"})
-        if refusal is None and self._is_refused:
+        if refusal is None and self._is_disk_failing:
             log.warning("The operation log is written again", extra={"event": "log_written_again"})
-        self._is_refused = refusal is not None
+        self._is_disk_failing = refusal is not None
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """The changes that wait now, to share one commit, and whether the store is closing."""
@@ -224,7 +224,7 @@ def _attempt(connection: Connection, change: Change) -> Future[Any]:
         reason = reason or error  # the change's own error matters more than one of its rollback
     if not _is_in_transaction(connection):
         raise reason  # a full or broken disk may roll back the whole group; later changes must not be committed alone
-    return _failed(_ours(reason))
+    return _failed(_translated(reason))
 
 
 def _is_in_transaction(connection: Connection) -> bool:
@@ -233,11 +233,11 @@ def _is_in_transaction(connection: Connection) -> bool:
     return driver.in_transaction
 
 
-def _ours(error: Exception) -> Exception:
+def _translated(error: Exception) -> Exception:
     """Translate errors of the disk and of too large numbers; return any other error as it is."""
     if isinstance(error, OverflowError):
         return InvalidInput("A number in the request does not fit 64 bits with a sign")
-    return _refusal(error) if isinstance(error, (*_DRIVER_ERRORS, OSError)) else error
+    return _disk_error(error) if isinstance(error, (*_DRIVER_ERRORS, OSError)) else error
 
 
 def _done(result: Any) -> Future[Any]:
@@ -261,7 +261,7 @@ def _settle(done: asyncio.Future[Any], outcome: Future[Any]) -> None:
         done.set_result(outcome.result())
 
 
-def _refusal(error: OperationalError | sqlite3.OperationalError | OSError) -> LogUnwritable:
+def _disk_error(error: OperationalError | sqlite3.OperationalError | OSError) -> LogUnwritable:
     """An error for clients, which will retry, from an error of the disk."""
     if isinstance(error, OSError):
         reason, is_full = error.strerror, error.errno == errno.ENOSPC

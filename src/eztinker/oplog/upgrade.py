@@ -43,7 +43,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 OURS = Migrations(SCHEMA_VERSION, (MIGRATIONS / "versions",))
 
 
-def bring_up_to_date(engine: Engine, path: Path, migrations: Migrations = OURS) -> None:
+def create_or_upgrade(engine: Engine, path: Path, migrations: Migrations = OURS) -> None:
     """Create the tables in a new database, upgrade an older one, and leave an up-to-date one alone.
 
     Raises:

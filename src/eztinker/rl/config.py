@@ -1,4 +1,4 @@
-"""What a rejection-sampling run may be told, and the recipe that comes of it for one model and data set."""
+"""Settings of a rejection-sampling run, and the recipe they give for one model and data set."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from eztinker.errors import InvalidInput, NotFound
+from pydantic import Field
+
+from eztinker.errors import NotFound
 from eztinker.rl.connection import not_served
+from eztinker.settings.schema import Shown, check_dataclass
 
 EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The base model every server has; too small for GSM8K, at home with one-step word problems."""
 
-DatasetName = Literal["gsm8k", "arithmetic"]
+DatasetName = Literal["arithmetic", "gsm8k"]
 PromptStyle = Literal["question_answer", "chat"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """How one data set is asked and answered, and what suits it."""
+    """Prompts, limits and defaults that suit one data set."""
 
     prompt_style: PromptStyle
     """`chat` falls back to `question_answer` where the tokenizer has no chat template."""
@@ -40,63 +43,92 @@ TASKS: dict[DatasetName, Task] = {
 }
 
 
+def _per_dataset(name: str) -> str:
+    """A default that depends on the data set, in words."""
+    return ", ".join(f"{getattr(task, name):g} for {dataset}" for dataset, task in TASKS.items())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RejectionSFTConfig:
-    """What the user decides. None takes the default of the server or of the data set."""
+    """Settings of a run, as the user decides them. None takes the default of the server or of the data set.
 
-    base_model: str | None = None
-    """None: the embedded model where the server offers it, else the first it offers."""
-    dataset: DatasetName | Literal["auto"] = "auto"
-    """auto: one-step arithmetic for the embedded model, GSM8K for any other."""
-    rounds: int = 3
-    max_samples: int = 160
-    """Problems per round; each round takes the next ones."""
-    num_candidates: int = 4
-    """Completions drawn per problem."""
-    temperature: float = 0.8
-    max_new_tokens: int | None = None
-    keep_per_problem: int = 2
-    """Distinct right completions of one problem that are trained on."""
-    filter: bool = True
-    """False trains on as many completions drawn at random, right or wrong: the control."""
-    lora_rank: int = 8
-    learning_rate: float | None = None
-    batch_size: int = 32
-    """Completions behind one optimizer step."""
-    eval_size: int | None = None
-    """Held-out problems answered greedily before the first round and after each."""
-    few_shot_size: int = 100
-    """Of these, how many the untrained model also answers with worked examples in the prompt."""
-    seed: int = 0
-    checkpoint: bool = False
-    """Save after every round, and continue from there when run again."""
-    reset_buffer: bool = False
-    """Forget what an earlier run left in the output directory."""
-    output_dir: Path | None = None
-    """None: a directory under `runs/` named after the settings."""
+    Raises:
+        InvalidInput: a value that cannot work; the message says what would.
+    """
+
+    base_model: Annotated[
+        str | None,
+        Field(description="Base model to train, which the server has to serve."),
+        Shown(metavar="NAME", default="the embedded model, else the first that is served"),
+    ] = None
+    dataset: Annotated[
+        Literal["auto", DatasetName],
+        Field(
+            description="The problems. With auto, one-step arithmetic for the embedded model, and GSM8K for any other."
+        ),
+    ] = "auto"
+    rounds: Annotated[
+        int, Field(ge=1, description="Times to sample and train."), Shown(flags=("--rounds", "--epochs"))
+    ] = 3
+    max_samples: Annotated[int, Field(ge=1, description="Problems per round. Each round takes the next ones.")] = 160
+    num_candidates: Annotated[int, Field(ge=1, description="Answers drawn per problem.")] = 4
+    temperature: Annotated[
+        float,
+        Field(gt=0, le=5, description="Temperature of the samples. Evaluation is greedy."),
+        Shown(bounds="above 0, where all candidates are alike, and at most 5"),
+    ] = 0.8
+    max_new_tokens: Annotated[
+        int | None,
+        Field(ge=1, description="Tokens in one answer at most."),
+        Shown(default=_per_dataset("max_new_tokens")),
+    ] = None
+    keep_per_problem: Annotated[
+        int, Field(ge=1, description="Different right answers to one problem that are trained on.")
+    ] = 2
+    filter: Annotated[
+        bool,
+        Field(
+            description="Train on right answers alone; --no-filter takes random ones, right or wrong, as a control. "
+            "There are as many of them as there would have been right ones."
+        ),
+    ] = True
+    lora_rank: Annotated[int, Field(ge=1, description="Rank of the adapter.")] = 8
+    learning_rate: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="Learning rate of AdamW."),
+        Shown(default=_per_dataset("learning_rate")),
+    ] = None
+    batch_size: Annotated[int, Field(ge=1, description="Answers behind one optimizer step.")] = 32
+    eval_size: Annotated[
+        int | None,
+        Field(ge=1, description="Held-out problems. They are answered before the first round and after each."),
+        Shown(default=_per_dataset("eval_size")),
+    ] = None
+    few_shot_size: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Held-out problems answered with worked examples too. The untrained model does so, and shows "
+            "what its prompt alone can do.",
+        ),
+    ] = 100
+    seed: Annotated[int, Field(description="Decides problems, samples and adapter.")] = 0
+    checkpoint: Annotated[bool, Field(description="Save after every round, and go on from there when run again.")] = (
+        False
+    )
+    reset_buffer: Annotated[
+        bool,
+        Field(description="Forget what an earlier run with these settings left."),
+        Shown(flags=("--fresh", "--reset-buffer")),
+    ] = False
+    output_dir: Annotated[
+        Path | None,
+        Field(description="Where report and adapter go."),
+        Shown(default="a directory under runs/ named after the settings"),
+    ] = None
 
     def __post_init__(self) -> None:
-        counts = (
-            "rounds", "max_samples", "num_candidates", "max_new_tokens", "keep_per_problem", "lora_rank", "batch_size",
-            "eval_size",
-        )  # fmt: skip
-        for name in counts:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {value}", field=name)
-        if self.few_shot_size < 0:
-            raise InvalidInput(f"few_shot_size must be 0 or more, got {self.few_shot_size}", field="few_shot_size")
-        if not 0 < self.temperature <= 5:
-            raise InvalidInput(
-                f"temperature must be above 0, where all candidates are alike, and at most 5, got {self.temperature}",
-                field="temperature",
-            )
-        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise InvalidInput(
-                f"learning_rate must be between 0 and 1, got {self.learning_rate}", field="learning_rate"
-            )
-        if self.dataset not in ("auto", *TASKS):
-            raise InvalidInput(f"dataset must be auto, {' or '.join(TASKS)}, got {self.dataset!r}", field="dataset")
+        check_dataclass(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

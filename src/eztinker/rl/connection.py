@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from eztinker.client_settings import ClientSettings, bypass_proxies, require_server
 from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
 from eztinker.rl.interrupts import import_sdk
+from eztinker.settings.client_settings import ClientSettings, bypass_proxies, require_server
 
 if TYPE_CHECKING:
     import tinker
@@ -44,9 +44,10 @@ def served_models() -> list[str]:
 
 
 def require_served(base_model: str) -> None:
-    """
+    """Refuse a base model that the server does not serve.
+
     Raises:
-        NotFound: the server does not serve `base_model`; the message has the command that does.
+        NotFound: it does not; the message has the command that starts a server which does.
     """
     models = served_models()
     if base_model.partition(":")[0] not in models:
@@ -78,7 +79,7 @@ def _service_client(settings: ClientSettings) -> tinker.ServiceClient:
 
 @contextmanager
 def sdk_errors() -> Iterator[None]:
-    """What the SDK raises inside the block becomes one of our errors, in the server's own words."""
+    """Turn errors of the SDK inside the block into ours, in the server's own words."""
     import tinker
 
     try:

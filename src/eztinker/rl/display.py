@@ -1,4 +1,4 @@
-"""What a run shows while it works: one bar per kind of work, a table of the rounds."""
+"""Console output of a run: one bar per kind of work, a table of the rounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 LINE_SECONDS = 30.0
-"""Between two lines about the same work where no bar can be shown."""
+"""Time between two lines about the same work, where no bar can be shown."""
 
 
 class Bars:
@@ -51,7 +51,7 @@ class Display:
         self.console = console or Console(highlight=False)
 
     def note(self, text: str) -> None:
-        """A plain line."""
+        """Print a plain line."""
         self.console.print(escape(text))
 
     def heading(self, text: str) -> None:
@@ -59,7 +59,7 @@ class Display:
 
     @contextmanager
     def bars(self) -> Iterator[Bars]:
-        """Bars with the time that is left, for as long as the block runs."""
+        """Show bars with the time that is left, for as long as the block runs."""
         columns = (
             TextColumn("{task.description:<34}"),
             BarColumn(),
@@ -73,7 +73,7 @@ class Display:
                 yield bars
 
     def rounds(self, rounds: Sequence[RoundReport], evaluations: Sequence[Evaluation]) -> None:
-        """The per-round table, narrow enough for 80 columns; `evaluations[i]` is of the adapter after i rounds."""
+        """Print the per-round table, in 80 columns; `evaluations[i]` is of the adapter after i rounds."""
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for name in ("Round", "Right", "Solved", "Kept", "Loss", "Seconds", "Held-out, 95 %"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -118,7 +118,7 @@ def accuracy_text(evaluation: Evaluation) -> str:
 
 
 def interval_text(evaluation: Evaluation) -> str:
-    """Its interval in words: `95 % interval 7.0 to 15.5 %`."""
+    """The 95 % interval of an accuracy in words: `95 % interval 7.0 to 15.5 %`."""
     low, high = evaluation.interval
     return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
 

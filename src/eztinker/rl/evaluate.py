@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from eztinker.dataset import MathDataset
 from eztinker.rl.problems import Problem
-from eztinker.rl.sampling import PendingCompletions, Sampler, SamplingSpec
+from eztinker.rl.sampling import AdapterSampler, PendingCompletions, SamplingSpec
 
 _Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A held-out problem and what the model said."""
+class GradedAnswer:
+    """A held-out problem, the model's answer and its grade."""
 
     question: str
     ground_truth: str
@@ -28,7 +28,7 @@ class Answer:
 class Evaluation:
     """Greedy answers to held-out problems, in the order of the problems."""
 
-    answers: list[Answer]
+    answers: list[GradedAnswer]
 
     @property
     def num_right(self) -> int:
@@ -46,7 +46,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class PendingEvaluation:
-    """Held-out problems the server has been sent."""
+    """Held-out problems that the server has been asked, and their completions to come."""
 
     dataset: MathDataset
     asked: Sequence[Problem]
@@ -60,7 +60,7 @@ class PendingEvaluation:
         )
         return Evaluation(
             answers=[
-                Answer(
+                GradedAnswer(
                     question=problem.question,
                     ground_truth=problem.ground_truth,
                     completion=text,
@@ -72,7 +72,7 @@ class PendingEvaluation:
 
 
 def submit_evaluation(
-    sampler: Sampler, dataset: MathDataset, asked: Sequence[Problem], max_tokens: int, stop: tuple[str, ...]
+    sampler: AdapterSampler, dataset: MathDataset, asked: Sequence[Problem], max_tokens: int, stop: tuple[str, ...]
 ) -> PendingEvaluation:
     """Ask every problem once, greedily, without waiting for the answers."""
     spec = SamplingSpec(max_tokens=max_tokens, temperature=0.0, stop=stop)

@@ -1,4 +1,4 @@
-"""Ctrl-C in a run: what it says, and where it has to wait."""
+"""Ctrl-C in a run: its message, and the code in which it is deferred."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def import_sdk() -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let a Ctrl-C, SIGTERM or SIGHUP that this program handles wait, within the block, for its end."""
+    """Defer a Ctrl-C, SIGTERM or SIGHUP that this program handles to the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eztinker.errors import NotFound
 from eztinker.rl.connection import sdk_errors
-from eztinker.rl.runs import TrainingRun
+from eztinker.rl.runs import OpenRun
 from eztinker.rl.sampling import stop_token_id
 from eztinker.rl.training import Example, TrainingStep, submit_step
 
@@ -27,7 +27,7 @@ class _Job:
 _jobs: dict[str, _Job] = {}
 
 
-def queue_training(run: TrainingRun, examples: Sequence[Example], learning_rate: float) -> str:
+def queue_training(run: OpenRun, examples: Sequence[Example], learning_rate: float) -> str:
     """Queue one optimizer step over `examples` and a checkpoint behind it; the id is for `wait_for_job`."""
     job_id = f"job_{secrets.token_hex(6)}"
     step = submit_step(run.client, examples, stop_token_id(run.tokenizer), learning_rate)

@@ -27,8 +27,8 @@ from eztinker.rl.problems import Problem, ProblemSet
 from eztinker.rl.report import write_progress, write_report
 from eztinker.rl.report.summary import ADAPTER_DIR
 from eztinker.rl.rollouts import Rollout, graded, keep_random, keep_right
-from eztinker.rl.runs import TrainingRun, new_run, resume_run
-from eztinker.rl.sampling import Sampler, SamplingSpec, stop_token_id
+from eztinker.rl.runs import OpenRun, new_run, resume_run
+from eztinker.rl.sampling import AdapterSampler, SamplingSpec, stop_token_id
 from eztinker.rl.state import STATE_FILE, RunState, load_state, round_report, save_state
 from eztinker.rl.training import Example, submit_step
 
@@ -49,15 +49,13 @@ def run_rejection_sft(config: RejectionSFTConfig, display: Display | None = None
 
 
 class RejectionSFT:
-    """One run of the whole job against the server that the environment names.
+    """A run of all rounds, on the server that the environment names.
 
     Each round draws from the adapter as the round before left it. What needs the same adapter is asked at once: a
     round's samples and the held-out measurement of the adapter they come from share the server's running batch.
     """
 
-    def __init__(
-        self, recipe: Recipe, run: TrainingRun, problems: ProblemSet, state: RunState, display: Display
-    ) -> None:
+    def __init__(self, recipe: Recipe, run: OpenRun, problems: ProblemSet, state: RunState, display: Display) -> None:
         self._recipe = recipe
         self._config = recipe.config
         self._run = run
@@ -68,7 +66,7 @@ class RejectionSFT:
 
     @classmethod
     def open(cls, config: RejectionSFTConfig, display: Display) -> RejectionSFT:
-        """A new run, or with `checkpoint` the one that an earlier process left unfinished."""
+        """Start a run, or with `checkpoint` resume the one that an earlier process left unfinished."""
         recipe = Recipe.of(config, served_models())
         state = _earlier_state(recipe)
         if state is not None and state.checkpoint_path is not None:
@@ -95,7 +93,7 @@ class RejectionSFT:
             raise RunInterrupted(self._kept()) from interrupt
 
     def _kept(self) -> str:
-        """What an interrupted run leaves, and how it goes on."""
+        """Say what an interrupted run leaves, and how it goes on."""
         number = len(self._state.rounds)
         kept = [counted(number, "finished round")] if number and self._config.checkpoint else []
         if self._rollouts_of_earlier_try(number + 1):
@@ -155,7 +153,7 @@ class RejectionSFT:
         return rollouts
 
     def _marked(self, rollouts: list[Rollout], number: int) -> list[Rollout]:
-        """What is trained on. The control takes as many as the filter would, and at least one batch."""
+        """Mark what is trained on. The control takes as many as the filter would, and at least one batch."""
         filtered = keep_right(rollouts, self._config.keep_per_problem)
         if self._config.filter:
             return filtered
@@ -163,7 +161,7 @@ class RejectionSFT:
         return keep_random(rollouts, num_kept, random.Random(f"control/{self._config.seed}/{number}"))
 
     def _train(self, rollouts: list[Rollout], number: int) -> list[float]:
-        """One pass over the kept rollouts; the loss of each optimizer step."""
+        """Train on the kept rollouts once; returns the loss of each optimizer step."""
         tokenizer = self._run.tokenizer
         examples = [
             Example(prompt_tokens=encode_prompt(tokenizer, rollout.prompt), completion_tokens=rollout.tokens)
@@ -194,8 +192,8 @@ class RejectionSFT:
         with sdk_errors():
             return self._run.save(f"round-{number}").result().path
 
-    def _measure(self, sampler: Sampler, bars: Bars) -> None:
-        """Held-out accuracy of the adapter, unless an earlier try has it; before any training, few-shot too."""
+    def _measure(self, sampler: AdapterSampler, bars: Bars) -> None:
+        """Measure held-out accuracy, unless an earlier try has it; before any training, few-shot too."""
         num_trained = len(self._state.rounds)
         if len(self._state.evaluations) > num_trained:
             return
@@ -213,7 +211,7 @@ class RejectionSFT:
         )
         self._display.note(f"Held-out accuracy after {counted(num_trained, 'round')}: {accuracy_text(evaluation)}")
 
-    def _submit_evaluation(self, sampler: Sampler, problems: list[Problem]) -> PendingEvaluation:
+    def _submit_evaluation(self, sampler: AdapterSampler, problems: list[Problem]) -> PendingEvaluation:
         recipe = self._recipe
         return submit_evaluation(sampler, self._problems.held_out, problems, recipe.max_new_tokens, recipe.task.stop)
 
@@ -225,7 +223,7 @@ class RejectionSFT:
         self._save_state()
 
     def _finish(self) -> dict[str, Any]:
-        """Save and fetch the adapter, and write what people read."""
+        """Save and fetch the adapter, and write the report."""
         sampler_path = self._run.save_for_sampling("final")
         download_adapter(self._run.client, "final", self._directory / ADAPTER_DIR)
         summary = write_report(self._recipe, self._state, self._buffer(), sampler_path)
@@ -233,7 +231,7 @@ class RejectionSFT:
         return summary
 
     def _sampling_spec(self, number: int, place: int) -> SamplingSpec:
-        """Every request has its own seed, so a run is the same again whatever else the server does."""
+        """The sampling of one problem; its own seed makes a run repeatable whatever else the server does."""
         return SamplingSpec(
             max_tokens=self._recipe.max_new_tokens,
             temperature=self._config.temperature,
@@ -242,7 +240,7 @@ class RejectionSFT:
         )
 
     def _rollouts_of_earlier_try(self, number: int) -> list[Rollout]:
-        """What a run that stopped in the middle of this round had already drawn."""
+        """Rollouts that a run which stopped in the middle of this round had already drawn."""
         entries = load_buffer(self._directory / BUFFER_FILE)
         return [msgspec.convert(entry, Rollout) for entry in entries if entry.get("round") == number]
 
@@ -266,8 +264,9 @@ class RejectionSFT:
         )
 
 
-def _resumed(run_id: str, checkpoint_path: str) -> TrainingRun:
-    """
+def _resumed(run_id: str, checkpoint_path: str) -> OpenRun:
+    """Resume a run of an earlier process.
+
     Raises:
         NotFound: the checkpoint is on another server, or was deleted.
     """
@@ -280,7 +279,7 @@ def _resumed(run_id: str, checkpoint_path: str) -> TrainingRun:
 
 
 def _earlier_state(recipe: Recipe) -> RunState | None:
-    """What an earlier run left, if this one is to go on from it; otherwise its files are removed.
+    """The state of an earlier run, if this one is to go on from it; otherwise its files are removed.
 
     A run without checkpoints leaves samples without a state, so nothing tells which settings they were drawn with.
     """

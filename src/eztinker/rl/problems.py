@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _HELD_OUT_SEED = 1
-"""The same for all runs, so that their accuracies are about the same problems."""
+"""Fixed for all runs, so that their accuracies are about the same problems."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Problem:
     """One problem as the model is asked it."""
 
     question_id: int
-    """Its place in the data set."""
+    """Index of the problem in the data set."""
     question: str
     ground_truth: str
     prompt: str

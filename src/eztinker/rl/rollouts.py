@@ -23,15 +23,15 @@ class Rollout:
     prompt: str
     completion: str
     tokens: list[int]
-    """Of the completion, without the stop token."""
+    """Token ids of the completion, without the stop token."""
     logprobs: list[float]
-    """Of each token, as the sampler drew it, in nats."""
+    """Log-probability of each token as the sampler drew it, in nats."""
     is_finished: bool
-    """Whether the completion ended by itself rather than at the token limit."""
+    """True if the completion ended by itself rather than at the token limit."""
     reward: float
     """1.0 for a right answer, 0.0 for a wrong one."""
     is_kept: bool = False
-    """Whether it was trained on."""
+    """True if it is trained on."""
 
     @property
     def is_right(self) -> bool:
@@ -66,7 +66,7 @@ def graded(
 
 
 def keep_right(rollouts: Sequence[Rollout], per_problem: int) -> list[Rollout]:
-    """Mark the right ones to be trained on: finished, no text twice, at most `per_problem` of each problem.
+    """Mark right rollouts to be trained on: finished, no text twice, at most `per_problem` of each problem.
 
     Unfinished ones are left out even if right: they would teach the model to stop in the middle of a sentence.
     """
@@ -86,6 +86,6 @@ def keep_right(rollouts: Sequence[Rollout], per_problem: int) -> list[Rollout]:
 
 
 def keep_random(rollouts: Sequence[Rollout], num_kept: int, rng: random.Random) -> list[Rollout]:
-    """Mark `num_kept` of them, or all if there are fewer, right or wrong, finished or not: the control."""
+    """Mark `num_kept` random rollouts, or all if there are fewer, right or wrong, finished or not: the control."""
     kept = set(rng.sample(range(len(rollouts)), min(num_kept, len(rollouts))))
     return [replace(rollout, is_kept=index in kept) for index, rollout in enumerate(rollouts)]

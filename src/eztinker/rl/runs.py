@@ -1,4 +1,4 @@
-"""Training runs by id or name: whatever names a run finds the newest state of its adapter from any process.
+"""Training runs by id or name, in the newest state of their adapter, from any process.
 
 A training client lives and dies with its process, so every change is saved as a checkpoint; whoever opens the run goes
 on from the newest, optimizer moments included, with a new Tinker model that belongs to the same run. Nothing about a
@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING
 from eztinker.errors import NotFound
 from eztinker.rest_client import SCHEME, rest_client
 from eztinker.rl.connection import require_served, sdk_errors, service_client
-from eztinker.rl.sampling import Sampler
+from eztinker.rl.sampling import AdapterSampler
 
 if TYPE_CHECKING:
     import tinker
     from transformers import PreTrainedTokenizerBase
 
 RUN_KEY, NAME_KEY, NOTE_KEY = "eztinker_run", "eztinker_name", "eztinker_note"
-"""What the server reads of a new model's `user_metadata`: the run it carries on, or what its own run is called."""
+"""Keys that the server reads in a new model's `user_metadata`: the run it carries on, or what its own run is called."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingRun:
-    """A run this process can train and sample."""
+class OpenRun:
+    """A training run that this process has a client for, to train and to sample."""
 
     run_id: str
     client: tinker.TrainingClient
     tokenizer: PreTrainedTokenizerBase
 
-    def sampler(self) -> Sampler:
-        """Draws from the adapter as it is now; later training does not change it."""
+    def sampler(self) -> AdapterSampler:
+        """A sampler for the adapter as it is now; later training does not change it."""
         with sdk_errors():
-            return Sampler(self.client.save_weights_and_get_sampling_client().result(), self.tokenizer)
+            return AdapterSampler(self.client.save_weights_and_get_sampling_client().result(), self.tokenizer)
 
     def save(self, name: str = "latest") -> tinker.APIFuture[tinker.types.SaveWeightsResponse]:
         """Queue a checkpoint from which any process can go on; it replaces an earlier one of that name."""
@@ -42,14 +42,14 @@ class TrainingRun:
             return self.client.save_state(name, overwrite=True)
 
     def save_for_sampling(self, name: str) -> str:
-        """Save the adapter alone; the tinker:// path, with the run's id, that samplers load."""
+        """Save the adapter alone; returns the tinker:// path, with the run's id, that samplers load."""
         with sdk_errors():
             self.client.save_weights_for_sampler(name).result()
         return f"{SCHEME}{self.run_id}/sampler_weights/{name}"
 
 
-_open_runs: dict[str, TrainingRun] = {}
-"""By model id: the runs whose newest state this process holds, so far as no other has trained them since."""
+_open_runs: dict[str, OpenRun] = {}
+"""Runs by model id whose newest state this process holds, so far as no other has trained them since."""
 
 
 def create_training_run(
@@ -78,8 +78,8 @@ def create_training_run(
 
 def new_run(
     base_model: str, lora_rank: int, seed: int | None = None, *, name: str | None = None, note: str | None = None
-) -> TrainingRun:
-    """A fresh adapter; no other process can go on from it before its first `save`."""
+) -> OpenRun:
+    """Start a fresh adapter; no other process can go on from it before its first `save`."""
     label = {key: value for key, value in ((NAME_KEY, name), (NOTE_KEY, note)) if value is not None}
     with sdk_errors():
         client = (
@@ -98,7 +98,7 @@ def new_run(
         return _opened(server.run(model_id)["run_id"], client)
 
 
-def open_run(reference: str) -> TrainingRun:
+def open_run(reference: str) -> OpenRun:
     """The run with this id or name in its newest state, whichever process trained it last.
 
     Raises:
@@ -113,8 +113,8 @@ def open_run(reference: str) -> TrainingRun:
     return _open_runs.get(_model_id(path)) or resume_run(run["run_id"], path)
 
 
-def resume_run(run_id: str, checkpoint_path: str) -> TrainingRun:
-    """The run as the checkpoint holds it, optimizer moments included."""
+def resume_run(run_id: str, checkpoint_path: str) -> OpenRun:
+    """Resume a run as the checkpoint holds it, optimizer moments included."""
     with sdk_errors():
         client = (
             service_client()
@@ -124,9 +124,9 @@ def resume_run(run_id: str, checkpoint_path: str) -> TrainingRun:
     return _opened(run_id, client)
 
 
-def _opened(run_id: str, client: tinker.TrainingClient) -> TrainingRun:
+def _opened(run_id: str, client: tinker.TrainingClient) -> OpenRun:
     with sdk_errors():
-        run = TrainingRun(run_id, client, client.get_tokenizer())
+        run = OpenRun(run_id, client, client.get_tokenizer())
         _open_runs[client.get_info().model_id] = run
     return run
 

@@ -1,4 +1,4 @@
-"""Completions from an adapter: what was drawn, and where its answer ends."""
+"""Completions drawn from an adapter, cut where their answer ends."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Completion:
     text: str
     tokens: list[int]
     logprobs: list[float]
-    """Of each token, as the sampler drew it, in nats."""
+    """Log-probability of each token as the sampler drew it, in nats."""
     is_finished: bool
-    """Whether it ended by itself rather than at the token limit."""
+    """True if it ended by itself rather than at the token limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSpec:
-    """How completions are drawn."""
+    """Limits, temperature and seed of one sampling request."""
 
     max_tokens: int
     temperature: float
@@ -41,7 +41,7 @@ class SamplingSpec:
 
 @dataclass(frozen=True, slots=True)
 class PendingCompletions:
-    """A request the server has been sent."""
+    """A sampling request that the server has, and its future."""
 
     response: tinker.APIFuture[tinker.SampleResponse]
     tokenizer: PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ class PendingCompletions:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampler:
+class AdapterSampler:
     """Draws from one fixed state of an adapter."""
 
     client: tinker.SamplingClient
@@ -101,7 +101,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
 def trimmed(
     tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], logprobs: Sequence[float], stop: Sequence[str]
 ) -> Completion:
-    """What was drawn, up to the first special token (the end-of-sequence token or a kin of it) or stop text.
+    """The completion in drawn tokens: up to the first special token, as the end-of-sequence token is, or stop text.
 
     Cut between tokens, so that every token left keeps its logprob; a token that holds a piece of the stop text goes.
     """

@@ -1,4 +1,4 @@
-"""What a run has done so far, kept beside its results so that it can go on after a stop."""
+"""The state of a run, kept next to its results so that it can go on after a stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundReport:
-    """One round: what was drawn, what was kept of it, and what training on that gave."""
+    """Figures of one round: what was drawn, what was kept of it, and what training on that gave."""
 
     round: int
     num_sampled: int
@@ -29,9 +29,9 @@ class RoundReport:
     """Problems with at least one right completion."""
     num_kept: int
     mean_tokens: float
-    """Of a completion, without the stop token."""
+    """Mean length of a completion, without the stop token."""
     losses: list[float]
-    """Of each optimizer step, per trained token in nats; empty where nothing was kept."""
+    """Loss of each optimizer step, per trained token in nats; empty where nothing was kept."""
     seconds: float
 
     @property
@@ -45,7 +45,7 @@ class RoundReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
-    """A run between two rounds."""
+    """The state of a run between two rounds."""
 
     identity: dict[str, Any]
     run_id: str = ""
@@ -54,11 +54,11 @@ class RunState:
     """The adapter after the last round in `rounds`; None where none was saved."""
     rounds: list[RoundReport] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
-    """Of the adapter after 0, 1, 2, ... rounds."""
+    """Held-out answers of the adapter after 0, 1, 2, ... rounds."""
     few_shot: Evaluation | None = None
-    """Of the untrained model with worked examples in the prompt."""
+    """Held-out answers of the untrained model with worked examples in the prompt."""
     seconds: float = 0.0
-    """Spent on the rounds and evaluations above."""
+    """Time spent on `rounds` and `evaluations`."""
 
 
 def round_report(rollouts: list[Rollout], losses: list[float], seconds: float) -> RoundReport:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """A prompt and the completion the model shall learn to give."""
+    """A prompt, and the completion that the model is to learn."""
 
     prompt_tokens: Sequence[int]
     completion_tokens: Sequence[int]
-    """Without the stop token."""
+    """Token ids of the completion, without the stop token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class TrainingStep:
     num_loss_tokens: int
 
     def mean_loss(self) -> float:
-        """Wait for the step; its loss per trained token, in nats."""
+        """Wait for the step; returns its loss per trained token, in nats."""
         with sdk_errors():
             output = self.forward_backward.result()
             self.optim_step.result()

@@ -11,9 +11,8 @@ from datetime import timedelta
 from functools import partial
 
 from eztinker.base_models.catalog import Catalog
-from eztinker.config import ServerConfig
 from eztinker.errors import ConfigError
-from eztinker.keys import ensure_signing_secret
+from eztinker.keys.server_key import ensure_signing_secret
 from eztinker.oplog import epochs
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import Configure
@@ -51,6 +50,7 @@ from eztinker.service.training.run_directory import RunDirectory
 from eztinker.service.training.run_listings import RunListings
 from eztinker.service.training.training import Training
 from eztinker.service.training.training_runs import TrainingRuns
+from eztinker.settings.server_config import ServerConfig
 
 log = logging.getLogger(__name__)
 

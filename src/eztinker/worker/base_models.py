@@ -45,7 +45,7 @@ class BaseModels:
         self._loaded: dict[str, LoadedModel] = {}
 
     def get(self, name: str) -> LoadedModel:
-        """The model served as `name`, read from its folder the first time."""
+        """The model served as `name`, loaded from its folder the first time."""
         if name not in self._directories:
             raise ModelNotServed(f"The base model {name!r} is not served; served are {', '.join(self._directories)}")
         if name not in self._loaded:

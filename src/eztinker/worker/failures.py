@@ -1,4 +1,4 @@
-"""Any exception of the engine as a `Failed` event: our own as they are, foreign ones in words that help."""
+"""`Failed` events from exceptions of the engine: our own as they are, foreign ones in words that help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eztinker.protocol.frames import Failed
 log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc")
-"""What torch, the operating system and C++ say."""
+"""Words for lack of memory of torch, the operating system and C++."""
 
 
 def failed(op_id: str, error: Exception) -> Failed:

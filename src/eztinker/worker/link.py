@@ -27,7 +27,7 @@ class Link:
         threading.Thread(target=self._read_forever, name="commands", daemon=True).start()
 
     def send(self, *events: Event) -> None:
-        """Hand events over together, so that the other side wakes once for them."""
+        """Send events in one write, so that the other side wakes once for them."""
         try:
             self._connection.sendall(b"".join(encode_frame(event) for event in events))
         except OSError as error:
@@ -35,7 +35,7 @@ class Link:
 
     @property
     def has_commands(self) -> bool:
-        """Some have arrived that `receive` has not given out."""
+        """Whether commands have arrived that `receive` has not given out."""
         return not self._commands.empty()
 
     def receive(self, *, wait: bool) -> list[AnyCommand]:

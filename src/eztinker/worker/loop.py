@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_SECONDS = 1.0
 
-_PROMISE = {
+_GUARANTEE = {
     True: "What is sampled has the same bits whatever is sampled beside it",
     False: "What is sampled beside a sequence may change last bits of its logprobs, and now and then a token",
 }
-"""What a start says, by whether the engine is batch invariant."""
+"""Sentence in the engine's first log line, by whether the engine is batch invariant."""
 
 
 def serve(link: Link) -> None:
@@ -70,13 +70,21 @@ def _start(link: Link, configure: Configure) -> Loop:
         kernels=kernels_text(dtype, device),
         is_batch_invariant=is_batch_invariant(dtype, device),
     )
-    log.info("The engine computes on %s in %s, threads: %d", ready.device, ready.dtype, num_threads)
-    log.info("Own kernels: %s. %s", ready.kernels, _PROMISE[ready.is_batch_invariant])
+    log.info(
+        "The engine computes on %s in %s, threads: %d. Own kernels: %s. %s",
+        ready.device,
+        ready.dtype,
+        num_threads,
+        ready.kernels,
+        _GUARANTEE[ready.is_batch_invariant],
+    )
     link.send(ready)
     return Loop(link, scheduler, Operations(base_models))
 
 
 class Loop:
+    """Commands in, events out, and the scheduler's turns in between."""
+
     def __init__(self, link: Link, scheduler: Scheduler, operations: Operations) -> None:
         self._link, self._scheduler, self._operations = link, scheduler, operations
         self._status_sent = 0.0

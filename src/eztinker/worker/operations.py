@@ -1,14 +1,14 @@
-"""What each command does to the engine's training runs, and the event that reports it."""
+"""Execution of commands on the engine's training runs, and the events that report their results."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from eztinker.checkpoints.store import read_manifest, remove_checkpoint
+from eztinker.checkpoints.checkpoint_files import read_manifest, remove_checkpoint
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sample_job import SampleJob
 from eztinker.engine.scheduler import Job
-from eztinker.engine.trainer import Pass, RunState
+from eztinker.engine.trainer import Pass, TrainingState
 from eztinker.engine.training_queue import TrainingJob
 from eztinker.errors import AlreadyExists, NotFound
 from eztinker.model.lora import Adapter
@@ -47,7 +47,7 @@ class Operations:
 
     def __init__(self, base_models: BaseModels) -> None:
         self._base_models = base_models
-        self._runs: dict[str, RunState] = {}
+        self._runs: dict[str, TrainingState] = {}
         self._sampler_adapters = SamplerAdapters()
 
     def training(self, command: TrainingCommand) -> TrainingJob:
@@ -122,17 +122,17 @@ class Operations:
     def _unload(self, command: UnloadModel) -> None:
         self._runs.pop(command.model_id, None)
 
-    def _run(self, model_id: str) -> RunState:
+    def _run(self, model_id: str) -> TrainingState:
         if model_id not in self._runs:
             raise NotFound(f"No training run {model_id} is loaded")
         return self._runs[model_id]
 
-    def _new_run(self, model_id: str, base_model: str, lora: LoraSpec) -> RunState:
+    def _new_run(self, model_id: str, base_model: str, lora: LoraSpec) -> TrainingState:
         decoder = self._base_models.get(base_model).decoder
-        self._runs[model_id] = RunState(base_model, decoder, Adapter.new(decoder.config, lora, decoder.device))
+        self._runs[model_id] = TrainingState(base_model, decoder, Adapter.new(decoder.config, lora, decoder.device))
         return self._runs[model_id]
 
-    def _state(self, run: RunState) -> AdapterState:
+    def _state(self, run: TrainingState) -> AdapterState:
         return AdapterState(lora=run.adapter.lora, base_model=run.base_model, step=run.optimizer.step)
 
 

@@ -7,27 +7,23 @@ from collections.abc import Iterator
 import pytest
 import tinker
 
-from tests.servers import API_KEY, RunningServer, key_of, serving_scripted
+from tests.servers import API_KEY, RunningServer, key_of, replaced, scripted_marks_in, serving_scripted
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("server")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(directory))
-        patch.setattr("eztinker.service.service.HOUSEKEEPING_SECONDS", 0.1)
-        with serving_scripted(directory, poll_hold_seconds=0.5) as running:
-            yield running
-
-
-@pytest.fixture
-def rest(server: RunningServer) -> tinker.RestClient:
-    return tinker.RestClient(base_url=server.url, api_key=API_KEY)
+    with (
+        scripted_marks_in(directory),
+        replaced({"eztinker.service.service.HOUSEKEEPING_SECONDS": 0.1}),
+        serving_scripted(directory, poll_hold_seconds=0.5) as running,
+    ):
+        yield running
 
 
 @pytest.fixture
 def other(server: RunningServer) -> tinker.RestClient:
-    """The same server with the key of somebody else."""
+    """A client with the key of somebody else."""
     return tinker.RestClient(base_url=server.url, api_key=key_of(server, "other"))
 
 

@@ -1,4 +1,4 @@
-"""Promises, texts and downloads that clients may get wrong."""
+"""Futures, texts and downloads that clients may get wrong."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sampler(module_http: httpx.Client) -> str:
     return new_sampler(module_http)
 
 
-# Rows 23 to 25, 27, 28 and 30: order, promises, texts, downloads.
+# Rows 23 to 25, 27, 28 and 30: order, futures, texts, downloads.
 
 
 @pytest.mark.conforms(43)
@@ -47,14 +47,14 @@ def test_a_repeated_number_with_another_body_runs_once_and_is_logged(
     http: httpx.Client, caplog: pytest.LogCaptureFixture
 ):
     run = new_run(http)
-    promises = {send_chunk(http, chunk(run, 1, token)) for token in (10, 11)}
-    assert len(promises) == 1
+    futures = {send_chunk(http, chunk(run, 1, token)) for token in (10, 11)}
+    assert len(futures) == 1
     assert loss_of(outcome(http, send_chunk(http, chunk(run, 2)), accept=PROTOBUF)) == 2.0
     assert reused_numbers(caplog) == [
         f"Number 1 of {run} came again with something else to do (forward_backward); "
         "it was not done, the first promise holds"
     ]
-    assert optim_step(http, run, 1) in promises
+    assert optim_step(http, run, 1) in futures
     assert "(optim_step)" in reused_numbers(caplog)[-1]
 
 
@@ -73,13 +73,13 @@ def reused_numbers(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.conforms(37)
-def test_a_promise_is_forged_pending_or_expired(server: RunningServer, http: httpx.Client, sampler: str):
+def test_a_future_is_forged_pending_or_expired(server: RunningServer, http: httpx.Client, sampler: str):
     refused(http.post("/retrieve_future", json={"request_id": "op-forged"}), 404, "No such request")
-    promise = post(http, "/asample", **sample_body(sampler, seq_id=77))["request_id"]
-    outcome(http, promise)
+    future = post(http, "/asample", **sample_body(sampler, seq_id=77))["request_id"]
+    outcome(http, future)
     with sqlite3.connect(data_dir(server) / "oplog.sqlite3") as db:
-        db.execute("update operations set status = 'expired', result = null where op_id = ?", [promise])
-    refused(http.post("/retrieve_future", json={"request_id": promise}), 410, "is gone")
+        db.execute("update operations set status = 'expired', result = null where op_id = ?", [future])
+    refused(http.post("/retrieve_future", json={"request_id": future}), 410, "is gone")
 
 
 @pytest.mark.parametrize("text", ["<b>bold</b>", "\x1b[31mred", "a\nb", "=cmd()", "\u202eabc"])

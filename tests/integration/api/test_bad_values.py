@@ -1,6 +1,6 @@
 """Values that cannot be granted, each refused with its place, its value and what was expected.
 
-On a numbered training operation a mistake fails the promise and not the request, because the official client would hang
+On a numbered training operation a mistake fails the future and not the request, because the official client would hang
 on a 4xx.
 """
 
@@ -71,7 +71,7 @@ def batch(run: str, seq_id: int, *, tokens: Any = (10, 11), targets: Any = (10, 
         ({"colour": [1.0, 1.0]}, "the loss does not read colour"),
     ],
 )
-def test_a_bad_datum_fails_its_promise(http: httpx.Client, run: str, fields: dict[str, Any], sentence: str):
+def test_a_bad_datum_fails_its_future(http: httpx.Client, run: str, fields: dict[str, Any], sentence: str):
     seq_id = next(seq_ids)
     failed(http, http.post("/forward_backward", json=batch(run, seq_id, **fields)), sentence)
 
@@ -101,7 +101,7 @@ def test_weights_are_finite(http: httpx.Client, run: str, value: float):
         ({"momentum": 0.9}, "`momentum`"),
     ],
 )
-def test_a_bad_step_fails_its_promise(http: httpx.Client, run: str, adam: dict[str, Any], sentence: str):
+def test_a_bad_step_fails_its_future(http: httpx.Client, run: str, adam: dict[str, Any], sentence: str):
     body = {"model_id": run, "seq_id": next(seq_ids), "adam_params": adam}
     failed(http, http.post("/optim_step", json=body), sentence)
 
@@ -146,7 +146,7 @@ def test_a_sample_beyond_the_context_is_refused_with_the_numbers(http: httpx.Cli
         ({"rank": 4, "seed": 2**63}, "The LoRA seed must be between 0"),
     ],
 )
-def test_an_impossible_adapter_fails_its_promise(http: httpx.Client, lora: dict[str, Any], sentence: str):
+def test_an_impossible_adapter_fails_its_future(http: httpx.Client, lora: dict[str, Any], sentence: str):
     body = {"session_id": new_session(http), "model_seq_id": 0, "base_model": "tiny", "lora_config": lora}
     failed(http, http.post("/create_model", json=body), sentence)
 

@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError
 from eztinker.protocol import wire_pb2
 from tests.json_places import encode, holder_of, nested, places_in
 from tests.route_cases import CASES, Call, Ids, make_ids, unknown_ids
-from tests.servers import RunningServer, serving_scripted
+from tests.servers import RunningServer, replaced, scripted_marks_in, serving_scripted
 from tests.wire import PROTOBUF
 
 NUM_REQUESTS = 10_000 if os.environ.get("EZTINKER_FULL_SIZE") == "1" else 2_500
@@ -225,11 +225,13 @@ def memory_kb() -> int:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("a-secret-place")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(directory))
-        patch.setattr("eztinker.service.checkpoints.uploads.MAX_UNFINISHED", 1_000)  # each set of ids begins one
-        with serving_scripted(directory, poll_hold_seconds=0.01, max_runs=100_000) as running:
-            yield running
+    each_set_of_ids_begins_one = {"eztinker.service.checkpoints.uploads.MAX_UNFINISHED": 1_000}
+    with (
+        scripted_marks_in(directory),
+        replaced(each_set_of_ids_begins_one),
+        serving_scripted(directory, poll_hold_seconds=0.01, max_runs=100_000) as running,
+    ):
+        yield running
 
 
 def complaint(response: httpx.Response, hidden: Path) -> str | None:

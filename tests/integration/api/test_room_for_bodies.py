@@ -6,7 +6,6 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +14,7 @@ import zstandard
 from eztinker.api.reading import DECODED_FACTOR, FREE_BYTES, SMALL_BYTES
 from tests.integration.api.test_raw_http import connect, get, read_answer
 from tests.route_cases import tenant
-from tests.servers import RunningServer, serving_scripted, wait_until
+from tests.servers import RunningServer, ServeScripted, wait_until
 from tests.wire import PROTOBUF, new_session
 
 BUDGET_BYTES = 1 << 20
@@ -24,10 +23,8 @@ LARGE = 300_000
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
-    with serving_scripted(tmp_path, poll_hold_seconds=0.5, max_body_bytes=BUDGET_BYTES) as running:
-        yield running
+def server(serve_scripted: ServeScripted) -> RunningServer:
+    return serve_scripted(poll_hold_seconds=0.5, max_body_bytes=BUDGET_BYTES)
 
 
 @contextmanager

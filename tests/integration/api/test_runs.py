@@ -25,8 +25,8 @@ def http(server: RunningServer, request: pytest.FixtureRequest) -> Iterator[http
 def carry_on(http: httpx.Client, path: str, run: str) -> str:
     """A new model that carries `run` on from the checkpoint at `path`."""
     fields = {"session_id": new_session(http), "model_seq_id": 0, "path": path, "optimizer": True}
-    promise = post(http, "/load_weights", **fields, user_metadata={"eztinker_run": run})
-    loaded = outcome(http, promise["request_id"])
+    future = post(http, "/load_weights", **fields, user_metadata={"eztinker_run": run})
+    loaded = outcome(http, future["request_id"])
     assert loaded.status_code == 200, loaded.text
     return loaded.json()["model_id"]
 
@@ -147,8 +147,8 @@ def test_a_name_that_cannot_be_kept_is_refused_where_it_is_given(http: httpx.Cli
 
 def test_a_run_that_is_not_there_cannot_be_carried_on(http: httpx.Client):
     body = {"session_id": new_session(http), "model_seq_id": 0, "base_model": "tiny"}
-    promise = post(http, "/create_model", **body, user_metadata={"eztinker_run": "run_000000000000"})
-    assert "No such training run 'run_000000000000'" in outcome(http, promise["request_id"]).text
+    future = post(http, "/create_model", **body, user_metadata={"eztinker_run": "run_000000000000"})
+    assert "No such training run 'run_000000000000'" in outcome(http, future["request_id"]).text
 
 
 def test_a_name_that_is_taken_is_refused_to_the_second_run(http: httpx.Client):

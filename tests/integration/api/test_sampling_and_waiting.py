@@ -30,11 +30,11 @@ from tests.wire import (
 
 @pytest.mark.conforms(33, 79)
 def test_a_sample_carries_one_id_per_sequence(http: httpx.Client):
-    promise = post(http, "/asample", **sample_body(new_sampler(http), num_samples=3))
-    assert len(set(promise["sample_sequence_ids"])) == 3
-    response = outcome(http, promise["request_id"], accept=PROTOBUF)
+    future = post(http, "/asample", **sample_body(new_sampler(http), num_samples=3))
+    assert len(set(future["sample_sequence_ids"])) == 3
+    response = outcome(http, future["request_id"], accept=PROTOBUF)
     assert len(wire_pb2.SampleResponse.FromString(response.content).sequences) == 3
-    as_json = outcome(http, promise["request_id"]).json()
+    as_json = outcome(http, future["request_id"]).json()
     assert as_json["sequences"][0] == {"stop_reason": "length", "tokens": [11, 12], "logprobs": [-1.0, -1.0]}
 
 

@@ -1,4 +1,4 @@
-"""A secret that is given in the wrong place is said nowhere: not in a refusal, a failed promise or the log."""
+"""A secret that is given in the wrong place is said nowhere: not in a refusal, a failed future or the log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def secrets(server: RunningServer) -> dict[str, str]:
 
 
 def is_silent(http: httpx.Client, response: httpx.Response, secret: str) -> bool:
-    """Whether neither the answer nor, if it is a promise, its outcome says the secret. What went well may say it."""
+    """Whether neither the answer nor, if it is a future, its outcome says the secret. What went well may say it."""
     if response.status_code == 200 and response.headers["content-type"] == "application/json":
         request_id = response.json().get("request_id")
         if not isinstance(request_id, str):

@@ -66,7 +66,7 @@ def test_a_repeated_creation_is_the_same_run(http: httpx.Client):
         ({"optimizer_config": {"type": "dimuon", "version": 1}}, "Optimizer 'dimuon' is not supported"),
     ],
 )
-def test_an_impossible_run_is_a_promise_that_fails(http: httpx.Client, fields: dict[str, Any], sentence: str):
+def test_an_impossible_run_is_a_future_that_fails(http: httpx.Client, fields: dict[str, Any], sentence: str):
     body: dict[str, Any] = {"session_id": new_session(http), "model_seq_id": 0, "base_model": "tiny"}
     failure = outcome(http, post(http, "/create_model", **(body | fields))["request_id"]).json()
     assert failure["category"] == "user"
@@ -101,10 +101,10 @@ def test_a_missing_number_does_not_block_an_operation_that_is_never_chunked(http
 
 
 @pytest.mark.conforms(43)
-def test_a_repeat_gets_the_same_promise_and_runs_once(http: httpx.Client):
+def test_a_repeat_gets_the_same_future_and_runs_once(http: httpx.Client):
     model_id = new_run(http)
-    promises = {send_chunk(http, chunk(model_id, 1, token)) for token in (10, 11)}
-    assert len(promises) == 1
+    futures = {send_chunk(http, chunk(model_id, 1, token)) for token in (10, 11)}
+    assert len(futures) == 1
     assert loss_of(outcome(http, send_chunk(http, chunk(model_id, 2)), accept=PROTOBUF)) == 2.0
 
 
@@ -119,7 +119,7 @@ def test_a_result_can_be_fetched_more_than_once_and_as_json_by_older_clients(htt
 
 
 @pytest.mark.conforms(34, 35, 42)
-def test_bad_content_fails_its_promise_and_the_run_goes_on(http: httpx.Client):
+def test_bad_content_fails_its_future_and_the_run_goes_on(http: httpx.Client):
     model_id = new_run(http)
     failure = outcome(http, send_chunk(http, chunk(model_id, 1, token=9999)), accept=PROTOBUF).json()
     assert (failure["category"], failure["code"]) == ("user", "invalid_input")
@@ -191,7 +191,7 @@ def test_a_taken_name_fails_unless_it_may_be_overwritten(http: httpx.Client):
         ("/load_weights", {"path": "file:///etc/passwd", "optimizer": True}, "A checkpoint path is tinker://"),
     ],
 )
-def test_what_cannot_be_saved_or_loaded_fails_its_promise(
+def test_what_cannot_be_saved_or_loaded_fails_its_future(
     http: httpx.Client, endpoint: str, fields: dict[str, Any], sentence: str
 ):
     failure = save(http, endpoint, new_run(http), 1, **fields)

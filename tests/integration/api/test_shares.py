@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,21 +15,18 @@ import tinker
 from tinker import types
 
 from eztinker.service.accounts.fair_share import Room
-from eztinker.service.execution import operations
 from eztinker.service.execution.engine_process import MAX_DEATHS
 from tests.route_cases import tenant
 from tests.scripted_engine import STALL
-from tests.servers import RunningServer, key_of, serving_scripted, wait_until
+from tests.servers import RunningServer, ServeScripted, key_of, wait_until
 from tests.wire import chunk, new_run, new_sampler, new_session, outcome, post, sample_body, send_chunk
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+def server(serve_scripted: ServeScripted) -> RunningServer:
     """Room for 8 waiting operations, 4 loaded runs and 4 sequences of each owner in the engine."""
-    monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
-    monkeypatch.setattr(operations, "MAX_UNSETTLED", 8)
-    with serving_scripted(tmp_path, poll_hold_seconds=0.5, max_runs=4, max_batch_size=2) as running:
-        yield running
+    room = {"eztinker.service.execution.operations.MAX_UNSETTLED": 8}
+    return serve_scripted(constants=room, poll_hold_seconds=0.5, max_runs=4, max_batch_size=2)
 
 
 @pytest.fixture
@@ -84,10 +80,10 @@ def test_one_owner_cannot_fill_the_queue_and_what_was_refused_succeeds_later(
 def test_a_full_queue_does_not_keep_a_session_from_ending(ann: httpx.Client):
     session_id = new_session(ann)
     model_id = new_run(ann, session_id=session_id)
-    promises = [send_chunk(ann, chunk(model_id, seq_id)) for seq_id in (2, 3, 4, 5)]
+    futures = [send_chunk(ann, chunk(model_id, seq_id)) for seq_id in (2, 3, 4, 5)]
     assert is_full(ann.post("/optim_step", json={"model_id": model_id, "seq_id": 6, "adam_params": {}}))
     post(ann, f"/sessions/{session_id}/finish", reason={"type": "success"})
-    assert {outcome(ann, promise).json()["code"] for promise in promises} == {"sequence_gap"}
+    assert {outcome(ann, future).json()["code"] for future in futures} == {"sequence_gap"}
 
 
 def test_a_sample_that_is_given_up_before_the_engine_has_room_ends_at_once(ann: httpx.Client, bob: httpx.Client):

@@ -100,11 +100,11 @@ def test_an_owner_reaches_what_is_its_own_with_any_of_its_keys(server: RunningSe
 
 
 def answer(http: httpx.Client, method: str, call: Call) -> tuple[int, str]:
-    """Status and text of what the call came to, of the promise where there is one."""
+    """Status and text of what the call came to, of the future where there is one."""
     response = call.send(http, method)
-    promise = response.json().get("request_id") if response.status_code == 200 else None
-    if promise is not None:
-        response = outcome(http, promise)
+    future = response.json().get("request_id") if response.status_code == 200 else None
+    if future is not None:
+        response = outcome(http, future)
     return response.status_code, response.text
 
 

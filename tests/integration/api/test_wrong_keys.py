@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +10,7 @@ import pytest
 
 from eztinker.service.accounts.access import KeyHolder, Keys
 from tests.integration.api.test_timing import tell_apart
-from tests.servers import API_KEY, RunningServer, key_of, serving_scripted
+from tests.servers import API_KEY, RunningServer, ServeScripted, key_of
 from tests.wire import new_session
 
 LIMIT = 20
@@ -20,10 +18,8 @@ PATH = "/api/v1/sessions"
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    monkeypatch.setenv("SCRIPTED_ENGINE_DIRECTORY", str(tmp_path))
-    with serving_scripted(tmp_path, poll_hold_seconds=0.5, max_wrong_keys=LIMIT) as running:
-        yield running
+def server(serve_scripted: ServeScripted) -> RunningServer:
+    return serve_scripted(poll_hold_seconds=0.5, max_wrong_keys=LIMIT)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from eztinker import errors
 from eztinker.api.error_responses import error_response
 from eztinker.api.http_server import http_server
 from eztinker.api.routes.futures import MIN_HOLD_SHARE
-from eztinker.config import ServerConfig
 from eztinker.errors import (
     Cancelled,
     EngineLost,
@@ -28,6 +27,7 @@ from eztinker.errors import (
     StaleEpoch,
     UserError,
 )
+from eztinker.settings.server_config import ServerConfig
 
 PASSING = {ServerError, QueueFull, EngineLost, LogFull, LogReplaced, LogUnwritable, StaleEpoch, ServerUnreachable}
 """A queue that empties, an engine that is replaced, a disk that is cleared, and faults of ours."""

@@ -20,9 +20,8 @@ from eztinker import __version__
 from eztinker.cli import completion
 from eztinker.cli.app import app, main
 from eztinker.cli.output import age, plain, size
-from eztinker.config import ServerConfig
-from eztinker.data_dir import RunningServer, announced, claim
-from eztinker.keys import ensure_api_key
+from eztinker.keys.server_key import ensure_api_key
+from eztinker.settings.data_dir import RunningServer, announced, claim
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def test_what_cannot_be_laid_out_is_told(
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("eztinker.client_settings.server_is_up", lambda base_url: True)
+    monkeypatch.setattr("eztinker.settings.client_settings.server_is_up", lambda base_url: True)
     monkeypatch.setenv("EZTINKER_API_KEY", "tml-key")
     outcome = cli("delete", "--yes", "tinker://run-7/step")
     assert outcome.code == 1
@@ -222,19 +221,6 @@ def test_a_setting_that_cannot_work_is_refused_in_one_line(
 def test_the_old_name_of_the_data_directory_is_accepted(cli: Callable[..., Outcome], tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     assert f"The data directory {tmp_path}/file" in cli("server", "--checkpoints-dir", str(tmp_path / "file")).err
-
-
-def test_every_setting_has_its_flag():
-    server = typer.main.get_command(app).commands["server"]  # pyright: ignore[reportAttributeAccessIssue]
-    flags = {parameter.name for parameter in server.params}
-    assert flags - {"help"} == set(ServerConfig.model_fields) - {"api_key"}  # others could read it in the process list
-
-
-def test_the_shown_defaults_are_the_real_ones():
-    server = typer.main.get_command(app).commands["server"]  # pyright: ignore[reportAttributeAccessIssue]
-    shown = {parameter.name: parameter.show_default for parameter in server.params}
-    for name in ("host", "port", "max_batch_size", "max_train_tokens", "session_timeout_seconds", "poll_hold_seconds"):
-        assert shown[name] == f"{ServerConfig.model_fields[name].default:{'' if name == 'host' else 'g'}}"
 
 
 def test_the_configuration_page_is_current(cli: Callable[..., Outcome]):

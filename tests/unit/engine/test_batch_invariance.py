@@ -137,6 +137,6 @@ def test_so_it_has_with_any_number_of_threads(head_dim: int, kernel_dtype: torch
     assert results_that_differ(head_dim, kernel_dtype, tiny_model) == []
 
 
-def test_without_our_kernels_nothing_is_promised(monkeypatch: pytest.MonkeyPatch):
+def test_without_our_kernels_nothing_is_guaranteed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("eztinker.model.device.cpu_kernels", lambda _: None)
     assert not is_batch_invariant(torch.float32, CPU)

@@ -1,4 +1,4 @@
-"""The sampler beside transformers and the trainer, alone and in company."""
+"""The sampler beside transformers and the trainer, alone and among batch neighbours."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_without_a_seed_two_requests_differ(decoder: Decoder, tiny_model_dir: Pa
     assert tokens_of(results["a"].sequences) != tokens_of(results["b"].sequences)
 
 
-def test_company_that_comes_and_goes_changes_no_token(decoder: Decoder, tiny_model_dir: Path):
+def test_batch_neighbours_that_come_and_go_change_no_token(decoder: Decoder, tiny_model_dir: Path):
     alone = finish(new_sampler(decoder, tiny_model_dir), job("x", PROMPT, WARM, num_samples=3))["x"].sequences
     sampler = new_sampler(decoder, tiny_model_dir, max_batch_size=5)
     jobs = [
@@ -104,9 +104,9 @@ def test_company_that_comes_and_goes_changes_no_token(decoder: Decoder, tiny_mod
         if sampler.is_idle:
             break
     assert done.keys() == {"x", *(each.op_id for each in jobs)}
-    in_company = done["x"].result().sequences
-    assert tokens_of(in_company) == tokens_of(alone)
-    for ours, theirs in zip(in_company, alone, strict=True):
+    among_neighbours = done["x"].result().sequences
+    assert tokens_of(among_neighbours) == tokens_of(alone)
+    for ours, theirs in zip(among_neighbours, alone, strict=True):
         assert_same(ours.logprobs, theirs.logprobs)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eztinker.engine.scheduler import Job, Scheduler
-from eztinker.engine.trainer import Pass, RunState
+from eztinker.engine.trainer import Pass, TrainingState
 from eztinker.engine.training_queue import TrainingJob
 from eztinker.errors import InvalidInput, NonFiniteUpdate
 from eztinker.model.decoder import Decoder
@@ -21,11 +21,11 @@ def decoder(tiny_model_dir: Path) -> Decoder:
     return load_decoder(tiny_model_dir)
 
 
-def pass_of(name: str, run: RunState, data: list[Datum], model: str) -> TrainingJob:
+def pass_of(name: str, run: TrainingState, data: list[Datum], model: str) -> TrainingJob:
     return TrainingJob(name, model, lambda: Pass(run, data, "cross_entropy", {}, False))
 
 
-def step_of(name: str, run: RunState, model: str) -> TrainingJob:
+def step_of(name: str, run: TrainingState, model: str) -> TrainingJob:
     return TrainingJob(name, model, lambda: run.optim_step(AdamParams(learning_rate=1e-2)), is_step=True)
 
 

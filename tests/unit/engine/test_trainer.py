@@ -1,4 +1,4 @@
-"""Passes over packed batches: what they sum, what they leave alone, and that company changes nothing."""
+"""Passes over packed batches: what they sum, what they leave alone, and that batch neighbours change nothing."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_the_gap_between_sampler_and_trainer_is_reported_where_it_counts(decoder
 
 
 def as_rl(datum: Datum) -> Datum:
-    """The same tokens with sampling logprobs and advantages; the first third carries none."""
+    """A datum of the same tokens with sampling logprobs and advantages; the first third carries none."""
     targets, weights = datum.loss_fn_inputs["target_tokens"], datum.loss_fn_inputs["weights"]
     advantages = (weights * np.where(targets % 2 == 0, 1.0, -1.0)).astype(np.float32)
     logprobs = np.full(len(targets), -5.5, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the tests of the kernels share."""
+"""Fixtures of the kernels' tests."""
 
 from tests.kernel_fixtures import kernel_dtype, threads
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eztinker.model.rope import RopeConfig, RotationTable
+from eztinker.model.rope import FREQUENCIES, RopeConfig, RotationTable
+from eztinker.model_files.rope_config import ROPE_KINDS
 from tests.oracles import CPU
 
 
 @pytest.mark.parametrize("head_dim", [2, 18, 64])
-def test_a_position_is_turned_alike_whatever_it_is_asked_with(head_dim: int):
+def test_a_position_is_rotated_alike_whatever_it_is_asked_with(head_dim: int):
     positions = torch.tensor([700, 5, 5, 1300, 0])
     whole, some = (RotationTable(RopeConfig(head_dim=head_dim, theta=1e4), torch.float32, CPU) for _ in "ab")
     cos, sin = whole.at(torch.arange(1301))
@@ -29,3 +30,7 @@ def test_no_positions_take_no_rotations():
     cos, sin = table.at(torch.zeros(0, dtype=torch.int64))
     assert cos.shape == sin.shape == (0, 8)
     assert cos.dtype == torch.bfloat16
+
+
+def test_the_decoder_computes_exactly_the_ropes_that_are_read():
+    assert set(FREQUENCIES) == ROPE_KINDS

@@ -10,48 +10,12 @@ import pytest
 import torch
 from tinker import types
 from tinker.proto import tinker_public_pb2 as sdk_pb
-from tinker.proto.request_conv import forward_backward_request_to_proto
 from tinker.proto.response_conv import deserialize_forward_backward_output
-from tinker.types.forward_backward_input import ForwardBackwardInput
-from tinker.types.forward_backward_request import ForwardBackwardRequest as SdkRequest
 
 from eztinker.errors import MalformedBody, UserError
-from eztinker.protocol.provenance import MAX_SPANS, Provenance, Span
-from eztinker.protocol.training_codec import (
-    ForwardBackwardRequest,
-    decode_json,
-    decode_protobuf,
-    encode_result,
-    result_as_json,
-)
+from eztinker.protocol.training_codec import decode_json, decode_protobuf, encode_result, result_as_json
 from eztinker.types import ForwardBackwardResult
-
-TARGETS = [[3, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 4]]
-
-
-def sdk_message(*data: types.Datum, **fields: Any) -> sdk_pb.ForwardBackwardRequest:
-    config = fields.pop("loss_fn_config", None)
-    batch = ForwardBackwardInput(list(data), fields.pop("loss_fn", "cross_entropy"), config)
-    message = forward_backward_request_to_proto(SdkRequest(batch, "run:train:0", 7))
-    for name, value in fields.items():
-        setattr(message, name, value)
-    return message
-
-
-def sdk_datum(tokens: list[int], **inputs: Any) -> types.Datum:
-    return types.Datum(model_input=types.ModelInput.from_ints(tokens), loss_fn_inputs=inputs)
-
-
-def batch_of(message: sdk_pb.ForwardBackwardRequest) -> ForwardBackwardRequest:
-    request = decode_protobuf(message.SerializeToString())
-    assert request.error is None
-    return request
-
-
-def failure_of(message: sdk_pb.ForwardBackwardRequest) -> UserError:
-    error = decode_protobuf(message.SerializeToString()).error
-    assert isinstance(error, UserError)
-    return error
+from tests.unit.protocol.sdk_messages import TARGETS, batch_of, failure_of, sdk_datum, sdk_message
 
 
 @pytest.mark.conforms(46)
@@ -77,61 +41,6 @@ def test_text_chunks_are_one_sequence():
     assert batch_of(sdk_message(datum)).data[0].tokens.tolist() == [1, 2, 3]
 
 
-@pytest.mark.conforms(46)
-def test_where_tokens_came_from_is_read():
-    prompt = types.PromptProvenanceSpan(sequence_id="s", length=1)
-    sampled = types.SampledProvenanceSpan(sequence_id="s", offset=2, length=1)
-    told = sdk_datum([5, 6], target_tokens=[6, 7]).with_provenance([prompt, sampled], [sampled, sampled])
-    batch = batch_of(sdk_message(told, sdk_datum([5], target_tokens=[6])))
-    first, second = (
-        Span(sequence_id="s", is_sampled=is_sampled, offset=offset, length=1)
-        for is_sampled, offset in ((False, 0), (True, 2))
-    )
-    assert batch.provenance == [Provenance(model_input=(first, second), loss_fn_inputs=(second, second)), None]
-
-
-@pytest.mark.parametrize(
-    ("offset", "length", "sentence"),
-    [
-        (-1, 1, "data[0]: model_input_spans[0]: offset and length must not be negative, got -1 and 1"),
-        (0, -5, "must not be negative, got 0 and -5"),
-    ],
-)
-def test_a_span_that_is_no_run_of_positions_is_refused(offset: int, length: int, sentence: str):
-    message = sdk_message(sdk_datum([5], target_tokens=[6]))
-    span = message.data[0].model_input_spans.add().prompt_tokens
-    span.offset, span.length = offset, length
-    assert sentence in failure_of(message).message
-
-
-def test_a_span_that_says_nothing_and_spans_without_end_are_refused():
-    message = sdk_message(sdk_datum([5], target_tokens=[6]))
-    message.data[0].loss_fn_input_spans.add()
-    assert "loss_fn_input_spans[0] has neither prompt_tokens nor sampled_tokens" in failure_of(message).message
-    for _ in range(MAX_SPANS):
-        message.data[0].model_input_spans.add()
-    assert f"may have {MAX_SPANS} provenance spans, got {MAX_SPANS + 1}" in failure_of(message).message
-
-
-@pytest.mark.conforms(57)
-def test_integer_weights_become_float32_and_targets_int64():
-    datum = sdk_datum([1, 2], target_tokens=torch.tensor([1, 2]), weights=torch.tensor([1, 0]))
-    inputs = batch_of(sdk_message(datum)).data[0].loss_fn_inputs
-    assert inputs["weights"].dtype == np.float32
-    assert inputs["target_tokens"].dtype == np.int64
-
-
-@pytest.mark.conforms(46)
-def test_sparse_targets_and_weights_become_dense():
-    weights = torch.tensor([[0.5, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, -1.0]])
-    datum = sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS), weights=weights)
-    message = sdk_message(datum)
-    assert message.data[0].loss_fn_inputs["target_tokens"].WhichOneof("encoding") == "sparse_csr"
-    inputs = batch_of(message).data[0].loss_fn_inputs
-    assert inputs["target_tokens"].tolist() == TARGETS
-    assert inputs["weights"].tolist() == weights.tolist()
-
-
 @pytest.mark.conforms(55)
 def test_the_newer_loss_configuration_wins():
     message = sdk_message(sdk_datum([1], target_tokens=[1]), loss_fn_config={"beta": 0.5, "mode": "x"})
@@ -145,20 +54,6 @@ def test_bad_content_is_kept_as_the_reason_and_names_the_datum():
     message = sdk_message(sdk_datum([1], target_tokens=[1]), sdk_datum([1], target_tokens=[1]))
     message.data[1].loss_fn_inputs["target_tokens"].shape[0] = 2
     assert failure_of(message).message == "data[1]: A tensor of shape [2] needs 2 numbers, got 1"
-
-
-def test_a_huge_sparse_shape_is_refused_before_anything_is_allocated():
-    message = sdk_message(sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS)))
-    message.data[0].loss_fn_inputs["target_tokens"].shape[:] = [2, 2**40]
-    assert "may have 16777216 cells" in failure_of(message).message
-
-
-@pytest.mark.parametrize("column", [-1, 8])
-def test_sparse_columns_outside_the_shape_are_refused(column: int):
-    message = sdk_message(sdk_datum([1, 2], target_tokens=torch.tensor(TARGETS)))
-    csr = message.data[0].loss_fn_inputs["target_tokens"].sparse_csr
-    csr.col_indices = np.array([0, column], "<i8").tobytes()
-    assert "column indices" in failure_of(message).message
 
 
 @pytest.mark.conforms(59)

@@ -87,6 +87,10 @@ def test_groups_are_refused():
         check_fields(b"\x0b\x0c", REQUEST)
 
 
+def test_a_list_that_claims_more_than_the_body_has_is_left_to_the_parser():
+    check_fields(b"\x12\x80\x80\x10", REQUEST)
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_counted_in_one_pass_and_then_left_to_the_parser(body: bytes):
     with contextlib.suppress(MalformedBody, DecodeError):

@@ -9,7 +9,7 @@ import tinker
 
 from eztinker.dataset import ArithmeticDataset
 from eztinker.rl import rejection_sampler
-from eztinker.rl.sampling import Sampler, chat_prompt
+from eztinker.rl.sampling import AdapterSampler, chat_prompt
 from eztinker.rl.training import Example, build_datum
 from tests.tiny_tokenizers import CHATML, LLAMA3, byte_tokenizer, num_start_tokens
 
@@ -44,7 +44,7 @@ def test_training_sees_the_prompt_that_was_sampled(
         trained.extend(examples)
         return "job_1"
 
-    run = SimpleNamespace(tokenizer=tokenizer, sampler=lambda: Sampler(client, tokenizer))  # type: ignore[arg-type]
+    run = SimpleNamespace(tokenizer=tokenizer, sampler=lambda: AdapterSampler(client, tokenizer))  # type: ignore[arg-type]
     monkeypatch.setattr(rejection_sampler, "open_run", lambda run_id: run)
     monkeypatch.setattr(rejection_sampler, "queue_training", queue)
     rejection_sampler.generate_candidates(prompt or "", question, "run_1", num_candidates=1)

@@ -8,7 +8,7 @@ import pytest
 
 from eztinker.rl import RejectionSFTConfig
 from eztinker.rl.config import EMBEDDED_MODEL, Recipe
-from eztinker.rl.evaluate import Answer, Evaluation
+from eztinker.rl.evaluate import Evaluation, GradedAnswer
 from eztinker.rl.report import write_progress, write_report
 from eztinker.rl.report.charts import Chart, Series, nice_ceiling
 from eztinker.rl.report.summary import findings
@@ -24,8 +24,8 @@ def recipe(tmp_path: Path, **settings: Any) -> Recipe:
 
 
 def evaluation(num_right: int, num_wrong: int) -> Evaluation:
-    right = Answer(question=HOSTILE, ground_truth="1", completion=HOSTILE, is_right=True)
-    wrong = Answer(question=HOSTILE, ground_truth="1", completion=HOSTILE, is_right=False)
+    right = GradedAnswer(question=HOSTILE, ground_truth="1", completion=HOSTILE, is_right=True)
+    wrong = GradedAnswer(question=HOSTILE, ground_truth="1", completion=HOSTILE, is_right=False)
     return Evaluation(answers=[right] * num_right + [wrong] * num_wrong)
 
 

@@ -5,7 +5,7 @@ import pytest
 from eztinker.errors import AlreadyExists, DataDamaged
 from eztinker.rl import RejectionSFTConfig
 from eztinker.rl.config import EMBEDDED_MODEL, Recipe
-from eztinker.rl.evaluate import Answer, Evaluation
+from eztinker.rl.evaluate import Evaluation, GradedAnswer
 from eztinker.rl.rollouts import Rollout
 from eztinker.rl.state import STATE_FILE, RunState, load_state, round_report, save_state
 
@@ -38,7 +38,7 @@ def test_a_round_is_summed_up_by_samples_and_by_problems():
 
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path):
-    answer = Answer(question="1 + 1?", ground_truth="2", completion=" 2", is_right=True)
+    answer = GradedAnswer(question="1 + 1?", ground_truth="2", completion=" 2", is_right=True)
     state = RunState(
         identity=RECIPE.identity,
         run_id="run_s:train:0",

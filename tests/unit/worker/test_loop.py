@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,18 +39,29 @@ def start(**environment: str) -> tuple[Event, str]:
 
 
 @pytest.mark.skipif(not USABLE, reason="this machine has no kernels of ours")
-def test_a_start_names_the_instructions_of_the_kernels_and_what_they_promise():
+def test_a_start_names_the_instructions_of_the_kernels_and_what_they_guarantee():
     ready, log = start()
     assert isinstance(ready, Ready)
     assert ready.kernels == USABLE[0][1].name
     assert ready.is_batch_invariant
     assert f"Own kernels: {ready.kernels}. {INVARIANT}\n" in log
+    assert log.count("\n") == 1
 
 
 @pytest.mark.skipif(not USABLE, reason="this machine would have none anyway")
-def test_a_start_without_kernels_says_why_and_what_is_not_promised():
+def test_a_start_without_kernels_says_why_and_what_is_not_guaranteed():
     ready, log = start(CC="no-such-compiler")
     assert isinstance(ready, Ready)
     assert ready.kernels == "none: no C compiler (no-such-compiler)"
     assert not ready.is_batch_invariant
+    assert f"Own kernels: {ready.kernels}. {VARIANT}\n" in log
+    assert log.count("\n") == 1
+
+
+@pytest.mark.skipif(not USABLE, reason="this machine would not compile anyway")
+def test_a_compiler_that_fails_is_quoted_in_the_log(tmp_path: Path):
+    ready, log = start(CC="cc -include no_such_header.h", EZTINKER_CACHE_DIR=str(tmp_path))
+    assert isinstance(ready, Ready)
+    assert ready.kernels.startswith("none: ")
+    assert "no_such_header.h: No such file or directory" in ready.kernels
     assert f"Own kernels: {ready.kernels}. {VARIANT}\n" in log

@@ -36,7 +36,7 @@ async def checkpoint_archive(
 
 @open_router.get("/archives/{checkpoint_id}")
 async def archive(checkpoint_id: str, expires: int, signature: str, service: ServiceDep) -> Response:
-    """A checkpoint's adapter as a PEFT folder in a tar file, for whoever has a link that we signed."""
+    """A checkpoint's adapter as a PEFT folder in a tar file, for the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("archive", checkpoint_id, signature=signed, now=service.clock.now())
     checkpoint = await service.checkpoints.linked(checkpoint_id)
@@ -54,4 +54,4 @@ async def import_adapter(
     """
     body = await read_body(request, max_bytes=MAX_ADAPTER_BYTES)
     imported = await service.adapters.import_archive(owner, body, base_model=base_model, name=name)
-    return {"tinker_path": imported.path, "warning": imported.doubt}
+    return {"tinker_path": imported.path, "warning": imported.warning}

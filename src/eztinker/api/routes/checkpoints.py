@@ -121,7 +121,7 @@ async def weights_info(request: Request, service: ServiceDep, owner: Owner) -> d
 async def exported_file(
     checkpoint_id: str, file_name: str, expires: int, signature: str, service: ServiceDep
 ) -> FileResponse:
-    """One file of an export, for whoever has a link that we signed."""
+    """One file of an export, for the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("export", checkpoint_id, file_name, signature=signed, now=service.clock.now())
     checkpoint = await service.checkpoints.linked(checkpoint_id)

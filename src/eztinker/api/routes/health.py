@@ -21,4 +21,5 @@ async def readyz(service: ServiceDep) -> JSONResponse:
     """Answer 200 once the engine takes commands, else 503."""
     if service.engine.ready is None:
         return JSONResponse({"status": "starting", "detail": "The engine is starting"}, status_code=503)
-    return JSONResponse({"status": "ready"})
+    # Why there are no kernels is for those with a key, on /status: it may quote paths of this machine.
+    return JSONResponse({"status": "ready", "kernels": service.engine.ready.kernels.partition(":")[0] or None})

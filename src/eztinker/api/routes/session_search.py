@@ -50,7 +50,7 @@ async def export_session_trace(session_id: str, request: Request, service: Servi
 
 @open_router.get("/traces/{session_id}")
 async def session_trace(session_id: str, expires: int, signature: str, service: ServiceDep) -> Response:
-    """A session's timeline in Perfetto's format, for whoever has a link that we signed."""
+    """A session's timeline in Perfetto's format, for the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("trace", session_id, signature=signed, now=service.clock.now())
     return Response(await service.traces.export(session_id), media_type="application/octet-stream")

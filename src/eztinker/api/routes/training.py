@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from eztinker.addresses import is_loopback
 from eztinker.api.access_tokens import lender
 from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import (
@@ -28,6 +27,7 @@ from eztinker.protocol.json_bodies import Body, convert_object
 from eztinker.protocol.training_codec import decode_json, decode_protobuf
 from eztinker.service.service import Service
 from eztinker.service.training.training_runs import BaseModel, LoraRequest, NewRun
+from eztinker.settings.addresses import is_loopback
 from eztinker.types import OperationKind
 
 router = router_with_key()
@@ -203,7 +203,7 @@ async def _accept(
 
 
 def _tokenizer_id(base_model: BaseModel, service: Service) -> str:
-    """Where the client loads the tokenizer from: a folder if it runs on this machine, else the base model's name."""
+    """Source from which the client loads the tokenizer: a folder on this machine, else the base model's name."""
     return str(base_model.directory) if is_loopback(service.config.host) else base_model.name
 
 

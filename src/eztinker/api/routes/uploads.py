@@ -47,7 +47,7 @@ async def start_upload(request: Request, service: ServiceDep, owner: Owner) -> d
 async def upload_file(
     upload_id: str, file_name: str, expires: int, signature: str, request: Request, service: ServiceDep
 ) -> dict[str, Any]:
-    """One file of an upload, from whoever has a link that we signed."""
+    """Receive one file of an upload from the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("upload", upload_id, file_name, signature=signed, now=service.clock.now())
     try:

@@ -1,6 +1,6 @@
-/* The tiles of AMX: eight registers of 16 rows of 64 bytes each. One instruction multiplies a tile of inputs, 16 rows of 32
- * numbers of bfloat16, with a tile of weights, 16 pairs of inputs for 16 outputs, and adds the products to a tile of sums,
- * 16 rows of 16 float32 numbers. */
+/* The tiles of AMX: eight registers of 16 rows of 64 bytes each. One instruction multiplies a tile of inputs, 16 rows
+ * of 32 bfloat16, with a tile of weights, 16 pairs of inputs for 16 outputs, and adds the products to a tile of sums,
+ * 16 rows of 16 float32. */
 #pragma once
 
 #include <sys/syscall.h>
@@ -8,19 +8,19 @@
 
 #define TILE_ROWS 16
 #define TILE_BYTES 64
-#define TILE_INPUTS 32 /* that one instruction multiplies */
+#define TILE_INPUTS 32 /* inputs of a row that one instruction multiplies */
 
 /* gcc does not know that tiles are loaded from memory, and might put off what is written there. */
-#define MEMORY_WAS_WRITTEN() __asm__ volatile("" : : : "memory")
+#define COMPILER_BARRIER() __asm__ volatile("" : : : "memory")
 
 /* Ask Linux for the tiles, whose state it saves for processes that have asked; true if this one may use them. */
-static inline int may_use_tiles(void) {
+static inline int request_tiles(void) {
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
-/* Give this thread's tiles so many rows each. */
-static inline void set_up_tiles(const int tile_rows[8]) {
+/* Configure this thread's tiles with so many rows each. */
+static inline void load_tile_config(const int tile_rows[8]) {
     struct {
         uint8_t palette, start_row, reserved[14];
         uint16_t row_bytes[16];

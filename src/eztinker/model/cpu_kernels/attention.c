@@ -6,43 +6,44 @@
 
 #define TASK_QUERIES 48 /* about so many go to a thread at once, while their keys and values are in its cache */
 
-/* Keys and values of successive tokens, with the numbers from one to the next. */
+/* Keys and values of successive tokens, with the strides from one to the next in scalars. */
 typedef struct {
-    const number *keys, *values;
+    const scalar *keys, *values;
     int64_t key_stride, value_stride;
     int count;
-} Run;
+} KVRun;
 
-/* What one query sees: some tokens, and those after them. */
+/* The keys and values that one query sees: a prefix shared by all sequences, then those of its own sequence. */
 typedef struct {
-    Run before, own;
-} Seen;
+    KVRun prefix, own;
+} Visible;
 
-static inline const number *key_of(const Seen *seen, int token) {
-    int own = token - seen->before.count;
-    return own < 0 ? seen->before.keys + token * seen->before.key_stride : seen->own.keys + own * seen->own.key_stride;
+static inline const scalar *key_at(const Visible *visible, int token) {
+    int own = token - visible->prefix.count;
+    return own < 0 ? visible->prefix.keys + token * visible->prefix.key_stride
+                   : visible->own.keys + own * visible->own.key_stride;
 }
 
-static inline const number *value_of(const Seen *seen, int token) {
-    int own = token - seen->before.count;
-    return own < 0 ? seen->before.values + token * seen->before.value_stride
-                   : seen->own.values + own * seen->own.value_stride;
+static inline const scalar *value_at(const Visible *visible, int token) {
+    int own = token - visible->prefix.count;
+    return own < 0 ? visible->prefix.values + token * visible->prefix.value_stride
+                   : visible->own.values + own * visible->own.value_stride;
 }
 
 /* The queries of successive tokens of one sequence, of the heads that share keys and values. A query is that of token
  * `index / group` and head `index % group`. */
 typedef struct {
-    const number *q;
-    number *out;
-    int64_t q_stride, out_stride; /* numbers from token to token */
+    const scalar *q;
+    scalar *out;
+    int64_t q_stride, out_stride; /* scalars from token to token */
     int tokens, group, dim;
-    Seen seen;  /* by the last token; each token before it sees one less */
-    int window; /* how many of these, the newest ones, take part */
+    Visible visible; /* to the last token; each token before it sees one less */
+    int window;      /* how many of these, the newest ones, take part */
 } Queries;
 
-/* How many tokens the queries of `token` see. */
-static inline int num_seen(const Queries *queries, int token) {
-    return queries->seen.before.count + queries->seen.own.count - (queries->tokens - 1 - token);
+/* The number of tokens that the queries of `token` see. */
+static inline int num_visible(const Queries *queries, int token) {
+    return queries->visible.prefix.count + queries->visible.own.count - (queries->tokens - 1 - token);
 }
 
 #include "register_attention.h"
@@ -51,28 +52,28 @@ static inline int num_seen(const Queries *queries, int token) {
 static inline int fits_tiles(int dim) { return dim % TILE_INPUTS == 0; }
 #endif
 
-/* The floats of `scratch` that `attend` takes for each thread. */
-int64_t scratch_size(int most_seen, int dim) {
+/* Floats of scratch memory that `attend` takes for each thread. */
+int64_t scratch_size(int max_visible, int dim) {
 #ifdef TILED
-    if (fits_tiles(dim)) return tiled_scratch_size(most_seen, dim);
+    if (fits_tiles(dim)) return tiled_scratch_size(max_visible, dim);
 #endif
     (void)dim;
-    return register_scratch_size(most_seen);
+    return register_scratch_size(max_visible);
 }
 
-/* All outputs, if no query sees more than `most_seen` tokens. */
-static void attend(const Queries *queries, float *scratch, int most_seen) {
+/* Compute all outputs; no query sees more than `max_visible` tokens. */
+static void attend(const Queries *queries, float *scratch, int max_visible) {
 #ifdef TILED
     if (fits_tiles(queries->dim)) {
-        attend_in_tiles(queries, scratch, most_seen);
+        attend_in_tiles(queries, scratch, max_visible);
         return;
     }
 #endif
-    attend_in_registers(queries, scratch, most_seen);
+    attend_in_registers(queries, scratch, max_visible);
 }
 
-/* What a thread calls when it is done. */
-static inline void leave_attention(void) {
+/* Leave the tiles unconfigured; every thread calls this when it is done. */
+static inline void release_tiles(void) {
 #ifdef TILED
     _tile_release();
 #endif
@@ -82,9 +83,10 @@ static inline void leave_attention(void) {
  * attend to the cache. Caches are (rows, kv_heads, capacity, dim); q and out are (rows, heads, dim); q, k and v have
  * their strides from row to row. A row sees its newest `window` tokens. `scratch` is
  * `scratch_size(capacity, dim)` floats for each thread. */
-void append_and_attend(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v,
-                       int64_t v_stride, number *keys, number *values, const int64_t *positions, number *out, float *scratch,
-                       int rows, int heads, int kv_heads, int dim, int capacity, int window, int threads) {
+void append_and_attend(const scalar *q, int64_t q_stride, const scalar *k, int64_t k_stride, const scalar *v,
+                       int64_t v_stride, scalar *keys, scalar *values, const int64_t *positions, scalar *out,
+                       float *scratch, int rows, int heads, int kv_heads, int dim, int capacity, int window,
+                       int threads) {
     int group = heads / kv_heads;
 #pragma omp parallel num_threads(threads)
     {
@@ -92,37 +94,38 @@ void append_and_attend(const number *q, int64_t q_stride, const number *k, int64
 #pragma omp for schedule(static)
         for (int task = 0; task < rows * kv_heads; task++) {
             int row = task / kv_heads, kv_head = task % kv_heads, position = (int)positions[row];
-            number *own_keys = keys + (size_t)task * capacity * dim, *own_values = values + (size_t)task * capacity * dim;
-            memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(number));
-            memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(number));
+            scalar *own_keys = keys + (size_t)task * capacity * dim,
+                   *own_values = values + (size_t)task * capacity * dim;
+            memcpy(own_keys + (size_t)position * dim, k + row * k_stride + kv_head * dim, dim * sizeof(scalar));
+            memcpy(own_values + (size_t)position * dim, v + row * v_stride + kv_head * dim, dim * sizeof(scalar));
             Queries queries = {
                 .q = q + row * q_stride + kv_head * group * dim,
                 .out = out + ((size_t)row * heads + kv_head * group) * dim,
                 .tokens = 1,
                 .group = group,
                 .dim = dim,
-                .seen.own = {own_keys, own_values, dim, dim, position + 1},
+                .visible.own = {own_keys, own_values, dim, dim, position + 1},
                 .window = window,
             };
             attend(&queries, own_scratch, capacity);
         }
-        leave_attention();
+        release_tiles();
     }
 }
 
-/* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_before` shared ones whose
- * keys and values are (num_before, kv_heads, dim). q, k and v have their strides from token to token; out is
- * (tokens, heads, dim). `scratch` is `scratch_size(most_seen, dim)` floats for each thread. */
-void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k_stride, const number *v, int64_t v_stride,
-                   const number *keys_before, const number *values_before, const int64_t *starts, number *out,
-                   float *scratch, int tokens, int heads, int kv_heads, int dim, int num_before, int most_seen,
-                   int window, int threads) {
+/* Whole sequences, packed: token t sees the tokens from starts[t] up to itself, behind `num_prefix` shared ones whose
+ * keys and values are (num_prefix, kv_heads, dim). q, k and v have their strides from token to token; out is
+ * (tokens, heads, dim). `scratch` is `scratch_size(max_visible, dim)` floats for each thread. */
+void attend_packed(const scalar *q, int64_t q_stride, const scalar *k, int64_t k_stride, const scalar *v,
+                   int64_t v_stride, const scalar *prefix_keys, const scalar *prefix_values, const int64_t *starts,
+                   scalar *out, float *scratch, int tokens, int heads, int kv_heads, int dim, int num_prefix,
+                   int max_visible, int window, int threads) {
     int group = heads / kv_heads, step = group < TASK_QUERIES ? TASK_QUERIES / group : 1;
     int num_tasks = (tokens + step - 1) / step * kv_heads;
     int64_t stride = (int64_t)kv_heads * dim, out_stride = (int64_t)heads * dim;
 #pragma omp parallel num_threads(threads)
     {
-        float *own_scratch = scratch + omp_get_thread_num() * scratch_size(most_seen, dim);
+        float *own_scratch = scratch + omp_get_thread_num() * scratch_size(max_visible, dim);
 #pragma omp for schedule(dynamic)
         for (int left = num_tasks; left > 0; left--) { /* the last tokens first: they see most */
             int task = left - 1, kv_head = task % kv_heads, end = (task / kv_heads + 1) * step;
@@ -130,9 +133,9 @@ void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k
             for (int token = task / kv_heads * step, next; token < end; token = next) {
                 int start = (int)starts[token];
                 for (next = token + 1; next < end && starts[next] == start;) next++;
-                Run before = {keys_before + kv_head * dim, values_before + kv_head * dim, stride, stride, num_before};
-                Run own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride, v_stride,
-                           next - start};
+                KVRun prefix = {prefix_keys + kv_head * dim, prefix_values + kv_head * dim, stride, stride, num_prefix};
+                KVRun own = {k + start * k_stride + kv_head * dim, v + start * v_stride + kv_head * dim, k_stride,
+                             v_stride, next - start};
                 Queries queries = {
                     .q = q + token * q_stride + kv_head * group * dim,
                     .out = out + token * out_stride + kv_head * group * dim,
@@ -141,12 +144,12 @@ void attend_packed(const number *q, int64_t q_stride, const number *k, int64_t k
                     .tokens = next - token,
                     .group = group,
                     .dim = dim,
-                    .seen = {before, own},
+                    .visible = {prefix, own},
                     .window = window,
                 };
-                attend(&queries, own_scratch, most_seen);
+                attend(&queries, own_scratch, max_visible);
             }
         }
-        leave_attention();
+        release_tiles();
     }
 }

@@ -1,61 +1,61 @@
-/* The words of numbers.h for AVX2 with FMA: registers of 8 float32 numbers. */
+/* The functions of simd.h for AVX2 with FMA: registers of 8 float32 lanes. */
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 8 /* float32 numbers in a register */
+#define LANES 8 /* float32 lanes in a register */
 #define REGISTERS 16
 
 typedef __m256 Floats;
 
-static inline __m256i first(int count) {
+static inline __m256i lane_mask(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-static inline Floats repeat(float x) { return _mm256_set1_ps(x); }
+static inline Floats broadcast(float x) { return _mm256_set1_ps(x); }
 static inline Floats load_floats(const float *x, int count) {
-    return count >= LANES ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, first(count));
+    return count >= LANES ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, lane_mask(count));
 }
 static inline Floats load_floats_or(const float *x, int count, Floats beyond) {
-    return _mm256_blendv_ps(beyond, load_floats(x, count), _mm256_castsi256_ps(first(count)));
+    return _mm256_blendv_ps(beyond, load_floats(x, count), _mm256_castsi256_ps(lane_mask(count)));
 }
 static inline void store_floats(float *y, int count, Floats x) {
     if (count >= LANES)
         _mm256_storeu_ps(y, x);
     else
-        _mm256_maskstore_ps(y, first(count), x);
+        _mm256_maskstore_ps(y, lane_mask(count), x);
 }
-static inline Floats kept(Floats x, int count) { return _mm256_and_ps(x, _mm256_castsi256_ps(first(count))); }
+static inline Floats masked(Floats x, int count) { return _mm256_and_ps(x, _mm256_castsi256_ps(lane_mask(count))); }
 
-static inline Floats fused(Floats a, Floats b, Floats sum) { return _mm256_fmadd_ps(a, b, sum); }
-static inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
-static inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
-static inline Floats nearest_integers(Floats x) {
+static inline Floats fmadd(Floats a, Floats b, Floats sum) { return _mm256_fmadd_ps(a, b, sum); }
+static inline Floats maximum(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+static inline Floats minimum(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+static inline Floats round_nearest(Floats x) {
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 static inline Floats power_of_two(__m256i n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
 }
-/* In two steps, since 2^n may be beyond float32 where the result is not, or is a denormal number. */
-static inline Floats times_power_of_two(Floats x, Floats n) {
+/* x * 2^n in two steps, since 2^n may be beyond float32 where the result is not, or is a denormal number. */
+static inline Floats scalef(Floats x, Floats n) {
     __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
     return x * power_of_two(half) * power_of_two(_mm256_sub_epi32(whole, half));
 }
-static inline int equal_lanes(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
-static inline float sum_of(Floats x) {
+static inline int equal_mask(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+static inline float reduce_add(Floats x) {
     __m128 quad = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
     __m128 pair = quad + _mm_movehl_ps(quad, quad);
     return _mm_cvtss_f32(pair) + _mm_cvtss_f32(_mm_movehdup_ps(pair));
 }
-static inline float greatest_of(Floats x) {
+static inline float reduce_max(Floats x) {
     __m128 quad = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     __m128 pair = _mm_max_ps(quad, _mm_movehl_ps(quad, quad));
     return _mm_cvtss_f32(_mm_max_ps(pair, _mm_movehdup_ps(pair)));
 }
 
-static inline Floats sums_of(const Floats *x) {
+static inline Floats reduce_add_each(const Floats *x) {
     __m256 pairs[4], quads[2];
     for (int i = 0; i < 4; i++)
         pairs[i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]) + _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
@@ -74,10 +74,12 @@ static inline void load_words(const uint32_t *x, Floats *lower, Floats *upper) {
 
 #ifdef BFLOAT16
 
-static inline Floats widened(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+static inline Floats to_float32(__m128i x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
 
 /* To the nearest, ties to even; NaN stays NaN, whose mantissa adding the half could carry into the exponent. */
-static inline __m128i narrowed(Floats x) {
+static inline __m128i to_bfloat16(Floats x) {
     __m256i bits = _mm256_castps_si256(x), is_odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i nearest = _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7FFF)));
     __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(1 << 22));
@@ -86,18 +88,20 @@ static inline __m128i narrowed(Floats x) {
     return _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
 }
 
-static inline Floats rounded(Floats x) { return widened(narrowed(x)); }
+static inline Floats round_to_dtype(Floats x) { return to_float32(to_bfloat16(x)); }
 static inline Floats load(const uint16_t *x, int count) {
-    if (count >= LANES) return widened(_mm_loadu_si128((const __m128i *)x));
+    if (count >= LANES) return to_float32(_mm_loadu_si128((const __m128i *)x));
     uint16_t there[LANES] = {0};
     memcpy(there, x, count * sizeof *x);
-    return widened(_mm_loadu_si128((const __m128i *)there));
+    return to_float32(_mm_loadu_si128((const __m128i *)there));
 }
 static inline void store(uint16_t *y, int count, Floats x) {
     uint16_t whole[LANES];
-    _mm_storeu_si128((__m128i *)whole, narrowed(x));
+    _mm_storeu_si128((__m128i *)whole, to_bfloat16(x));
     memcpy(y, whole, (count < LANES ? count : LANES) * sizeof *y);
 }
-static inline Floats repeated(const uint16_t *x) { return _mm256_castsi256_ps(_mm256_set1_epi32((int)*x << 16)); }
+static inline Floats broadcast_factors(const uint16_t *x) {
+    return _mm256_castsi256_ps(_mm256_set1_epi32((int)*x << 16));
+}
 
 #endif

@@ -1,35 +1,35 @@
-/* The words of numbers.h for AVX512: registers of 16 float32 numbers. */
+/* The functions of simd.h for AVX512: registers of 16 float32 lanes. */
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16 /* float32 numbers in a register */
+#define LANES 16 /* float32 lanes in a register */
 #define REGISTERS 32
 
 typedef __m512 Floats;
 
-static inline __mmask16 first(int count) { return count >= LANES ? 0xFFFF : (__mmask16)((1u << count) - 1); }
+static inline __mmask16 lane_mask(int count) { return count >= LANES ? 0xFFFF : (__mmask16)((1u << count) - 1); }
 
-static inline Floats repeat(float x) { return _mm512_set1_ps(x); }
-static inline Floats load_floats(const float *x, int count) { return _mm512_maskz_loadu_ps(first(count), x); }
+static inline Floats broadcast(float x) { return _mm512_set1_ps(x); }
+static inline Floats load_floats(const float *x, int count) { return _mm512_maskz_loadu_ps(lane_mask(count), x); }
 static inline Floats load_floats_or(const float *x, int count, Floats beyond) {
-    return _mm512_mask_loadu_ps(beyond, first(count), x);
+    return _mm512_mask_loadu_ps(beyond, lane_mask(count), x);
 }
-static inline void store_floats(float *y, int count, Floats x) { _mm512_mask_storeu_ps(y, first(count), x); }
-static inline Floats kept(Floats x, int count) { return _mm512_maskz_mov_ps(first(count), x); }
+static inline void store_floats(float *y, int count, Floats x) { _mm512_mask_storeu_ps(y, lane_mask(count), x); }
+static inline Floats masked(Floats x, int count) { return _mm512_maskz_mov_ps(lane_mask(count), x); }
 
-static inline Floats fused(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
-static inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
-static inline Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
-static inline Floats nearest_integers(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
-static inline Floats times_power_of_two(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
-static inline int equal_lanes(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-static inline float sum_of(Floats x) { return _mm512_reduce_add_ps(x); }
-static inline float greatest_of(Floats x) { return _mm512_reduce_max_ps(x); }
+static inline Floats fmadd(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
+static inline Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+static inline Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+static inline Floats round_nearest(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+static inline Floats scalef(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+static inline int equal_mask(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline float reduce_add(Floats x) { return _mm512_reduce_add_ps(x); }
+static inline float reduce_max(Floats x) { return _mm512_reduce_max_ps(x); }
 
-static inline Floats sums_of(const Floats *x) {
+static inline Floats reduce_add_each(const Floats *x) {
     __m512 pairs[8], quads[4], octets[2];
     for (int i = 0; i < 8; i++)
         pairs[i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]) + _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
@@ -53,38 +53,44 @@ static inline void load_words(const uint32_t *x, Floats *lower, Floats *upper) {
 
 #ifdef BFLOAT16
 
-static inline Floats widened(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
-static inline __m256i narrowed(Floats x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+static inline Floats to_float32(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+static inline __m256i to_bfloat16(Floats x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
-static inline Floats rounded(Floats x) { return widened(narrowed(x)); }
-static inline Floats load(const uint16_t *x, int count) { return widened(_mm256_maskz_loadu_epi16(first(count), x)); }
-static inline void store(uint16_t *y, int count, Floats x) { _mm256_mask_storeu_epi16(y, first(count), narrowed(x)); }
+static inline Floats round_to_dtype(Floats x) { return to_float32(to_bfloat16(x)); }
+static inline Floats load(const uint16_t *x, int count) {
+    return to_float32(_mm256_maskz_loadu_epi16(lane_mask(count), x));
+}
+static inline void store(uint16_t *y, int count, Floats x) {
+    _mm256_mask_storeu_epi16(y, lane_mask(count), to_bfloat16(x));
+}
 
-/* AVX512-BF16 multiplies 32 numbers, and adds the products of neighbours. */
+/* AVX512-BF16 multiplies 32 scalars, and adds the products of neighbours. */
 #define PAIRED 2
 typedef __m512bh Factors;
 
-static inline __mmask32 first_of_pairs(int count) { return count >= 32 ? 0xFFFFFFFF : (1u << count) - 1; }
-static inline Factors factors(const uint16_t *x) { return (Factors)_mm512_loadu_si512(x); }
-static inline Factors first_factors(const uint16_t *x, int count) {
-    return (Factors)_mm512_maskz_loadu_epi16(first_of_pairs(count), x);
+static inline __mmask32 pair_mask(int count) { return count >= 32 ? 0xFFFFFFFF : (1u << count) - 1; }
+static inline Factors load_factors(const uint16_t *x) { return (Factors)_mm512_loadu_si512(x); }
+static inline Factors load_factors_masked(const uint16_t *x, int count) {
+    return (Factors)_mm512_maskz_loadu_epi16(pair_mask(count), x);
 }
-static inline Factors repeated(const uint16_t *x) {
+static inline Factors broadcast_factors(const uint16_t *x) {
     int pair;
     memcpy(&pair, x, sizeof pair);
     return (Factors)_mm512_set1_epi32(pair);
 }
-static inline Factors repeated_alone(const uint16_t *x) { return (Factors)_mm512_set1_epi32(*x); }
-static inline Floats multiply_add(Factors a, Factors b, Floats sum) { return _mm512_dpbf16_ps(sum, a, b); }
+static inline Factors broadcast_single(const uint16_t *x) { return (Factors)_mm512_set1_epi32(*x); }
+static inline Floats dot_accumulate(Factors a, Factors b, Floats sum) { return _mm512_dpbf16_ps(sum, a, b); }
 
-/* 32 numbers as two registers, even and odd ones: a register of pairs widens to them in one step each. */
+/* 32 scalars as two registers, even and odd ones: a register of pairs widens to them in one step each. */
 static inline void load_halves(const uint16_t *x, int count, Floats *even, Floats *odd) {
-    split_words(_mm512_maskz_loadu_epi16(first_of_pairs(count), x), even, odd);
+    split_words(_mm512_maskz_loadu_epi16(pair_mask(count), x), even, odd);
 }
 static inline void store_halves(uint16_t *y, int count, Floats even, Floats odd) {
-    __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrowed(odd)), 16);
-    __m512i pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(narrowed(even)), upper);
-    _mm512_mask_storeu_epi16(y, first_of_pairs(count), pairs);
+    __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bfloat16(odd)), 16);
+    __m512i pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(to_bfloat16(even)), upper);
+    _mm512_mask_storeu_epi16(y, pair_mask(count), pairs);
 }
 
 #endif

@@ -8,8 +8,8 @@ enum { QKV, OUTPUT, GATE_UP, DOWN, WEIGHTS }; /* the linear layers of a decoder 
 
 typedef struct {
     Weight weights[WEIGHTS];
-    const number *attn_norm, *mlp_norm;
-    const number *q_norm, *k_norm; /* (dim,), or null in models that do not norm heads */
+    const scalar *attn_norm, *mlp_norm;
+    const scalar *q_norm, *k_norm; /* (dim,), or null in models that do not norm heads */
     int window;                    /* how many of the newest tokens are seen */
 } DecoderLayer;
 
@@ -32,46 +32,48 @@ typedef struct {
     float scale;
 } AdaptedRows;
 
-/* Room for what is computed on the way, row by row, each as wide as the widest that is kept in it. */
+/* Buffers for intermediate results, row by row, each as wide as the widest that is kept in it. */
 typedef struct {
-    number *normed, *qkv, *turned, *attended, *gate_up, *gated, *update;
-    number *some_inputs, *some_outputs, *low; /* of the rows of one adapter */
-    float *scratch;                           /* `scratch_size(capacity, dim)` floats for each thread */
+    scalar *normed, *qkv, *rotated, *attended, *gate_up, *gated, *update;
+    scalar *adapter_inputs, *adapter_outputs, *low_rank_hidden; /* of the rows of one adapter */
+    float *scratch; /* `scratch_size(capacity, dim)` floats for each thread */
 } Workspace;
 
 typedef struct {
-    Workspace room;
-    number *x;               /* (rows, hidden): embeddings before, hidden states after */
-    const number *cos, *sin; /* (rows, dim), as `rotate` takes them */
-    number *keys, *values;   /* the cache: (layers, cache_rows, kv_heads, capacity, dim) */
+    Workspace workspace;
+    scalar *x;               /* (rows, hidden): embeddings before, hidden states after */
+    const scalar *cos, *sin; /* (rows, dim), as `rotate` takes them */
+    scalar *keys, *values;   /* the cache: (layers, cache_rows, kv_heads, capacity, dim) */
     const int64_t *positions;
     const AdaptedRows *adapted;
     int num_adapted, rows, cache_rows, capacity, threads;
 } Step;
 
-static void copy_rows(const int64_t *from, const int64_t *to, int count, int width, const number *x, number *y) {
+static void copy_rows(const int64_t *from, const int64_t *to, int count, int width, const scalar *x, scalar *y) {
     for (int i = 0; i < count; i++)
-        memcpy(y + (to ? to[i] : i) * width, x + (from ? from[i] : i) * width, width * sizeof(number));
+        memcpy(y + (to ? to[i] : i) * width, x + (from ? from[i] : i) * width, width * sizeof(scalar));
 }
 
 /* y += scale * x A^T B^T on the rows of one adapter. */
-static void add_low_rank(const AdaptedRows *adapted, const LowRank *low_rank, const number *x, number *y, const Step *step) {
-    const Workspace *room = &step->room;
+static void add_low_rank(const AdaptedRows *adapted, const LowRank *low_rank, const scalar *x, scalar *y,
+                         const Step *step) {
+    const Workspace *workspace = &step->workspace;
     int inputs = low_rank->a.inputs, outputs = low_rank->b.outputs;
     int count = adapted->rows ? adapted->num_rows : step->rows;
-    const number *own_x = adapted->rows ? room->some_inputs : x;
-    number *own_y = adapted->rows ? room->some_outputs : y;
+    const scalar *own_x = adapted->rows ? workspace->adapter_inputs : x;
+    scalar *own_y = adapted->rows ? workspace->adapter_outputs : y;
     if (adapted->rows) {
-        copy_rows(adapted->rows, NULL, count, inputs, x, room->some_inputs);
-        copy_rows(adapted->rows, NULL, count, outputs, y, room->some_outputs);
+        copy_rows(adapted->rows, NULL, count, inputs, x, workspace->adapter_inputs);
+        copy_rows(adapted->rows, NULL, count, outputs, y, workspace->adapter_outputs);
     }
-    linear(&low_rank->a, own_x, inputs, room->low, count, step->threads);
-    add_linear(&low_rank->b, room->low, low_rank->a.outputs, own_y, count, adapted->scale, step->threads);
+    linear(&low_rank->a, own_x, inputs, workspace->low_rank_hidden, count, step->threads);
+    add_linear(&low_rank->b, workspace->low_rank_hidden, low_rank->a.outputs, own_y, count, adapted->scale,
+               step->threads);
     if (adapted->rows) copy_rows(NULL, adapted->rows, count, outputs, own_y, y);
 }
 
-/* y = the linear layer of x, adapters included. */
-static void project(const Model *model, const Step *step, int layer, int which, const number *x, number *y) {
+/* y = the linear layer `which` of x, adapters included. */
+static void project(const Model *model, const Step *step, int layer, int which, const scalar *x, scalar *y) {
     const Weight *weight = &model->layers[layer].weights[which];
     linear(weight, x, weight->inputs, y, step->rows, step->threads);
     for (int i = 0; i < step->num_adapted; i++) {
@@ -80,51 +82,52 @@ static void project(const Model *model, const Step *step, int layer, int which, 
     }
 }
 
-/* x += y, `count` numbers. */
-static void add(number *x, const number *y, size_t count) {
+/* x += y, `count` scalars. */
+static void add(scalar *x, const scalar *y, size_t count) {
     for (size_t i = 0; i < count; i += LANES) {
         int left = count - i < LANES ? (int)(count - i) : LANES;
         store(x + i, left, load(x + i, left) + load(y + i, left));
     }
 }
 
-/* The heads of the fused projection in `room.qkv`: normed where the model does that, turned, and attended to. */
+/* Attend with the heads of the fused projection in `workspace.qkv`, normed where the model does that, and rotated. */
 static void attend_layer(const Model *model, const Step *step, int layer) {
     const DecoderLayer *own = &model->layers[layer];
-    const Workspace *room = &step->room;
+    const Workspace *workspace = &step->workspace;
     int heads = model->heads, kv_heads = model->kv_heads, dim = model->dim, rows = step->rows;
-    int turned_width = (heads + kv_heads) * dim, width = turned_width + kv_heads * dim;
+    int rotated_width = (heads + kv_heads) * dim, width = rotated_width + kv_heads * dim;
     if (own->q_norm) {
 #pragma omp parallel for num_threads(step->threads) if (rows > step->threads)
         for (int row = 0; row < rows; row++) {
-            number *q = room->qkv + (size_t)row * width, *k = q + heads * dim;
+            scalar *q = workspace->qkv + (size_t)row * width, *k = q + heads * dim;
             rms_norm(q, own->q_norm, q, heads, dim, model->eps, 1);
             rms_norm(k, own->k_norm, k, kv_heads, dim, model->eps, 1);
         }
     }
-    rotate(room->qkv, width, step->cos, step->sin, room->turned, rows, heads + kv_heads, dim, step->threads);
+    rotate(workspace->qkv, width, step->cos, step->sin, workspace->rotated, rows, heads + kv_heads, dim, step->threads);
     size_t start = (size_t)layer * step->cache_rows * kv_heads * step->capacity * dim;
-    append_and_attend(room->turned, turned_width, room->turned + heads * dim, turned_width, room->qkv + turned_width, width,
-                      step->keys + start, step->values + start, step->positions, room->attended, room->scratch, rows, heads,
-                      kv_heads, dim, step->capacity, own->window, step->threads);
+    append_and_attend(workspace->rotated, rotated_width, workspace->rotated + heads * dim, rotated_width,
+                      workspace->qkv + rotated_width, width, step->keys + start, step->values + start, step->positions,
+                      workspace->attended, workspace->scratch, rows, heads, kv_heads, dim, step->capacity, own->window,
+                      step->threads);
 }
 
-/* One token per row, at its position: its keys and values are appended to the cache's first rows. */
+/* Decode one token per row, at its position; its keys and values are appended to the cache's first rows. */
 void decode(const Model *model, const Step *step) {
-    const Workspace *room = &step->room;
+    const Workspace *workspace = &step->workspace;
     int rows = step->rows, threads = step->threads;
     for (int layer = 0; layer < model->num_layers; layer++) {
         const DecoderLayer *own = &model->layers[layer];
         int hidden = own->weights[QKV].inputs, intermediate = own->weights[DOWN].inputs;
-        rms_norm(step->x, own->attn_norm, room->normed, rows, hidden, model->eps, threads);
-        project(model, step, layer, QKV, room->normed, room->qkv);
+        rms_norm(step->x, own->attn_norm, workspace->normed, rows, hidden, model->eps, threads);
+        project(model, step, layer, QKV, workspace->normed, workspace->qkv);
         attend_layer(model, step, layer);
-        project(model, step, layer, OUTPUT, room->attended, room->update);
-        add(step->x, room->update, (size_t)rows * hidden);
-        rms_norm(step->x, own->mlp_norm, room->normed, rows, hidden, model->eps, threads);
-        project(model, step, layer, GATE_UP, room->normed, room->gate_up);
-        swiglu(room->gate_up, room->gated, rows, intermediate, threads);
-        project(model, step, layer, DOWN, room->gated, room->update);
-        add(step->x, room->update, (size_t)rows * hidden);
+        project(model, step, layer, OUTPUT, workspace->attended, workspace->update);
+        add(step->x, workspace->update, (size_t)rows * hidden);
+        rms_norm(step->x, own->mlp_norm, workspace->normed, rows, hidden, model->eps, threads);
+        project(model, step, layer, GATE_UP, workspace->normed, workspace->gate_up);
+        swiglu(workspace->gate_up, workspace->gated, rows, intermediate, threads);
+        project(model, step, layer, DOWN, workspace->gated, workspace->update);
+        add(step->x, workspace->update, (size_t)rows * hidden);
     }
 }

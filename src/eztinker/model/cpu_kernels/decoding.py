@@ -1,4 +1,4 @@
-"""One new token per cached sequence through all layers of a model, in one call of the kernels.
+"""Decode step: one new token per cached sequence through all layers of a model, in one call of the kernels.
 
 B = sequences, H = hidden size, D = head_dim, N = layers, R = rows of the cache, K = key-value heads, S = its capacity.
 """
@@ -21,7 +21,7 @@ NORMS = ("attn_norm", "mlp_norm", "q_norm", "k_norm")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LayerWeights:
-    """One decoder layer."""
+    """Weights of one decoder layer."""
 
     attn_norm: Tensor
     mlp_norm: Tensor
@@ -39,10 +39,10 @@ class _LowRank(ctypes.Structure):
 
 
 class LowRanks:
-    """What an adapter adds to the weights of one layer after the other, in the order of `WEIGHTS`."""
+    """A and B of an adapter for every weight of every layer in turn, in the order of `WEIGHTS`."""
 
     def __init__(self, pairs: Sequence[tuple[PackedWeight, PackedWeight] | None]) -> None:
-        """A and B for each weight; None leaves it alone. Made by `DecodeKernel.low_ranks`, which checks them."""
+        """Build from A and B for each weight, None for those left alone; `DecodeKernel.low_ranks` checks them first."""
         self._pairs = pairs  # which the pointers lead to
         self.table = (_LowRank * len(pairs))(*(_LowRank(p[0].weight, p[1].weight) if p else _LowRank() for p in pairs))
         self.greatest_rank = max((pair[0].weight.outputs for pair in pairs if pair), default=0)
@@ -55,10 +55,10 @@ class AdaptedRows:
     low_ranks: LowRanks
     scale: float
     rows: Tensor | None
-    """In ascending order; None means all."""
+    """Row indices in ascending order; None means all rows."""
 
 
-class _Layer(ctypes.Structure):
+class _LayerStruct(ctypes.Structure):
     _fields_ = [
         *((name, Weight) for name in WEIGHTS),
         *((name, Pointer) for name in NORMS),
@@ -68,7 +68,7 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        ("layers", ctypes.POINTER(_Layer)),
+        ("layers", ctypes.POINTER(_LayerStruct)),
         *((name, Int) for name in ("num_layers", "heads", "kv_heads", "dim")),
         ("eps", Float),
     ]
@@ -80,16 +80,16 @@ class _AdaptedRows(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = [
-        *((name, Pointer) for name in ("normed", "qkv", "turned", "attended", "gate_up", "gated", "update")),
-        *((name, Pointer) for name in ("some_inputs", "some_outputs", "low", "scratch")),
+        *((name, Pointer) for name in ("normed", "qkv", "rotated", "attended", "gate_up", "gated", "update")),
+        *((name, Pointer) for name in ("adapter_inputs", "adapter_outputs", "low_rank_hidden", "scratch")),
         *((name, Pointer) for name in ("x", "cos", "sin", "keys", "values", "positions")),
         ("adapted", ctypes.POINTER(_AdaptedRows)),
         *((name, Int) for name in ("num_adapted", "rows", "cache_rows", "capacity", "threads")),
     ]
 
 
-_EVERYTHING = 2**31 - 1
-"""The window of layers without one."""
+_NO_WINDOW = 2**31 - 1
+"""Sliding window of layers that have none."""
 
 
 class DecodeKernel:
@@ -98,14 +98,14 @@ class DecodeKernel:
     def __init__(
         self, kernels: CpuKernels, layers: Sequence[LayerWeights], *, num_heads: int, num_kv_heads: int, eps: float
     ) -> None:
-        """All heads are of the same size.
+        """Lay the model out for the kernel; all heads are of the same size.
 
         Raises:
             ValueError: weights do not fit each other.
         """
         self._kernels = kernels
         self._tensors = layers  # which the pointers lead to
-        self._layers = (_Layer * len(layers))(*map(_layer, layers))
+        self._layers = (_LayerStruct * len(layers))(*map(_layer, layers))
         first = layers[0]
         head_dim = first.output.weight.inputs // num_heads
         for index, layer in enumerate(layers):
@@ -115,18 +115,18 @@ class DecodeKernel:
         self._widths = {
             "normed": first.qkv.weight.inputs,
             "qkv": first.qkv.weight.outputs,
-            "turned": first.qkv.weight.outputs,
+            "rotated": first.qkv.weight.outputs,
             "attended": first.output.weight.inputs,
             "gate_up": first.gate_up.weight.outputs,
             "gated": first.down.weight.inputs,
             "update": first.qkv.weight.inputs,
-            "some_inputs": max(weight.inputs for weight in weights),
-            "some_outputs": max(weight.outputs for weight in weights),
+            "adapter_inputs": max(weight.inputs for weight in weights),
+            "adapter_outputs": max(weight.outputs for weight in weights),
         }
-        """Numbers of a row in each of the buffers."""
+        """Row width of each intermediate buffer, in scalars."""
 
     def low_ranks(self, pairs: Sequence[tuple[PackedWeight, PackedWeight] | None]) -> LowRanks:
-        """What an adapter adds to each weight of each layer in turn, as `append` takes it.
+        """Check an adapter's A and B for each weight of each layer in turn, and lay them out for `append`.
 
         Raises:
             ValueError: it was made for other weights.
@@ -155,7 +155,7 @@ class DecodeKernel:
         """
         num_rows, num_threads, capacity = x_BH.shape[0], torch.get_num_threads(), keys_NRKSD.shape[3]
         self._check(x_BH, (cos_BD, sin_BD), (keys_NRKSD, values_NRKSD), positions_B)
-        widths = {**self._widths, "low": max((each.low_ranks.greatest_rank for each in adapted), default=0)}
+        widths = {**self._widths, "low_rank_hidden": max((each.low_ranks.greatest_rank for each in adapted), default=0)}
         buffers = {name: x_BH.new_empty(num_rows, width) for name, width in widths.items()}
         buffers["scratch"] = self._kernels.new_scratch(capacity, self._model.dim)
         step = _Step(
@@ -182,7 +182,7 @@ class DecodeKernel:
         cache: tuple[Tensor, Tensor],
         positions_B: Tensor,
     ) -> None:
-        """See that the step's tensors have the sizes that the kernel goes by."""
+        """Check that the step's tensors have the sizes that the kernel assumes."""
         model, num_rows = self._model, x_BH.shape[0]
         _, cache_rows, _, capacity, _ = cache[0].shape
         self._kernels.check("hidden states", x_BH, (num_rows, self._widths["normed"]))
@@ -201,7 +201,7 @@ class DecodeKernel:
 def _check_sizes(
     kernels: CpuKernels, index: int, layer: LayerWeights, hidden_size: int, num_heads: int, num_kv_heads: int
 ) -> None:
-    """See that a layer's weights fit each other, for the kernel goes from one to the next by these sizes.
+    """Check that a layer's weights fit each other: the kernel computes addresses from these sizes.
 
     Raises:
         ValueError: they do not.
@@ -230,11 +230,11 @@ def _fits(weight: Weight, a: PackedWeight, b: PackedWeight) -> bool:
     return (b.weight.outputs, b.weight.inputs, inputs_of_a) == (weight.outputs, outputs_of_a, weight.inputs)
 
 
-def _layer(layer: LayerWeights) -> _Layer:
+def _layer(layer: LayerWeights) -> _LayerStruct:
     weights = {name: getattr(layer, name).weight for name in WEIGHTS}
     norms = {name: getattr(layer, name) for name in NORMS}
     pointers = {name: None if norm is None else norm.data_ptr() for name, norm in norms.items()}
-    return _Layer(**weights, **pointers, window=layer.window or _EVERYTHING)
+    return _LayerStruct(**weights, **pointers, window=layer.window or _NO_WINDOW)
 
 
 def _adapted_rows(adapted: AdaptedRows) -> _AdaptedRows:

@@ -30,7 +30,7 @@ _ARGUMENTS: dict[str, list[type]] = {
 
 
 class Weight(ctypes.Structure):
-    """`Weight` of kernels.h. Without `packed` it stands for none."""
+    """C struct `Weight` of kernels.h. Without `packed` it stands for no weight."""
 
     _fields_ = [("packed", Pointer), ("bias", Pointer), ("narrow", Int), ("outputs", Int), ("inputs", Int)]
 
@@ -40,10 +40,10 @@ class PackedWeight:
     """A weight as `CpuKernels.linear` reads it, and the bias that goes with it."""
 
     packed: Tensor
-    """Bytes."""
+    """The weight's bytes in the kernel's order."""
     bias_O: Tensor | None
     weight: Weight
-    """Where both are, and the sizes."""
+    """C struct with the addresses of both, and the sizes."""
 
 
 class CpuKernels:
@@ -56,14 +56,14 @@ class CpuKernels:
             function.restype = Long if name.endswith("_size") else None
         self._library = library
         self._dtype = dtype
-        self.fastest_inputs: int = library.fastest_inputs()
-        """`linear` is fastest where this divides the number of inputs."""
+        self.input_multiple: int = library.input_multiple()
+        """The divisor of the number of inputs with which `linear` is fastest."""
 
     def pack_weight(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, narrow: bool = False) -> PackedWeight:
-        """The weight in the order that `linear` reads it.
+        """Pack a weight in the order that `linear` reads it.
 
         Args:
-            narrow: in 16 bits for each number, as all of bfloat16 are; every one must be representable in it.
+            narrow: keep 16 bits of each scalar, as bfloat16 always does; every one must be representable in it.
         """
         narrow = narrow or self._dtype == torch.bfloat16
         num_outputs, num_inputs = weight_OI.shape
@@ -152,9 +152,9 @@ class CpuKernels:
         self._library.rotate(*pointers, num_tokens, num_heads, head_dim, torch.get_num_threads())
         return y_THD
 
-    def new_scratch(self, most_seen: int, head_dim: int) -> Tensor:
-        """What the kernels of attention write down about the tokens that a query sees."""
-        num_floats = torch.get_num_threads() * self._library.scratch_size(most_seen, head_dim)
+    def new_scratch(self, max_visible: int, head_dim: int) -> Tensor:
+        """Scratch memory for the attention kernels, for queries that see up to `max_visible` tokens."""
+        num_floats = torch.get_num_threads() * self._library.scratch_size(max_visible, head_dim)
         return torch.empty(num_floats, dtype=torch.float32)
 
     def attend_packed(
@@ -162,7 +162,7 @@ class CpuKernels:
         q_THD: Tensor,
         k_TKD: Tensor,
         v_TKD: Tensor,
-        before: tuple[Tensor, Tensor] | None,
+        prefix: tuple[Tensor, Tensor] | None,
         starts_T: Tensor,
         longest: int,
         window: int | None,
@@ -182,32 +182,32 @@ class CpuKernels:
         self._check_heads("values", v_TKD, (num_tokens, num_kv_heads, head_dim))
         num_threads = torch.get_num_threads()
         # Named, so that copies made here outlive the call.
-        keys_before, values_before = (each.contiguous() for each in before or (k_TKD[:0], v_TKD[:0]))
-        num_before = keys_before.shape[0]
-        for each in (keys_before, values_before):
-            self.check("prefix", each, (num_before, num_kv_heads, head_dim))
+        prefix_keys, prefix_values = (each.contiguous() for each in prefix or (k_TKD[:0], v_TKD[:0]))
+        num_prefix = prefix_keys.shape[0]
+        for each in (prefix_keys, prefix_values):
+            self.check("prefix", each, (num_prefix, num_kv_heads, head_dim))
         starts_T = starts_T.contiguous()
         if starts_T.dtype != torch.int64 or starts_T.shape != (num_tokens,):
             raise ValueError(f"{num_tokens} tokens need as many int64 starts, got {tuple(starts_T.shape)}")
-        most_seen = num_before + longest
+        max_visible = num_prefix + longest
         out_THD = q_THD.new_empty(q_THD.shape)
-        scratch = self.new_scratch(most_seen, head_dim)
+        scratch = self.new_scratch(max_visible, head_dim)
         new = [argument for x in (q_THD, k_TKD, v_TKD) for argument in (x.data_ptr(), x.stride(0))]
-        pointers = [x.data_ptr() for x in (keys_before, values_before, starts_T, out_THD, scratch)]
-        sizes = num_tokens, num_heads, num_kv_heads, head_dim, num_before, most_seen
-        self._library.attend_packed(*new, *pointers, *sizes, window or most_seen, num_threads)
+        pointers = [x.data_ptr() for x in (prefix_keys, prefix_values, starts_T, out_THD, scratch)]
+        sizes = num_tokens, num_heads, num_kv_heads, head_dim, num_prefix, max_visible
+        self._library.attend_packed(*new, *pointers, *sizes, window or max_visible, num_threads)
         return out_THD
 
     def decode(self, model: Any, step: Any) -> None:
-        """One step of a `DecodeKernel`, which lays out both."""
+        """Run one step of a `DecodeKernel`, which lays out both."""
         self._library.decode(model, step)
 
     def draw(
         self, logits_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], num_drawable: int
     ) -> tuple[Tensor, Tensor]:
-        """One of the first `num_drawable` tokens per row of float32 logits, and its log-probability among all.
+        """Sample one of the first `num_drawable` tokens per row of float32 logits; gives it and its logprob among all.
 
-        The likeliest where the temperature is 0, else where the tempered cumulative probability passes the uniform.
+        It is the argmax where the temperature is 0, else where the tempered cumulative probability passes the uniform.
         """
         logits_BV, num_rows = _rows_of_logits(logits_BV, num_drawable, temperatures, uniforms)
         tokens, logprobs = torch.empty(num_rows, dtype=torch.int64), torch.empty(num_rows)
@@ -217,7 +217,7 @@ class CpuKernels:
         return tokens, logprobs
 
     def normalize(self, logits_BV: Tensor, temperatures: Sequence[float], num_drawable: int) -> tuple[Tensor, Tensor]:
-        """Per row what makes (logit - greatest) / temperature - log total a log-probability, to the bit that of `draw`.
+        """Row maxima and log sums: (logit - max) / temperature - log sum is a logprob, to the bit that of `draw`.
 
         Temperatures are above 0.
         """
@@ -228,7 +228,7 @@ class CpuKernels:
         return greatest_B, log_totals_B
 
     def check(self, name: str, x: Tensor, shape: Sequence[int]) -> None:
-        """The kernels read and write as many numbers as they are told, whether memory holds them or not."""
+        """Raise ValueError unless `x` is as the kernels will read it: they trust the shapes they are told."""
         if tuple(x.shape) != tuple(shape) or x.dtype != self._dtype or x.device.type != "cpu":
             raise ValueError(
                 f"The {name} must be {_kind(self._dtype)} of shape {tuple(shape)} in the processor's memory, "
@@ -243,7 +243,7 @@ class CpuKernels:
 
 
 def _rows_of_logits(logits_BV: Tensor, num_drawable: int, *per_row: Sequence[float]) -> tuple[Tensor, int]:
-    """The logits as `draw` reads them, and how many rows they have."""
+    """Check logits and give them as `draw` reads them, with the number of rows."""
     num_rows, vocab_size = logits_BV.shape
     if logits_BV.dtype != torch.float32 or logits_BV.device.type != "cpu":
         raise ValueError(f"Logits must be float32 in the processor's memory, not {_kind(logits_BV.dtype)}")
@@ -259,5 +259,5 @@ def _kind(dtype: torch.dtype) -> str:
 
 
 def _with_whole_rows(x_MI: Tensor) -> Tensor:
-    """`x_MI`, copied unless the numbers of each row lie side by side."""
+    """`x_MI`, copied unless each row is contiguous."""
     return x_MI if x_MI.stride(1) == 1 else x_MI.contiguous()

@@ -1,8 +1,8 @@
 /* Products of bfloat16 in the tiles of AMX, for linear.c.
  *
- * Tiles of weights are what `pack_weight` lays out, for AVX512-BF16 too. The sums of 32 rows and 32 outputs take four of the
- * eight tiles, their inputs and weights two each: every tile that is loaded is multiplied twice. It takes layers whose
- * inputs TILE_INPUTS divides. */
+ * Tiles of weights are what `pack_weight` gives, for AVX512-BF16 too. The sums of 32 rows and 32 outputs take four of
+ * the eight tiles, their inputs and weights two each: every tile that is loaded is multiplied twice. It takes layers
+ * whose inputs TILE_INPUTS divides. */
 #pragma once
 
 #include "amx.h"
@@ -12,14 +12,13 @@
 /* Tiles for `rows` of TILED_ROWS rows: sums 0 to 3, inputs 4 and 5, weights 6 and 7. */
 static inline void configure_tiles(int rows) {
     int upper = rows < TILE_ROWS ? rows : TILE_ROWS, lower = rows - upper;
-    set_up_tiles((int[8]){upper, upper, lower, lower, upper, lower, TILE_ROWS, TILE_ROWS});
+    load_tile_config((int[8]){upper, upper, lower, lower, upper, lower, TILE_ROWS, TILE_ROWS});
 }
 
-/* The sums (rows, OUTPUTS of linear.c) of TILED_ROWS rows at most, for which the tiles are configured, with one block of
- * weights. `next` is what to ask memory for meanwhile, `next_step` bytes of it for each TILE_INPUTS. */
-static inline __attribute__((always_inline)) void multiply_tiles(const int both, const char *x, int64_t x_bytes,
-                                                                 const char *weight, int inputs, const char *next,
-                                                                 size_t next_step, float *sums) {
+/* The sums (rows, OUTPUTS of linear.c) of TILED_ROWS rows at most, for which the tiles are configured, with one block
+ * of weights. `next` is what to prefetch meanwhile, `next_step` bytes of it for each TILE_INPUTS. */
+ALWAYS_INLINE void multiply_tiles(const int both, const char *x, int64_t x_bytes, const char *weight, int inputs,
+                                  const char *next, size_t next_step, float *sums) {
     const int64_t weight_bytes = 2 * TILE_BYTES, sum_bytes = OUTPUTS * sizeof(float);
     _tile_zero(0);
     _tile_zero(1);
@@ -28,7 +27,7 @@ static inline __attribute__((always_inline)) void multiply_tiles(const int both,
         _tile_zero(3);
     }
     for (int i = 0; i < inputs; i += TILE_INPUTS) {
-        for (size_t line = 0; line < next_step; line += 64) PREFETCH_INTO_L2(next + line);
+        for (size_t line = 0; line < next_step; line += 64) PREFETCH_L2(next + line);
         next += next_step;
         _tile_loadd(6, weight, weight_bytes);
         _tile_loadd(7, weight + TILE_BYTES, weight_bytes);

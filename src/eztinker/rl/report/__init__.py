@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs: report.html after each round; summary.json and PNG plots at its end."""
+"""Reports of a run: report.html after each round; summary.json and PNG plots at its end."""
 
 from __future__ import annotations
 

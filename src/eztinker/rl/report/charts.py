@@ -13,7 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 14, 30
 _NUM_TICKS = 4
 _MAX_X_LABELS = 10
 _NOISE = 1e-9
-"""What is smaller is a rounding error, and shown as 0."""
+"""Smaller values are rounding errors, and shown as 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

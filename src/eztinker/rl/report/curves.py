@@ -7,7 +7,7 @@ from eztinker.rl.state import RunState
 
 
 def curves(state: RunState) -> dict[str, Chart]:
-    """By file name: accuracy, loss, share of right samples, length. A curve without a point is left out."""
+    """Charts by file name: accuracy, loss, share of right samples, length. One without a point is left out."""
     charts = {"accuracy": _accuracy(state), "loss": _loss(state), "right": _right(state), "length": _length(state)}
     return {name: chart for name, chart in charts.items() if chart.series[0].ys}
 

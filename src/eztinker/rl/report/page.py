@@ -9,7 +9,7 @@ from typing import Any
 
 from eztinker.rl.config import Recipe
 from eztinker.rl.display import accuracy_text, counted, interval_text
-from eztinker.rl.evaluate import Answer, Evaluation
+from eztinker.rl.evaluate import Evaluation, GradedAnswer
 from eztinker.rl.report.curves import curves
 from eztinker.rl.report.summary import summarize
 from eztinker.rl.rollouts import Rollout
@@ -17,15 +17,15 @@ from eztinker.rl.state import RunState
 
 _SAMPLES_PER_KIND = 8
 RELOAD_SECONDS = 10
-"""Between two looks of an open page at a run that goes on."""
+"""Time between two reloads of an open page, while the run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """One held-out problem, answered before and after training."""
 
-    before: Answer
-    after: Answer
+    before: GradedAnswer
+    after: GradedAnswer
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""A run in numbers and in honest sentences."""
+"""The summary of a run: its figures, and sentences about what they show."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def reuse_command(recipe: Recipe, sampler_path: str) -> str:
 
 
 def findings(recipe: Recipe, state: RunState) -> list[str]:
-    """What the numbers say and what they do not."""
+    """Sentences about what the figures show and what they do not."""
     before, after = state.evaluations[0], state.evaluations[-1]
     sentences = [
         f"Held-out accuracy went from {_percent(before)} to {_percent(after)} on {len(after.answers)} problems "

@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from eztinker.config import ServerConfig
 from eztinker.errors import ConfigError, NotFound, ServerError
-from eztinker.issued_keys import ValidKeys, id_in, revoke_key
-from eztinker.keys import ensure_api_key, hash_key
+from eztinker.keys.issued_keys import ValidKeys, id_in, revoke_key
+from eztinker.keys.key_format import hash_key
+from eztinker.keys.server_key import ensure_api_key
+from eztinker.settings.server_config import ServerConfig
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
