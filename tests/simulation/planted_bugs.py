@@ -230,7 +230,7 @@ def _lose_without_announcing() -> AbstractContextManager[Any]:
     def lose(db: Any, op_id: str, now: Any) -> None:
         db.exec_driver_sql("UPDATE operations SET status = 'lost' WHERE op_id = ?", (op_id,))
 
-    return patch.object(operation_queries, "lose", lose)
+    return patch.object(operation_queries, "mark_lost", lose)
 
 
 def _stay_with_the_own_save() -> AbstractContextManager[Any]:
