@@ -1,1 +1,1 @@
-"""What a client may ask for, in domain words: sessions, training runs, futures, sampling, checkpoints. No HTTP."""
+"""Requests that a client may make, in domain words: sessions, training runs, futures, samples, checkpoints. No HTTP."""

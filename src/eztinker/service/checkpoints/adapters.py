@@ -201,9 +201,10 @@ def _read(
 
 
 def _check_expected(lora: LoraSpec, expected: LoraSpec) -> None:
-    """
+    """Require that an adapter has the shape that was announced.
+
     Raises:
-        InvalidInput: the adapter is not of the shape that it was announced to have.
+        InvalidInput: its shape is another.
     """
     if lora.rank != expected.rank:
         raise InvalidInput(
