@@ -25,7 +25,7 @@ def main() -> None:
     if arguments.fair_share:
         print_table(list(fair_share.measure(arguments.rounds)), "tiny model, float32, 1 CPU thread")
         return
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the peers' own bars would cut through ours
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the peers' own bars would break ours
     console = Console(stderr=True)
     (model,) = load_catalog([arguments.base_model], console)
     dtype = arguments.dtype
@@ -58,7 +58,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(model: BaseModel, dtype: str, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """The rows of the report in their order."""
+    """Rows of the report in their order."""
     shared = (model.directory, dtype, arguments.threads)
     machine = _probe(arguments.threads)
     limits = Limits.of(model.directory, dtype, machine)
@@ -79,7 +79,7 @@ def _probe(num_threads: int) -> Machine:
 
 
 def _machine_rows(machine: Machine) -> Iterator[Measurement]:
-    """The limits' own inputs, kept with the results that refer to them."""
+    """Rates of the machine, from which the limits are computed, as rows of the report."""
     yield Measurement(work="machine", setting="memory read", unit="GB/s", ours=machine.read_bytes_per_second / 1e9)
     for dtype, flops in machine.flops.items():
         yield Measurement(work="machine", setting=f"{dtype} products", unit="GFLOP/s", ours=flops / 1e9)

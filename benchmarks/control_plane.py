@@ -1,7 +1,7 @@
-"""What the server adds to a training step: both calls through the official SDK, on a model that costs next to nothing.
+"""Overhead of the server on a training step: both calls through the official SDK, on a tiny model.
 
-Every call is made durable before it is acknowledged, as in any other use. The speed of a shared machine may swing by a
-third within minutes, so the engine alone and the client take turns in short blocks, compared in pairs.
+Every call is durable before it is acknowledged, as always. The speed of a shared machine may vary by a third within
+minutes, so the engine alone and the client take turns in short blocks, which are compared in pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from eztinker.cli.child_server import child_server
 from tests.tiny_models import make_tiny_model
 
 HIDDEN_SIZE = 128
-"""Makes a model of 0.5 million parameters."""
+"""Hidden size, which makes a model of 0.5 million parameters."""
 NUM_TOKENS = 16
 BLOCKS_PER_ROUND = 4
 STEPS_PER_BLOCK = 30
@@ -34,7 +34,7 @@ _API_KEY = "tml-benchmark"
 
 
 def measure(num_rounds: int) -> Measurement:
-    """The median of what a block's median step takes longer at the client than in the engine alone."""
+    """Median over blocks of the difference between the client's and the engine's median step, in ms."""
     batch = draw_training_batch(1, NUM_TOKENS, 256)
     with tempfile.TemporaryDirectory() as scratch:
         model_dir = make_tiny_model(Path(scratch) / "model", "llama", hidden=HIDDEN_SIZE)

@@ -1,4 +1,4 @@
-"""Decode: new tokens per second at several batch sizes, prompts read included, greedy."""
+"""Decode: new tokens per second at several batch sizes, greedy, prefill included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our side: the engine's own sampler, prompt reader and trainer, without the server around them."""
+"""Our side of the comparison: the engine's sampler, prompt reader and trainer, without the server."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from tokenizers import Tokenizer
 from benchmarks.workload import LEARNING_RATE, LORA_ALPHA, LORA_RANK, TrainingBatch
 from eztinker.engine.prefill import Prompt, PromptReader
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import Sampler
-from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.sampler import BatchSampler
+from eztinker.engine.trainer import Pass, TrainingState
 from eztinker.model.decoder import Decoder
 from eztinker.model.device import DTYPES, choose_device, set_up_cpu
 from eztinker.model.lora import Adapter
 from eztinker.types import AdamParams, Datum, LoraSpec, SampleRequest, SamplingParams
 
 MAX_TRAIN_TOKENS = 512
-"""Tokens in one micro-batch, the server's default."""
+"""Tokens in one micro-batch, as by default in the server."""
 
 
 class EngineInference:
-    """Decode and prefill of the base model. Prompts are not kept between calls, for the peer keeps none."""
+    """Decode and prefill of the base model, without a prefix cache, since the peer has none."""
 
     def __init__(self, directory: Path, dtype: str, num_threads: int) -> None:
         set_up_cpu(num_threads)
         decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._sampler = Sampler(decoder, tokenizer, max_batch_size=64, prefix_cache_bytes=0)
+        self._sampler = BatchSampler(decoder, tokenizer, max_batch_size=64, prefix_cache_bytes=0)
         self._reader = PromptReader(decoder, cache_bytes=0, num_drawable=decoder.config.vocab_size)
 
     def decode(self, prompts: list[list[int]], num_new_tokens: int) -> int:
-        """Continue all prompts greedily; gives the number of tokens drawn."""
+        """Continue all prompts greedily; returns the number of tokens drawn."""
         for index, tokens in enumerate(prompts):
             self._sampler.submit(SampleJob(str(index), _prompt(tokens, num_new_tokens)))
         num_drawn = 0
@@ -42,7 +42,7 @@ class EngineInference:
         return num_drawn
 
     def prefill(self, tokens: list[int]) -> int:
-        """Read one prompt; gives the likeliest next token."""
+        """Read one prompt; returns the likeliest next token."""
         (read,) = self._reader.read([_prompt(tokens, 1)])
         return int(read.next_logits.argmax())
 
@@ -54,10 +54,10 @@ class EngineTraining:
         set_up_cpu(num_threads)
         decoder = Decoder.load(directory, DTYPES[dtype], choose_device("cpu"))
         lora = LoraSpec(rank=LORA_RANK, seed=0, alpha=LORA_ALPHA, train_unembed=False)
-        self._run = TrainingRun("benchmark", decoder, Adapter.new(decoder.config, lora, decoder.device))
+        self._run = TrainingState("benchmark", decoder, Adapter.new(decoder.config, lora, decoder.device))
 
     def train_step(self, batch: TrainingBatch) -> float:
-        """Forward, backward and AdamW on a batch; gives the mean loss per token before the step."""
+        """Run forward, backward and AdamW on a batch; returns the mean loss per token before the step."""
         data = [_datum(tokens, batch.num_prompt_tokens) for tokens in batch.tokens]
         work = Pass(self._run, data, "cross_entropy", {}, forward_only=False)
         for _ in work.carry_out(MAX_TRAIN_TOKENS):
@@ -73,7 +73,7 @@ def _prompt(tokens: list[int], num_new_tokens: int) -> Prompt:
 
 
 def _datum(tokens: list[int], num_prompt_tokens: int) -> Datum:
-    """Position i predicts token i + 1; the first predicted token is the first after the prompt."""
+    """A datum in which position i predicts token i + 1, with loss on the tokens after the prompt."""
     targets = np.array([*tokens[1:], 0], dtype=np.int64)
     weights = np.zeros(len(tokens), dtype=np.float32)
     weights[num_prompt_tokens - 1 : -1] = 1.0

@@ -1,8 +1,8 @@
-"""Fair shares: the rate that a key keeps while others flood the server, and how evenly eight keys are served.
+"""Fair shares: the rate that an owner keeps while another floods the server, and how evenly eight owners are served.
 
-Raw HTTP through a real server on a tiny model, each owner with an issued key. The light owner works alone and beside
-the flood in turns, and only ratios within the run are compared. A flood keeps eight runs busy with passes of 900
-tokens, or eight requests for 8 samples of 200 tokens waiting.
+The owners use plain HTTP, each with a key of its own, on a real server with a tiny model. The light owner works alone
+and beside the flood in turns, and only ratios within the run are compared. A flood keeps eight runs busy with passes of
+900 tokens, or eight requests for 8 samples of 200 tokens waiting.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from eztinker.keys.issued_keys import issue_key
 from tests.tiny_models import make_tiny_model
 
 BLOCK_SECONDS = 6.0
-"""The length of one measurement of a rate."""
+"""Length of one measurement of a rate."""
 NUM_LIGHT_TOKENS = 16
 NUM_FLOOD_TOKENS = 900
 NUM_FLOODS = 8
-"""Requests of a flooding owner under way at any time."""
+"""Concurrent requests of a flooding owner."""
 WANTED_RATIO = 0.4
 NUM_EQUAL_OWNERS = 8
 NUM_EQUAL_TOKENS = 256
 """Enough for the engine, which is what is shared, to take most of a wait; HTTP and the log take the rest."""
 WANTED_WAIT = 3.0
-"""Times the wait that eight equal parts come to."""
+"""Longest wait to aim for, as a multiple of the wait at exactly equal shares."""
 
 Work = Callable[[], None]
-"""One unit of an owner's work, from its first request to its last result."""
+"""Function that does one unit of an owner's work, from its first request to its last result."""
 
 
 def measure(num_rounds: int) -> Iterator[Measurement]:
@@ -67,7 +67,7 @@ def measure(num_rounds: int) -> Iterator[Measurement]:
 
 
 class Owner:
-    """One key's session, and the work that it can ask for."""
+    """The session of one key, and units of work for it."""
 
     def __init__(self, url: str, key: str) -> None:
         limits = httpx.Limits(max_connections=None)
@@ -77,7 +77,7 @@ class Owner:
         self._numbers = itertools.count()
 
     def train(self, num_tokens: int) -> Work:
-        """A run of its own; its work is a forward_backward over one sequence and a step, asked for together."""
+        """Create a run; its unit of work is a forward_backward over one sequence and a step, submitted together."""
         body = {"session_id": self._session_id, "model_seq_id": next(self._numbers), "base_model": "tiny"}
         model_id = self._result(self._post("/create_model", body | {"lora_config": {"rank": 8}}))["model_id"]
         tokens = [number % 256 for number in range(num_tokens)]
@@ -100,7 +100,7 @@ class Owner:
         return work
 
     def sample(self, num_samples: int, num_tokens: int) -> Work:
-        """A sampling session; its work is one request."""
+        """Create a sampling session; its unit of work is one request."""
         body = {
             "session_id": self._session_id,
             "sampling_session_seq_id": next(self._numbers),
@@ -126,8 +126,8 @@ class Owner:
         response.raise_for_status()
         return response.json()
 
-    def _result(self, promise: dict[str, Any]) -> Any:
-        while (response := self._http.post("/retrieve_future", json={"request_id": promise["request_id"]})).is_error:
+    def _result(self, future: dict[str, Any]) -> Any:
+        while (response := self._http.post("/retrieve_future", json={"request_id": future["request_id"]})).is_error:
             if response.status_code != httpx.codes.REQUEST_TIMEOUT:
                 response.raise_for_status()
         result = response.json()
@@ -137,7 +137,7 @@ class Owner:
 
 
 def _light_beside_flood(setting: str, work: Work, flood: Sequence[Work], num_rounds: int) -> Measurement:
-    """The light owner's rate beside the flood, with its rate alone in the place of a peer's."""
+    """The light owner's rate beside the flood, compared with its rate alone."""
     work()
     alone, beside = [], []
     for _ in range(num_rounds):
@@ -156,9 +156,9 @@ def _light_beside_flood(setting: str, work: Work, flood: Sequence[Work], num_rou
 
 
 def _longest_wait(works: Sequence[Work], num_rounds: int) -> Measurement:
-    """The longest that anyone of equal owners waits for one unit, beside what an equal part of the time comes to.
+    """The longest wait of any of several equal owners for one unit, compared with the wait at equal shares.
 
-    The median of the rounds, for a machine that pauses once lengthens the wait of whoever is waiting then.
+    The median over rounds is taken, because a pause of the machine lengthens whatever wait it falls into.
     """
     for work in works:
         work()
@@ -181,7 +181,7 @@ def _longest_wait(works: Sequence[Work], num_rounds: int) -> Measurement:
 
 
 def _rate(work: Work) -> float:
-    """Units per second, one after another."""
+    """Units of work per second, one after another."""
     start = time.perf_counter()
     for num_done in itertools.count(1):
         work()
@@ -193,7 +193,7 @@ def _rate(work: Work) -> float:
 
 @contextmanager
 def _kept_busy(works: Sequence[Work], waits: list[float] | None = None) -> Iterator[None]:
-    """Threads that each do one work again and again for the length of the block; how long each unit took."""
+    """Repeat each work on a thread of its own during the block; `waits` receives the seconds of each unit."""
     is_over = threading.Event()
 
     def repeat(work: Work) -> None:

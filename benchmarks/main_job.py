@@ -1,4 +1,4 @@
-"""The main job, timed by itself: three rounds of rejection sampling and four evaluations through a real server."""
+"""The main job: three rounds of rejection sampling and four evaluations through a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line of the report."""
+"""Measurements, the lines of the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What we did, what the peer did, what the machine allows, and what we want."""
+    """One result of ours, with the peer's, the machine's limit, and the goal."""
 
     work: str
     setting: str
@@ -15,11 +15,11 @@ class Measurement:
     ours: float
     peer: float | None = None
     limit: float | None = None
-    """An upper bound, in the same unit."""
+    """Upper bound by the machine, in the same unit."""
     wanted_ratio: float | None = None
-    """Goal for ours / peer: at least this, or below it where less is better."""
+    """Goal for ours / peer: at least this, or below it if less is better."""
     wanted: float | None = None
-    """Goal for ours, where there is no peer: at most this."""
+    """Goal for ours if there is no peer: at most this."""
     less_is_better: bool = False
 
     @property
@@ -38,7 +38,7 @@ class Measurement:
 
     @property
     def is_met(self) -> bool | None:
-        """None where there is no goal."""
+        """Whether the goal is met; None if there is none."""
         if self.wanted_ratio is not None and self.ratio is not None:
             return self.ratio < self.wanted_ratio if self.less_is_better else self.ratio >= self.wanted_ratio
         return None if self.wanted is None else self.ours <= self.wanted

@@ -1,4 +1,4 @@
-"""Transformers' and peft's side of training: the loop of their documentation, float32 adapter on the same base."""
+"""The peers' side of training: transformers and peft in the loop of their documentation, with a float32 adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.workload import ADAPTED_PROJECTIONS, LEARNING_RATE, LORA_ALPHA, LORA_RANK, TrainingBatch
 
 _NO_LOSS = -100
-"""Label of positions that carry no loss, by transformers' convention."""
+"""Label of positions without loss, by transformers' convention."""
 
 
 class PeftTraining:
@@ -28,7 +28,7 @@ class PeftTraining:
         self._optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
 
     def train_step(self, batch: TrainingBatch) -> float:
-        """Forward, backward and AdamW on a batch; gives the mean loss per token before the step."""
+        """Run forward, backward and AdamW on a batch; returns the mean loss per token before the step."""
         input_ids = torch.tensor(batch.tokens)
         labels = input_ids.clone()
         labels[:, : batch.num_prompt_tokens] = _NO_LOSS

@@ -1,4 +1,4 @@
-"""Transformers' side of decode and prefill, as its documentation would have a user call it."""
+"""The peer's side of decode and prefill: transformers, called as in its documentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TransformersInference:
         self._model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
 
     def decode(self, prompts: list[list[int]], num_new_tokens: int) -> int:
-        """Continue all prompts greedily; gives the number of tokens drawn."""
+        """Continue all prompts greedily; returns the number of tokens drawn."""
         input_ids = torch.tensor(prompts)
         with torch.inference_mode():
             output_ids = self._model.generate(
@@ -28,7 +28,7 @@ class TransformersInference:
         return output_ids[:, input_ids.shape[1] :].numel()
 
     def prefill(self, tokens: list[int]) -> int:
-        """Read one prompt, head on its last position alone; gives the likeliest next token."""
+        """Read one prompt, with the head at its last position alone; returns the likeliest next token."""
         with torch.inference_mode():
             output = self._model(torch.tensor([tokens]), use_cache=True, logits_to_keep=1)
         return int(output.logits[0, -1].argmax())

@@ -1,4 +1,4 @@
-"""One side of a comparison in a process of its own, so that its memory is its own."""
+"""A process for each side of a comparison, so that their memory is measured separately."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call returned, how long it took, and the most memory the process has held during it."""
+    """The result of a call, its duration, and the process's peak memory during it."""
 
     value: Any
     seconds: float
     peak_bytes: int
-    """Above what the process held once its libraries were imported: model, activations and workspace."""
+    """Peak memory above that after importing libraries: model, activations and workspace."""
 
 
 class Side(AbstractContextManager["Side"]):
@@ -47,9 +47,9 @@ class Side(AbstractContextManager["Side"]):
 
 
 def race(ours: Side, peer: Side, method: str, *args: object, num_rounds: int) -> tuple[Answer, Answer]:
-    """Call both sides in turn after a warm-up of each; the median durations, with what the last calls gave.
+    """Call both sides in turn after a warm-up of each; returns the median durations with the values of the last calls.
 
-    A training step goes on from the one before: only values of the same round can be compared.
+    A training step continues from the one before, so only values of the same round can be compared.
     """
     rounds = [(ours.call(method, *args), peer.call(method, *args)) for _ in range(1 + num_rounds)][1:]
     ours_median, peer_median = (median_of(answers) for answers in zip(*rounds, strict=True))
@@ -83,7 +83,7 @@ def _serve(connection: Connection, make: Callable[..., object], args: tuple[obje
 
 
 def _memory(field: str) -> int:
-    """Bytes of this process by the kernel's count; 0 where the kernel keeps none of that name."""
+    """Memory of this process in bytes by the kernel's count; 0 if the kernel has no such field."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def _memory(field: str) -> int:
 
 
 def _forget_peak() -> None:
-    """Make VmHWM start again from what is held now."""
+    """Reset VmHWM to the memory held now."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

@@ -1,4 +1,4 @@
-"""The measurements as a table, a CSV file and a plot."""
+"""Reports of measurements as a table, a CSV file and a plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.measurement import Measurement
 
 COLUMNS = ("work", "setting", "unit", "ours", "peer", "ratio", "limit", "share_of_limit", "goal", "is_met")
 _FILE_WIDTH = 110
-"""Characters of the table's lines where no terminal says otherwise."""
+"""Width of the table in characters where there is no terminal."""
 
 
 def print_table(measurements: Sequence[Measurement], title: str) -> None:
@@ -54,7 +54,7 @@ def write_csv(measurements: Sequence[Measurement], path: Path) -> None:
 
 
 def write_plot(measurements: Sequence[Measurement], path: Path, title: str) -> None:
-    """A bar per measurement that has a peer: how many times the peer, with the goal as a tick."""
+    """Plot a bar for the ratio of each measurement that has a peer, with the goal as a tick."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

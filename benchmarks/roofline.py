@@ -1,7 +1,7 @@
-"""What the machine can do at most, measured in the same run, and what that allows each kind of work.
+"""Roofline: the machine's rates, measured in the same run, and the limits that they set for each kind of work.
 
-A limit counts only the work nobody can leave out: base weights read once per pass, and two operations per weight and
-token. Activations, attention and LoRA are not counted, so it is out of reach on purpose.
+A limit counts only unavoidable work: base weights read once per pass, and two operations per weight and token.
+Activations, attention and LoRA are not counted, so it cannot be reached.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from pathlib import Path
 import torch
 
 from eztinker.model.device import DTYPES, fastest_matmul, set_up_cpu
-from eztinker.model_files.config import read_config
+from eztinker.model_files.decoder_config import read_config
 
 _READ_BYTES = 512 << 20
-"""Many times the largest processor cache."""
+"""Bytes to read for the memory rate, many times the largest processor cache."""
 _GEMM_SHAPES = [(512, 1536, 576), (512, 576, 1536), (1024, 1024, 1024), (2048, 2048, 2048)]
-"""Rows, outputs and inputs; the best of them counts."""
+"""Shapes of matrix products, as rows, outputs and inputs; the fastest counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """Best rates seen."""
+    """Highest rates measured on this machine."""
 
     read_bytes_per_second: float
     flops: dict[str, float]
-    """Floating-point operations per second of matrix products, by dtype."""
+    """Floating-point operations per second in matrix products, by dtype."""
 
 
 class MachineProbe:
-    """Runs in a process of its own like any other side."""
+    """Measures the machine's rates, in a process of its own like any other side."""
 
     def __init__(self, num_threads: int) -> None:
         set_up_cpu(num_threads)
@@ -48,7 +48,7 @@ class Limits:
     body_params: float
     head_params: float
     bytes_per_param: float
-    """As the model's files hold it, or as it is computed with: nobody need read more than the smaller of the two."""
+    """Bytes per parameter in the model's files or in the compute dtype, whichever is smaller."""
     read_bytes_per_second: float
     flops: float
 
@@ -68,17 +68,17 @@ class Limits:
         )
 
     def decode(self, batch_size: int) -> float:
-        """Each step reads all weights once and multiplies them with one token of each sequence."""
+        """Tokens per second of decode: a step reads all weights once, and multiplies them with a token per sequence."""
         params = self.body_params + self.head_params
         reading = params * self.bytes_per_param / self.read_bytes_per_second
         return batch_size / max(reading, 2 * params * batch_size / self.flops)
 
     def prefill(self, num_tokens: int) -> float:
-        """The head is needed at the last token alone."""
+        """Tokens per second of prefill, with the head at the last token alone."""
         return num_tokens * self.flops / (2 * self.body_params * num_tokens + 2 * self.head_params)
 
     def training(self, loss_share: float) -> float:
-        """Forward, and backward to the inputs; weights are frozen. The head only where loss is."""
+        """Tokens per second of forward and backward to the inputs, with the head on the share of tokens with loss."""
         return self.flops / (4 * (self.body_params + loss_share * self.head_params))
 
 
@@ -97,7 +97,7 @@ def _gemm_rate(dtype: torch.dtype) -> float:
 
 
 def _best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """The shortest of several runs: a limit is what is possible, not what is usual."""
+    """Shortest duration of several runs, since a limit is what is possible, not what is usual."""
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()

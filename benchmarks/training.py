@@ -16,7 +16,7 @@ SHAPES = ((8, 128), (32, 96))
 WANTED_SPEED_RATIO = 1.5
 WANTED_MEMORY_RATIO = 0.5
 LOSS_TOLERANCE = 0.01
-"""Relative; sides that disagree by more do not do the same work. bfloat16 alone accounts for a few thousandths."""
+"""Largest relative difference of the losses; bfloat16 alone accounts for a few thousandths."""
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The inputs of every measurement, drawn from fixed seeds, the same for both sides."""
+"""Inputs of every measurement, drawn from fixed seeds, the same for both sides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ADAPTED_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_
 LEARNING_RATE = 1e-4
 
 COMPLETION_SHARE = 0.25
-"""Part of each training sequence, at its end, that carries loss: a prompt is followed by a short answer."""
+"""Fraction of each training sequence, at its end, that carries loss, as a short answer after a prompt does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class TrainingBatch:
     tokens: list[list[int]]
     """Sequences of equal length."""
     num_prompt_tokens: int
-    """Tokens at the start of each that are read but carry no loss."""
+    """Number of tokens at the start of each sequence without loss."""
 
     @property
     def num_tokens(self) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eztinker.checkpoints.store import read_manifest, write_checkpoint
+from eztinker.checkpoints.checkpoint_files import read_manifest, write_checkpoint
 from eztinker.errors import Cancelled, CheckpointDamaged, CheckpointNotFound, NonFiniteUpdate
 from eztinker.protocol.frames import (
     HEADER,

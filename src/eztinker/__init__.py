@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load `eztinker.rl` only for those who ask: `import eztinker` stays instant."""
+    """Load `eztinker.rl` on first use, so that `import eztinker` stays instant."""
     if name not in __all__:
         raise AttributeError(f"module 'eztinker' has no attribute {name!r}")
     from eztinker import rl

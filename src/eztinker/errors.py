@@ -43,12 +43,12 @@ from typing import ClassVar, Literal
 from eztinker.redaction import without_secrets
 
 MAX_MESSAGE_CHARS = 2000
-"""Of a message. Values in it are cut by whoever knows them; this is for lists that nobody thought of."""
+"""Longest message. Values are cut where they are quoted; this bounds lists that were not expected to be long."""
 Category = Literal["user", "server"]
 
 
 class EZTinkerError(Exception):
-    """Base of all our errors; `category` and `code` travel to the client with the message."""
+    """Base class of all our errors; `category` and `code` are sent to the client with the message."""
 
     category: ClassVar[Category] = "server"
     code: ClassVar[str] = "internal"
@@ -65,7 +65,7 @@ class UserError(EZTinkerError):
 
 
 class InvalidInput(UserError, ValueError):
-    """A value cannot be accepted; `field` names where it stood, if one field is to blame."""
+    """A value is invalid; `field` names the field to blame, if there is one."""
 
     code = "invalid_input"
 
@@ -174,7 +174,7 @@ class LogFull(LogUnwritable):
 
 
 class LogReplaced(LogUnwritable):
-    """Another file, or none, lies where the operation log was opened."""
+    """The operation log's path names another file than the one that was opened, or none."""
 
     code = "log_replaced"
 

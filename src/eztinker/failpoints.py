@@ -1,8 +1,8 @@
-"""Named places where a test may kill the process or have the disk refuse; nothing happens there in normal use.
+"""Failpoints: named places in the code where a test can kill the process or make the disk fail.
 
-EZTINKER_FAILPOINT=PREFIX:N:ACTION:MARKER arms one: the N-th time that this process reaches a place whose name begins
-with PREFIX, it is killed (ACTION `kill`) or the call fails (`enospc`, `eio`). The file MARKER is made first, and where
-it exists nothing happens any more, so that a restarted process goes its way.
+EZTINKER_FAILPOINT=PREFIX:N:ACTION:MARKER arms one: the N-th time that this process reaches a failpoint whose name
+begins with PREFIX, it is killed (ACTION `kill`) or the call fails (`enospc`, `eio`). The file MARKER is created first;
+while it exists no failpoint fires, so that a restarted process runs normally.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _armed = _Armed.parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else Non
 
 
 def reach(name: str) -> None:
-    """The process is at the place called `name`.
+    """Mark a failpoint; does nothing unless a test has armed it.
 
     Raises:
-        OSError: as a test wants it.
+        OSError: the failpoint is armed to fail.
     """
     if _armed is not None:
         _armed.reach(name)

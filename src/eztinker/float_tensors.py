@@ -1,4 +1,4 @@
-"""Floating-point tensors of safetensors files as float32 arrays, bfloat16 among them, which numpy does not have."""
+"""Floating-point tensors of safetensors files as float32 arrays, including bfloat16, which numpy does not have."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from safetensors import SafetensorError, deserialize
 
 _DTYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 FLOAT_DTYPES = {**{name: dtype.itemsize for name, dtype in _DTYPES.items()}, "BF16": 2}
-"""Bytes of a number of each type that is read, by its name in the files."""
+"""Bytes per number of each dtype that can be read, by its name in safetensors files."""
 MAX_SHOWN_CHARS = 200
-"""Of a tensor's name, in the sentence about it; a file may have any."""
+"""Characters of a tensor's name that an error message quotes; a file may have any name."""
 
 
 def load_float32(raw: bytes) -> dict[str, np.ndarray]:
     """Every tensor of the safetensors file `raw` by name, in float32.
 
     Raises:
-        ValueError: it is no such file, or holds other than floating-point numbers.
+        ValueError: `raw` is no such file, or holds other than floating-point numbers.
     """
     try:
         tensors = deserialize(raw)
@@ -26,13 +26,13 @@ def load_float32(raw: bytes) -> dict[str, np.ndarray]:
 
 
 def to_bfloat16_bits(values: np.ndarray) -> np.ndarray:
-    """Finite float32 `values` rounded to bfloat16, ties to even; as uint16, for numpy has no such type."""
+    """Round finite float32 `values` to bfloat16, ties to even; the bits as uint16, of the same shape."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def as_float32(data: bytes, dtype: str) -> np.ndarray:
-    """Numbers of one of `FLOAT_DTYPES` as float32, flat."""
+    """Convert raw numbers of one of `FLOAT_DTYPES` to a flat float32 array."""
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(data, _DTYPES[dtype]).astype(np.float32)

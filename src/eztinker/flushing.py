@@ -1,4 +1,4 @@
-"""What has to be on disk, and not only in the memory of the kernel, before anybody may count on it."""
+"""Flushing files and directories from the page cache to disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def flush(path: Path) -> None:
-    """To disk: the content of a file, or the names in a directory."""
+    """Flush the content of a file, or the names in a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

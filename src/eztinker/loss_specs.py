@@ -1,4 +1,4 @@
-"""What each loss of the Tinker protocol reads. Requests are checked by this table; the formulas are the engine's.
+"""Inputs and defaults of each loss of the Tinker protocol, by which requests are checked; formulas are in the engine.
 
 Defaults: ppo 0.8 and 1.2, cispo 0 and 4 as the hosted service documents them; gspo as ppo, whose clipping it applies to
 a sequence's ratio; dro's beta 0.05 as in the published examples; stable_reinforce 0.5 and 5, our own choice.
@@ -15,18 +15,18 @@ from eztinker.types import Record
 
 class LossSpec(Record):
     tensors: tuple[str, ...]
-    """Names every datum must bring in its `loss_fn_inputs`."""
+    """Tensors that every datum must have in its `loss_fn_inputs`."""
     optional_tensors: tuple[str, ...] = ()
     defaults: dict[str, float] = msgspec.field(default_factory=dict)
-    """The entries of `loss_fn_config` it knows, with the values they have when they are not given."""
+    """Known entries of `loss_fn_config` and their default values."""
     allows_many_targets: bool = False
     """Whether `target_tokens` may be (N, K)."""
     reads_provenance: bool = False
-    """Whether a datum's spans name the samples it is made of, from whose records the loss takes its logprobs."""
+    """Whether the loss takes `logprobs` from the recorded samples that a datum's provenance spans name."""
 
 
 def _policy(*, tensors: tuple[str, ...] = (), **defaults: float) -> LossSpec:
-    """A policy loss. `weights`, which published examples send along, multiply its terms."""
+    """Spec of a policy loss. `weights`, which published examples send, multiply its terms."""
     return LossSpec(
         tensors=("target_tokens", "logprobs", "advantages", *tensors), optional_tensors=("weights",), defaults=defaults
     )

@@ -9,11 +9,11 @@ from typing import NoReturn
 
 
 def end_process(code: int) -> NoReturn:
-    """End the process at once, with everything printed: threads of the SDK go on, and may abort a slower end."""
+    """Flush the output and end the process at once: the SDK's threads go on, and could abort a slower exit."""
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         code = code or 1
     os._exit(code)

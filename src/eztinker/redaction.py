@@ -1,4 +1,4 @@
-"""Secrets that were given where they do not belong are not said again: not in an error, not in the log."""
+"""Redaction of secrets that were sent in the wrong place, so that neither errors nor the log repeat them."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ _SECRET = re.compile(
 
 
 def without_secrets(text: str) -> str:
-    """`text` with `[hidden]` in the place of whatever looks like a secret key or token, even if it was cut off."""
+    """`text` with `[hidden]` in place of everything that looks like a secret key or token, even a truncated one."""
     return _SECRET.sub(HIDDEN, text)

@@ -1,6 +1,6 @@
-"""Runs, listings and deletions over a server's REST API: what local tools ask without training or sampling.
+"""A client for a server's REST API, for tools that list, delete, label and sample without the official SDK.
 
-Plain HTTP, because the official SDK takes seconds to import and knows nothing of runs.
+The SDK takes seconds to import and has no notion of runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEME = "tinker://"
 _PAGE_SIZE = 100
 _TIMEOUT_SECONDS = 60.0
-"""Longer than the server holds a poll."""
+"""Timeout of a request, longer than the server holds a poll."""
 _TOKENIZER_FILES = (
     "config.json",
     "tokenizer_config.json",
@@ -34,7 +34,7 @@ _TOKENIZER_FILES = (
 
 
 class RestClient:
-    """Reads and deletes what a server keeps. Answers are the JSON objects of the Tinker API."""
+    """A client for one server. Answers are the JSON objects of the Tinker API."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
@@ -43,14 +43,14 @@ class RestClient:
         return self._call("GET", "get_server_capabilities")["supported_models"]
 
     def runs(self) -> list[dict[str, Any]]:
-        """Every run, begun last first; one that several Tinker models have carried stands once."""
+        """All runs, newest first; a run of several Tinker models is listed once."""
         return self._pages("runs")
 
     def run(self, reference: str) -> dict[str, Any]:
         """The run with this id or name, or with a Tinker model of this id.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such run.
         """
         unknown = f"No run {reference} on this server; 'eztinker runs' lists those it has"
         if "/" in reference:  # as in the names of base models
@@ -61,14 +61,14 @@ class RestClient:
             raise NotFound(unknown) from error
 
     def label_run(self, reference: str, changes: Mapping[str, str | None]) -> dict[str, Any]:
-        """Give a run another `name` or `note`; None takes it away."""
+        """Set a run's `name` or `note`; None clears it."""
         return self._call("PATCH", _path_of_run(self.run(reference)["run_id"]), json=changes)
 
     def checkpoints(self, reference: str | None = None) -> list[dict[str, Any]]:
-        """All checkpoints, or those of one run, newest first, each with its run's id and with a `path` that has it.
+        """Checkpoints of all runs or of one, newest first, each with its `run_id` and a `path` that begins with it.
 
-        A `path` leads to the newest of its name; an older one that another model of the run has saved under the same
-        name keeps the path of that model.
+        Such a `path` leads to the newest checkpoint of its name; an older one that another model of the run has saved
+        under the same name is listed with the path of that model.
 
         Raises:
             NotFound: there is no such run.
@@ -91,7 +91,7 @@ class RestClient:
         return self._call("POST", "weights_info", json={"tinker_path": path})["base_model"]
 
     def fetch_tokenizer(self, base_model: str, directory: Path) -> None:
-        """Put the tokenizer files of a served model into `directory`."""
+        """Download the tokenizer files of a served model into `directory`."""
         for name in _TOKENIZER_FILES:
             response = self._answer("GET", f"/{quote(base_model)}/resolve/main/{name}")
             if response.is_success:
@@ -105,23 +105,23 @@ class RestClient:
         self._call("POST", f"sessions/{session_id}/finish", json={"reason": {"type": "success"}})
 
     def new_sampler(self, session_id: str, *, base_model: str | None = None, model_path: str | None = None) -> str:
-        """A sampling session on a base model or a sampler checkpoint."""
+        """Create a sampling session on a base model or a sampler checkpoint; returns its id."""
         source = {"base_model": base_model, "model_path": model_path}
         body = {"session_id": session_id, "sampling_session_seq_id": 0, **source}
         return self._call("POST", "create_sampling_session", json=body)["sampling_session_id"]
 
     def new_sampler_of_training(self, session_id: str, path: str, run: str) -> str:
-        """A sampling session on a training checkpoint, by way of a model that belongs to the same run."""
+        """Create a sampling session on a training checkpoint, through a new model of the same run; returns its id."""
         new = {"session_id": session_id, "model_seq_id": 0, "user_metadata": {"eztinker_run": run}}
-        model_id = self._done("load_weights", {**new, "path": path, "optimizer": False})["model_id"]
+        model_id = self._run_operation("load_weights", {**new, "path": path, "optimizer": False})["model_id"]
         save = {"model_id": model_id, "seq_id": 1, "sampling_session_seq_id": 0}
-        return self._done("save_weights_for_sampler", save)["sampling_session_id"]
+        return self._run_operation("save_weights_for_sampler", save)["sampling_session_id"]
 
     def stream_sample(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The lines of a streamed sample; whoever closes the iterator gives the sample up.
+        """Lines of a streamed sample; closing the iterator cancels the sample.
 
         Raises:
-            SessionEnded: the session of the sampler has been silent for too long.
+            SessionEnded: the session of the sampler has expired.
         """
         import httpx
 
@@ -139,14 +139,14 @@ class RestClient:
             raise ServerUnreachable(f"The server at {self._http.base_url} stopped answering: {error}") from error
 
     def status(self) -> dict[str, Any]:
-        """What the server does at this moment, and with what."""
+        """The server's present activity and resources."""
         return self._call("GET", "status")
 
-    def _done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask for an operation and wait for what it comes to."""
-        promise = self._call("POST", path, json=body)["request_id"]
+    def _run_operation(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Submit an operation and wait for its result."""
+        future = self._call("POST", path, json=body)["request_id"]
         while True:
-            response = self._send("POST", "retrieve_future", json={"request_id": promise}, accepts=(408,))
+            response = self._send("POST", "retrieve_future", json={"request_id": future}, accepts=(408,))
             if response.status_code != 408:
                 break
         outcome = response.json()
@@ -155,7 +155,7 @@ class RestClient:
         return outcome
 
     def tokenizer_directory(self, model_id: str) -> str:
-        """Where the tokenizer of a Tinker model lies; the sampling clients of the SDK only ask the hub."""
+        """Folder or hub name of a Tinker model's tokenizer; sampling clients of the SDK only ask the hub."""
         return self._call("POST", "get_info", json={"model_id": model_id})["model_data"]["tokenizer_id"]
 
     def delete_checkpoint(self, run_id: str, checkpoint_id: str) -> None:
@@ -168,7 +168,7 @@ class RestClient:
         return self._send("GET", f"{_path_of(run_id)}/checkpoints/{quote(checkpoint_id)}/archive").content
 
     def import_adapter(self, archive: bytes, *, base_model: str, name: str) -> dict[str, Any]:
-        """Make a checkpoint of such an archive: its `tinker_path`, and a `warning` or None."""
+        """Create a checkpoint from an archive as `archive` returns it; the answer has `tinker_path` and `warning`."""
         params = {"base_model": base_model, "name": name}
         return self._send("POST", "import_adapter", params=params, content=archive).json()
 
@@ -204,15 +204,15 @@ def rest_client() -> Iterator[RestClient]:
     """A client for the server that `client_settings` names.
 
     Raises:
-        ServerUnreachable: it does not answer.
+        ServerUnreachable: the server does not answer.
     """
     with _http(require_server(), _TIMEOUT_SECONDS) as http:
         yield RestClient(http)
 
 
 @contextmanager
-def impatient_client(timeout_seconds: float) -> Iterator[RestClient]:
-    """A client that gives up a question after so many seconds, and does not look first whether a server answers."""
+def client_with_timeout(timeout_seconds: float) -> Iterator[RestClient]:
+    """A client with a short timeout that does not check first whether a server answers."""
     with _http(client_settings(), timeout_seconds) as http:
         yield RestClient(http)
 
@@ -229,7 +229,7 @@ def _http(settings: ClientSettings, timeout_seconds: float) -> httpx.Client:
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """The run and the `<kind>/<name>` of a tinker:// path."""
+    """Split a tinker:// path into the run id and `<kind>/<name>`."""
     run_id, _, checkpoint_id = path.removeprefix(SCHEME).partition("/")
     if checkpoint_id.count("/") != 1:
         raise InvalidInput(f"A checkpoint looks like tinker://RUN/weights/NAME, got {path!r}")
@@ -245,7 +245,7 @@ def _path_of_run(reference: str) -> str:
 
 
 def _refusal(response: httpx.Response) -> EZTinkerError:
-    """The server's own sentence where it gave one."""
+    """An error with the server's own sentence where there is one."""
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

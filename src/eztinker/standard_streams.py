@@ -1,4 +1,4 @@
-"""Standard output and error that take any text: a character that the terminal's encoding lacks is replaced."""
+"""Standard output and error that accept any text: characters that the terminal's encoding lacks are replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def make_output_safe() -> None:
-    """Let prints neither fail for a character (Latin-1, C locale) nor for a stream that was closed before the start."""
+    """Keep prints from failing, be it for a character (Latin-1, C locale) or for a stream closed before the start."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

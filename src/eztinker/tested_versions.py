@@ -1,7 +1,7 @@
-"""Which installed dependencies lie outside the versions that EZTinker was tested with.
+"""A check for installed dependencies outside the versions that EZTinker was tested with.
 
-The range of each begins at the floor in EZTinker's own metadata and ends at the version in tested_versions.txt, which
-`make lock` writes. Both are tested: `make test-lowest` runs at the floors, `make test` at the other end.
+The range of a dependency begins at the floor in EZTinker's own metadata and ends at the version in tested_versions.txt,
+which `make lock` writes. Both ends are tested: the floors by `make test-lowest`, the others by `make test`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from eztinker.extras import RECIPES
 
 TESTED_VERSIONS = Path(__file__).with_name("tested_versions.txt")
 _NAMED = 3
-"""Packages that one line can name and still be read."""
+"""Most packages to name in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class UntestedPackage:
     name: str
     problem: str
-    """What is wrong with the version that is installed, as a clause that follows the name."""
+    """A clause after the name that says what is wrong with the installed version."""
     newest_tested: str
 
     def __str__(self) -> str:
@@ -30,13 +30,13 @@ class UntestedPackage:
 
 
 def newest_tested() -> dict[str, str]:
-    """The newest tested version of each dependency."""
+    """Newest tested version of each dependency, by name."""
     lines = TESTED_VERSIONS.read_text(encoding="utf-8").split()
     return {name: version for name, _, version in (line.partition("==") for line in lines)}
 
 
 def untested_packages() -> list[UntestedPackage]:
-    """The dependencies that are missing or outside their range; empty, and quick, where all are as tested.
+    """Dependencies that are missing or outside their range; quick if all are at their newest tested version.
 
     Packages that only some features need may be missing.
     """
@@ -44,14 +44,14 @@ def untested_packages() -> list[UntestedPackage]:
     other = {name: version for name in newest if (version := installed_version(name)) != newest[name]}
     other = {name: version for name, version in other.items() if version is not None or name not in RECIPES}
     if not other:
-        return []  # what compares versions and reads ranges takes ten times as long to import as all of the above
+        return []  # importing `packaging` takes ten times as long as all of the above
     floors = _floors()
     problems = {name: _problem(other[name], floors.get(name, ""), newest[name]) for name in other}
     return [UntestedPackage(name, problem, newest[name]) for name, problem in problems.items() if problem]
 
 
 def installed_version(name: str) -> str | None:
-    """Without the label of a local build, such as torch's +cpu; None where the package is missing."""
+    """Installed version without the label of a local build, such as torch's +cpu; None if the package is missing."""
     from importlib import metadata
 
     try:
@@ -64,7 +64,7 @@ def installed_version(name: str) -> str | None:
 
 
 def as_note(packages: Sequence[UntestedPackage]) -> str:
-    """One line for whoever starts a server."""
+    """One line about these packages, for the start of a server."""
     named = "; ".join(str(package) for package in packages[:_NAMED])
     if len(packages) > _NAMED:
         return f"{named}; and {len(packages) - _NAMED} more packages; 'eztinker doctor' names all"
@@ -76,7 +76,7 @@ def install_command(packages: Sequence[UntestedPackage]) -> str:
 
 
 def _floors() -> dict[str, str]:
-    """The version ranges in EZTinker's metadata; empty where it runs from a source tree that was never installed."""
+    """Version ranges in EZTinker's metadata, by name; empty in a source tree that was never installed."""
     from importlib import metadata
 
     from packaging.requirements import Requirement

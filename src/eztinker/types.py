@@ -1,4 +1,4 @@
-"""The words every part of EZTinker shares: adapters, data, sampling requests and their results.
+"""Records that every part of EZTinker shares: adapters, data, sampling requests and their results.
 
 Records are frozen and carry numpy arrays, never torch tensors, so that any process can hold them.
 Shapes: N = positions of one datum, K = targets per position, T = sampled tokens.
@@ -15,13 +15,13 @@ import numpy as np
 StopReason = Literal["stop", "length"]
 
 LORA_ALPHA = 32.0
-"""Fixed for every rank, as on the hosted service; the protocol has no field for it."""
+"""LoRA alpha, the same for every rank, as on the hosted service; the protocol has no field for it."""
 
 ABSENT_LOGPROB = -99999.0
-"""Fills cells of a top-k table that hold no token; the token beside it is 0."""
+"""Logprob in cells of a top-k table that hold no token; the token id there is 0."""
 
 KNOWN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type` of the families the decoder computes; a catalog serves no others."""
+"""Model families that the decoder supports, by `model_type`; a catalog serves no others."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -30,24 +30,24 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperationKind(StrEnum):
-    """What an operation does, as the log and the client name it."""
+    """Kinds of operations, as the log and the client name them."""
 
     CREATE_MODEL = "create_model"
     LOAD_WEIGHTS = "load_weights"
-    """Reads a checkpoint into a run, a new one or one that is there."""
+    """Load a checkpoint into a new or an existing run."""
     FORWARD_BACKWARD = "forward_backward"
-    """Also for a pass without gradients."""
+    """Run a pass, with or without gradients."""
     OPTIM_STEP = "optim_step"
     SAVE_WEIGHTS = "save_weights"
     SAVE_WEIGHTS_FOR_SAMPLER = "save_weights_for_sampler"
     SAVE_WEIGHTS_EXTERNAL = "save_weights_external"
     UNLOAD_MODEL = "unload_model"
     SAMPLE = "sample"
-    """Changes nothing, so it can be asked for again."""
+    """Draw samples, which changes no state, so that a client can retry it."""
 
 
 class CheckpointKind(StrEnum):
-    """What a checkpoint holds; the value is its segment in a tinker:// path."""
+    """Kinds of checkpoints; the value is their segment in a tinker:// path."""
 
     TRAINING = "weights"
     """Adapter and optimizer."""
@@ -58,11 +58,11 @@ class CheckpointKind(StrEnum):
 
 
 class LoraSpec(Record):
-    """Which weights of a base model an adapter changes, and with how much room."""
+    """Shape of an adapter: its rank, and the weights of the base model that it changes."""
 
     rank: int
     seed: int
-    """Draws the A matrices; B starts at zero, so a fresh adapter changes nothing."""
+    """Seed of the A matrices; B starts at zero, so a fresh adapter changes nothing."""
     alpha: float = LORA_ALPHA
     train_attn: bool = True
     train_mlp: bool = True
@@ -85,99 +85,99 @@ class Datum(Record):
     """One training example. `loss_fn_inputs` are dense: (N,) or, for cross_entropy, (N, K)."""
 
     tokens: np.ndarray
-    """int64 (N,): what the model reads."""
+    """Input token ids, int64 (N,)."""
     loss_fn_inputs: dict[str, np.ndarray]
-    """`target_tokens` as int64, everything else as float32."""
+    """Inputs of the loss by name: `target_tokens` is int64, everything else float32."""
 
 
 class SamplingParams(Record):
-    """How to draw one completion."""
+    """Parameters for drawing one completion."""
 
     max_tokens: int
     temperature: float = 1.0
-    """0 takes the most likely token."""
+    """Sampling temperature; 0 takes the most likely token."""
     top_k: int = -1
-    """-1 keeps all tokens."""
+    """Number of the most likely tokens to draw from; -1 for all."""
     top_p: float = 1.0
     seed: int | None = None
-    """None: the server draws one."""
+    """Seed of the random generator; None lets the server draw one."""
     stop_token_ids: tuple[int, ...] = ()
-    """Any of these ends the completion and stays in it, the model's end-of-sequence tokens included."""
+    """Tokens that end the completion and stay in it, the model's end-of-sequence tokens included."""
     stop_strings: tuple[str, ...] = ()
     """Text that ends the completion once it has appeared; it may cross token borders, and stays in it."""
 
 
 class PromptTargets(Record):
-    """Tokens to score where a prompt might have gone on with them. C = cells, one token at one position each."""
+    """Tokens to score as alternatives at prompt positions. C = cells, one token at one position each."""
 
     positions: np.ndarray
-    """int64 (C,), each from 1 to N - 1: the token is judged from the prompt before that position."""
+    """Positions, int64 (C,), each from 1 to N - 1; the token is scored given the prompt before that position."""
     tokens: np.ndarray
-    """int64 (C,)"""
+    """Token ids, int64 (C,)."""
 
 
 class SampleRequest(Record):
-    """Several completions of one prompt, which is read once for all of them, and what to tell about the prompt."""
+    """A request for several completions of one prompt, which is read once for all of them, and for its scores."""
 
     prompt: np.ndarray
-    """int64 (N,), at least one token."""
+    """Token ids, int64 (N,), at least one."""
     num_samples: int
     params: SamplingParams
     topk_sample_logprobs: int = 0
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     first_scored: int = 1
-    """Position from which the two above are wanted."""
+    """First position for which `prompt_logprobs` and `topk_prompt_logprobs` are wanted."""
     target_prompt_logprobs: PromptTargets | None = None
     prompt_alt_tokens_k: int = 0
-    """Tokens to draw at each position from 1 on, as alternatives to the prompt's own."""
+    """Number of tokens to draw at each position from 1 on, as alternatives to the prompt's own."""
 
 
 class TopkLogprobs(Record):
     """The k likeliest tokens at each of N positions; cells without a token hold 0 and ABSENT_LOGPROB."""
 
     token_ids: np.ndarray
-    """int32 (N, k)."""
+    """Token ids, int32 (N, k), likeliest first."""
     logprobs: np.ndarray
-    """float32 (N, k), sorted from the likeliest."""
+    """Log-probabilities in nats, float32 (N, k)."""
 
 
 class SampledSequence(Record):
     tokens: np.ndarray
-    """int32 (T,), the stop token included."""
+    """Token ids, int32 (T,), the stop token included."""
     logprobs: np.ndarray
-    """float32 (T,), natural log, under the tempered distribution before top-k and top-p."""
+    """Log-probabilities in nats, float32 (T,), under the tempered distribution before top-k and top-p."""
     stop_reason: StopReason
     topk_logprobs: TopkLogprobs | None = None
-    """T rows, under the same distribution."""
+    """Likeliest tokens, T rows, under the same distribution as `logprobs`."""
 
 
 class PromptAltTokens(Record):
     """Independent draws at every prompt position from 1 on, at the request's temperature alone."""
 
     tokens: np.ndarray
-    """int32 (N - 1, k)."""
+    """Token ids, int32 (N - 1, k)."""
     logprobs: np.ndarray
-    """float32 (N - 1, k), untempered."""
+    """Untempered log-probabilities in nats, float32 (N - 1, k)."""
 
 
 class SampleResult(Record):
     sequences: list[SampledSequence]
     prompt_logprobs: np.ndarray | None = None
-    """float32 (N,), untempered; NaN at position 0 and wherever none was wanted."""
+    """Untempered logprobs of the prompt's tokens, float32 (N,); NaN at position 0 and where none was wanted."""
     topk_prompt_logprobs: TopkLogprobs | None = None
-    """N rows, untempered."""
+    """Likeliest tokens at each prompt position, N rows, untempered."""
     target_prompt_logprobs: np.ndarray | None = None
-    """float32 (C,), untempered, one for each of the request's targets."""
+    """Untempered logprobs of the request's targets, float32 (C,)."""
     prompt_alt_tokens: PromptAltTokens | None = None
     prompt_cache_hit_tokens: int = 0
 
 
 class ForwardBackwardResult(Record):
     loss_fn_outputs: list[dict[str, np.ndarray]]
-    """One per datum, in order; `logprobs` has the shape of that datum's `target_tokens`."""
+    """Outputs of each datum, in order; `logprobs` has the shape of that datum's `target_tokens`."""
     metrics: dict[str, float]
-    """Names are `name:reduction`; `loss:sum` is always there."""
+    """Metrics by `name:reduction`; `loss:sum` is always present."""
 
 
 class OptimStepResult(Record):
@@ -187,11 +187,11 @@ class OptimStepResult(Record):
 class CheckpointWritten(Record):
     size_bytes: int
     step: int
-    """Optimizer steps behind the saved weights."""
+    """Number of optimizer steps behind the saved weights."""
 
 
 class AdapterState(Record):
-    """What a training run is after it was created or loaded."""
+    """State of a training run after it was created or loaded."""
 
     lora: LoraSpec
     base_model: str
@@ -199,17 +199,17 @@ class AdapterState(Record):
 
 
 class Page(Record):
-    """A stretch of a longer list."""
+    """One page of a longer list."""
 
     offset: int
     limit: int
 
 
 class EngineStatus(Record):
-    """What the engine is doing, for queue states and dashboards."""
+    """Counts of the engine's work, for queue states and dashboards."""
 
     running_samples: int = 0
     waiting_samples: int = 0
     waiting_operations: int = 0
     shares: dict[str, float] = {}
-    """Part of the working time since the last status that each share had; those that had work lately are there."""
+    """Fraction of the working time since the last status, by share, for the shares that had work in it."""

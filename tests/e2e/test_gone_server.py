@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from eztinker.keys.server_key import read_api_key
-from eztinker.rest_client import impatient_client
+from eztinker.rest_client import client_with_timeout
 from eztinker.settings.data_dir import RunningServer
 from tests.servers import serving_in_child, wait_until
 
@@ -36,7 +36,7 @@ def server(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
     with serving_in_child(tmp_path / "data", {MODEL: tiny_model_dir}) as running:
         monkeypatch.setenv("EZTINKER_BASE_URL", running.url)
         monkeypatch.setenv("EZTINKER_API_KEY", read_api_key(tmp_path / "data") or "")
-        with impatient_client(20) as client:
+        with client_with_timeout(20) as client:
             wait_until(lambda: client.status()["engine"]["state"] == "ready")
         yield running
 
@@ -50,7 +50,7 @@ def children_of(pid: int) -> list[int]:
 def wait_for_work(command: subprocess.Popen[str]) -> None:
     """Come back once the server has something to do for `command`, which takes seconds to import the SDK."""
     deadline = time.monotonic() + 90
-    with impatient_client(20) as client:
+    with client_with_timeout(20) as client:
         while not ((facts := client.status())["queue"] or any(facts["activity"].values())):
             assert command.poll() is None, command.communicate()
             assert time.monotonic() < deadline, facts

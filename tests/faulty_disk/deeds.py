@@ -19,9 +19,9 @@ import numpy as np
 
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
+from eztinker.checkpoints.checkpoint_files import ADAPTER_PART, OPTIMIZER_PART, tensors_part, write_checkpoint
 from eztinker.checkpoints.peft import peft_parts
 from eztinker.checkpoints.peft_archive import pack
-from eztinker.checkpoints.store import ADAPTER_PART, OPTIMIZER_PART, tensors_part, write_checkpoint
 from eztinker.cli.export import Dtype, merge, write_peft
 from eztinker.errors import EZTinkerError
 from eztinker.model_files.folder import read_model_folder

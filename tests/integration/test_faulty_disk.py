@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from eztinker.checkpoints.store import verify_checkpoint
+from eztinker.checkpoints.checkpoint_files import verify_checkpoint
 from eztinker.model_files.folder import read_model_folder
 from eztinker.oplog import checkpoints
 from tests.faulty_disk.deeds import DOOMED, EXPORTS, NEW, OLD, Disk

@@ -15,9 +15,7 @@ from pyrage import x25519  # pyright: ignore[reportAttributeAccessIssue]  # a co
 
 from eztinker.base_models.base_model import read_base_model
 from eztinker.base_models.catalog import Catalog
-from eztinker.checkpoints.encryption import encrypted, parse_recipients
-from eztinker.checkpoints.peft_archive import FILES
-from eztinker.checkpoints.store import (
+from eztinker.checkpoints.checkpoint_files import (
     ADAPTER_PART,
     GRADIENT_PART,
     OPTIMIZER_PART,
@@ -26,6 +24,8 @@ from eztinker.checkpoints.store import (
     tensors_part,
     write_checkpoint,
 )
+from eztinker.checkpoints.encryption import encrypted, parse_recipients
+from eztinker.checkpoints.peft_archive import FILES
 from eztinker.errors import CheckpointDamaged
 from eztinker.oplog import checkpoints
 from eztinker.oplog.rows import Checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from eztinker.errors import QueueFull
-from eztinker.oplog.rows import Completion, OperationStatus
+from eztinker.oplog.rows import OperationStatus, SettledOperation
 from eztinker.service.execution.operations import Done, Failure
 from eztinker.service.sampling.completions import Announcement
 from eztinker.service.service import Service
@@ -20,7 +20,7 @@ class Announcements:
     def __init__(self, caller: Caller, sampling_session_id: str) -> None:
         self._caller = caller
         self._sampling_session_id = sampling_session_id
-        self._announced: dict[str, Completion] = {}
+        self._announced: dict[str, SettledOperation] = {}
         self._cursor = 0
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._fetched: set[str] = set()
@@ -55,7 +55,7 @@ class Announcements:
                 raise Violation(f"{self._sampling_session_id} skips announcements: {news}")
         self._listening = None
 
-    def _hear(self, completion: Completion) -> None:
+    def _hear(self, completion: SettledOperation) -> None:
         if completion.op_id in self._announced or completion.completion <= self._cursor:
             raise Violation(f"{completion} was announced out of order")
         self._cursor = completion.completion
@@ -87,7 +87,7 @@ class Announcements:
             return news
 
 
-def _agrees(announced: Completion, outcome: Outcome) -> bool:
+def _agrees(announced: SettledOperation, outcome: Outcome) -> bool:
     match outcome:
         case Done():
             return announced.has_result and announced.num_bytes == len(outcome.body)

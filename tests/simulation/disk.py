@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from eztinker.oplog.database import open_database
-from eztinker.oplog.store import MAX_GROUP, Change, Database, Outcome, Store
-from eztinker.oplog.upgrade import bring_up_to_date
+from eztinker.oplog.store import MAX_GROUP, Change, ChangeOutcome, Database, Store
+from eztinker.oplog.upgrade import create_or_upgrade
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Disk:
         self.on_commit: Callable[[], None] = lambda: None
         """Called when a group has become durable and nobody knows yet."""
 
-    def commit(self, changes: list[Change]) -> list[Outcome]:
+    def commit(self, changes: list[Change]) -> list[ChangeOutcome]:
         _refusing[0] = self._random.random() < self.refusal_rate
         outcomes = Database(self.engine).commit(changes)
         if _refusing[0]:
@@ -81,7 +81,7 @@ class SimulatedStore(Store):
         waiting = [done for _, done in group]
         asyncio.get_running_loop().call_later(self._disk.commit_seconds(), self._tell, waiting, outcomes)
 
-    def _tell(self, waiting: list[asyncio.Future[Any]], outcomes: list[Outcome]) -> None:
+    def _tell(self, waiting: list[asyncio.Future[Any]], outcomes: list[ChangeOutcome]) -> None:
         for done, outcome in zip(waiting, outcomes, strict=True):
             if done.done():
                 continue  # the caller has gone; the change stands
@@ -100,7 +100,7 @@ _refusing = [False]
 @cache
 def _empty_database() -> tuple[Engine, bytes]:
     engine = open_database(Path(":memory:"))
-    bring_up_to_date(engine, Path(":memory:"))
+    create_or_upgrade(engine, Path(":memory:"))
 
     @event.listens_for(engine, "commit")
     def commit(_: Connection) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from eztinker.checkpoints.store import verify_checkpoint, write_checkpoint
+from eztinker.checkpoints.checkpoint_files import verify_checkpoint, write_checkpoint
 from eztinker.errors import Cancelled, CheckpointDamaged, CheckpointNotFound, NonFiniteUpdate, NotFound
 from eztinker.protocol.frames import (
     AnyCommand,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from eztinker.checkpoints.store import verify_checkpoint
+from eztinker.checkpoints.checkpoint_files import verify_checkpoint
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
 from eztinker.service.training.parking import PARKED
 from tests.simulation.disk import Disk

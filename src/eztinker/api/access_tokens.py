@@ -14,8 +14,8 @@ def lender(request: Request, token: str | None) -> str | None:
     """The owner whose checkpoints `token` opens; None where there is no token.
 
     Raises:
-        InvalidInput: it is not a key of this server.
-        Refused: nor were too many others from the same address.
+        InvalidInput: `token` is not a key of this server.
+        RequestRefused: this address has sent too many wrong keys.
     """
     if token is None:
         return None

@@ -1,4 +1,4 @@
-"""The application: every route, what guards them, and the life of the service behind them."""
+"""The ASGI application: every route, the middleware in front of them, and the lifespan of the service behind them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
 from eztinker.api.body_budget import BodyBudget, BodyHolds
-from eztinker.api.browser_guard import BrowserGuard
-from eztinker.api.errors import install_error_handlers
-from eztinker.api.path_guard import PathGuard
+from eztinker.api.error_responses import install_error_handlers
+from eztinker.api.guards import OriginGuard, PathGuard
 from eztinker.api.published_path import PublishedPath
 from eztinker.api.routes import (
     adapters,
@@ -41,7 +40,7 @@ from eztinker.settings.server_config import ServerConfig
 MIN_GZIP_BYTES = 1024
 GZIP_LEVEL = 1
 _NOT_GZIPPED = ("application/x-protobuf", "application/octet-stream", "text/plain", "application/x-ndjson")
-"""Results and weights, which hardly shrink, and streams, which must not wait; what is left are listings."""
+"""Media types sent as they are: results and weights, which hardly shrink, and streams, which must not wait."""
 
 _ROUTERS = (
     futures.router,
@@ -66,14 +65,14 @@ _ROUTERS = (
     status.router,
     tokenizers.router,  # last: its paths begin with the name of a model, which may be anything
 )
-"""Those that are asked most come first: routes are tried in their order."""
+"""Every router, the busiest first: routes are tried in this order."""
 
 
 def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[str] = ENGINE_ARGV) -> FastAPI:
     """The server as an ASGI application; its lifespan opens the log and starts the engine.
 
     Args:
-        engine_argv: the engine's command line; the number of its socket is added.
+        engine_argv: the engine's command line; the file descriptor of its socket is appended.
     """
 
     @contextlib.asynccontextmanager
@@ -91,10 +90,10 @@ def create_app(config: ServerConfig, catalog: Catalog, *, engine_argv: Sequence[
     app.add_middleware(
         GZipMiddleware, minimum_size=MIN_GZIP_BYTES, compresslevel=GZIP_LEVEL, exclude_content_types=_NOT_GZIPPED
     )
-    app.add_middleware(BrowserGuard, host=config.host)
+    app.add_middleware(OriginGuard, host=config.host)
     app.add_middleware(PathGuard)
     app.add_middleware(BodyHolds, budget=app.state.body_budget)
     app.add_middleware(PublishedPath, prefix=config.root_path)
-    # Their routes, not routers, which are matched twice for each request, at every level of inclusion.
+    # The routes themselves: an included router would be matched again for each request, at every level of inclusion.
     app.router.routes.extend(route for router in _ROUTERS for route in router.routes)
     return app

@@ -16,12 +16,12 @@ from eztinker.service.training.training import SaveRequest
 from eztinker.types import AdamParams, CheckpointKind, LoraSpec
 
 Id = Annotated[str, msgspec.Meta(max_length=256)]
-"""Of an object of this server."""
+"""Id of an object of this server."""
 Name = Annotated[str, msgspec.Meta(max_length=1024)]
-"""Of a base model or a checkpoint, which may be a path."""
+"""Name of a base model or a checkpoint, which may be a path."""
 MAX_TAGS = 64
 MAX_FETCHED = 1 << 16
-"""Results that a client says it has, in one request."""
+"""Most results that one request may list as retrieved."""
 
 
 class CreateSessionBody(Body):
@@ -66,7 +66,7 @@ class CreateModelBody(Body):
 
 
 class ModelBody(Body):
-    """What get_info and unload_model ask with."""
+    """Body of get_info and unload_model."""
 
     model_id: Id
     type: str | None = None
@@ -86,15 +86,15 @@ class OptimStepBody(Body):
     seq_id: int
     adam_params: AdamBody | None = None
     optimizer_params: dict[str, Any] | None = None
-    """How other optimizer families come."""
+    """Parameters of any other optimizer family than Adam."""
     type: str | None = None
 
     def adam(self) -> AdamParams:
-        """The step that was asked for.
+        """Parameters of the Adam step that was asked for.
 
         Raises:
-            Unsupported: it is another optimizer's.
-            InvalidInput: there is none.
+            Unsupported: the parameters are another optimizer's.
+            InvalidInput: there are no parameters.
         """
         if self.optimizer_params is not None:
             raise Unsupported(
@@ -170,11 +170,11 @@ class SaveExternalBody(Body):
 
 
 SaveBody = SaveWeightsBody | SaveForSamplerBody | SaveExternalBody
-"""A checkpoint that is asked for; `save()` says which."""
+"""Any request for a checkpoint; `save()` translates it."""
 
 
 class LoadWeightsBody(Body, kw_only=True):
-    """Addressed in one of two ways: into a model (model_id, seq_id), or as a new one (session_id, model_seq_id)."""
+    """Body of load_weights: into an existing model (model_id, seq_id) or a new one (session_id, model_seq_id)."""
 
     model_id: Id | None = None
     seq_id: int | None = None
@@ -225,7 +225,7 @@ class CancelFutureBody(Body):
 class RetrieveFutureBody(Body):
     request_id: Id
     allow_metadata_only: bool = False
-    """The client may then be told the size first."""
+    """Whether the client accepts the size of a large result before the result itself."""
 
 
 class LabelRunBody(Body):
@@ -233,7 +233,7 @@ class LabelRunBody(Body):
     note: str | msgspec.UnsetType | None = msgspec.UNSET
 
     def changes(self) -> dict[str, str | None]:
-        """The fields that get another value from now on."""
+        """Fields to set, with their new values; None clears one."""
         values = {"name": self.name, "note": self.note}
         return {field: value for field, value in values.items() if not isinstance(value, msgspec.UnsetType)}
 
@@ -262,10 +262,10 @@ class UploadStartBody(Body):
     type: str | None = None
 
     def lora(self) -> LoraSpec:
-        """The shape that the adapter is announced to have.
+        """Shape of the adapter that is announced.
 
         Raises:
-            InvalidInput: it names a seed, from which only a fresh adapter is drawn.
+            InvalidInput: the config has a seed, from which only a fresh adapter is drawn.
         """
         config = self.lora_config
         if config.seed is not None:
@@ -285,5 +285,5 @@ class UploadFinishBody(Body):
 
 
 def optimizer_family(config: dict[str, Any] | None) -> str | None:
-    """The family that an optimizer_config names; None for the default."""
+    """Optimizer family that an optimizer_config names; None for the default."""
     return None if config is None else str(config.get("type"))[:MAX_SHOWN_CHARS]

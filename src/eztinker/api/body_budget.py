@@ -1,7 +1,7 @@
-"""How many bytes of request bodies this process takes in at once, in all and for one owner.
+"""A budget for the bytes of request bodies held at once, in total and per owner.
 
-Bytes are taken from the budget before they are read, and are back when the request is over: answered, refused, or left
-by its client. So is the memory: the allocator is told to give free pages back, which it keeps by itself.
+Bytes are taken from the budget before they are read, and given back when the request ends: answered, refused, or
+abandoned by its client. The memory goes back too: the allocator, which would keep free pages, is told to return them.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from eztinker.errors import QueueFull
 
 HOLD = "body_hold"
-"""Where a request's state has its `Hold`."""
+"""Key of a request's `Hold` in its state."""
 TRIM_SECONDS = 0.5
-"""Between the end of a large request and the return of its memory; what ends in that time is returned together."""
+"""Delay between the end of a large request and the return of its memory, together with that of later ones."""
 TRIM_BYTES = 4 << 20
-"""From which on a request is large: blocks of its own size go back by themselves, what was made of it does not."""
+"""Size from which a request counts as large. Blocks of its own size go back by themselves, decoded objects do not."""
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _MMAP_THRESHOLD_BYTES = 1 << 20
 _MAX_ARENAS = 2
 
 
 class BodyBudget:
-    """Bytes for bodies. An owner may take as long as no more is its own than is free for others.
+    """Bytes for request bodies; an owner may hold at most as many as remain free for others.
 
-    So one owner alone gets half, and whoever comes next always finds some.
+    One owner alone can therefore take half, and the next owner always finds some.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -38,13 +38,14 @@ class BodyBudget:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes taken now."""
+        """Bytes that are taken now."""
         return self._taken.total()
 
     def take(self, owner: str, num_bytes: int) -> None:
-        """
+        """Take `num_bytes` for `owner`.
+
         Raises:
-            QueueFull: the owner's share does not have so many left.
+            QueueFull: the owner's share has fewer left.
         """
         own, total = self._taken[owner] + num_bytes, self._taken.total() + num_bytes
         if own > self._capacity_bytes - total:
@@ -61,7 +62,7 @@ class BodyBudget:
 
 
 class Hold:
-    """What one request has of the budget."""
+    """The bytes that one request holds of the budget."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
@@ -69,10 +70,10 @@ class Hold:
         self.num_bytes = 0
 
     def take(self, owner: str, num_bytes: int) -> None:
-        """Take more bytes, for the request of `owner`.
+        """Take `num_bytes` more for the request of `owner`.
 
         Raises:
-            QueueFull: they are not to be had.
+            QueueFull: the owner's share has fewer left.
         """
         self._budget.take(owner, num_bytes)
         self._owner = owner
@@ -84,7 +85,7 @@ class Hold:
 
 
 class BodyHolds:
-    """Gives each request a hold on the budget, and ends it with the request, however that ends."""
+    """Middleware that gives each request a hold on the budget, and releases it however the request ends."""
 
     def __init__(self, app: ASGIApp, *, budget: BodyBudget) -> None:
         self._app = app
@@ -109,7 +110,7 @@ class BodyHolds:
 
 
 def keep_memory_returnable() -> None:
-    """Have the allocator take large blocks from the system one by one, and small ones from few places.
+    """Make glibc's allocator map large blocks singly and keep few arenas, so that freed memory can be returned.
 
     By itself, glibc raises the size of a large block to 32 MB as soon as one was freed, and has up to eight arenas for
     each processor, none of which gives back what lies below its last block in use.
@@ -127,7 +128,7 @@ def _return_free_memory() -> None:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is one that can be told; others keep little by themselves."""
+    """The C library if it is glibc, else None; other C libraries keep little free memory."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""How runs and checkpoints look in listings, how lists are paged, and how links are written."""
+"""Listings: runs and checkpoints as JSON, paging parameters, cursors and signed links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eztinker.types import CheckpointKind
 Limit = Annotated[int, Query(ge=0, le=10_000)]
 Offset = Annotated[int, Query(ge=0, le=2**62)]
 AccessScope = Literal["owned", "accessible"]
-"""`accessible` adds what others have published."""
+"""Scope of a listing: the caller's own objects, or also those that other owners have published."""
 
 _CHECKPOINT_TYPE = {
     CheckpointKind.TRAINING: "training",
@@ -56,7 +56,7 @@ def run_as_json(listing: RunListing) -> dict[str, Any]:
 
 
 def signed_url(request: Request, route: str, signature: Signature, **path: str) -> str:
-    """An absolute link to an open route, with what opens it."""
+    """An absolute link to an open route, with its signature."""
     url = request.url_for(route, **path)
     return str(url.include_query_params(expires=signature.expires, signature=signature.signature))
 

@@ -6,9 +6,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class PublishedPath:
-    """Tells the application its prefix: requests may come with it or, from a proxy that strips it, without.
+    """Middleware that tells the application its prefix, with which links are written.
 
-    Links that the server makes always have it.
+    Requests may come with the prefix or, from a proxy that strips it, without.
     """
 
     def __init__(self, app: ASGIApp, *, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""The JSON requests that look for sessions, and what they mean here."""
+"""JSON requests that search sessions, and their translation into queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eztinker.service.sessions.session_search import SessionQuery, StatusFilter
 from eztinker.service.sessions.sessions import SessionStatus
 
 MAX_FILTERS = 100
-"""Of one kind; each becomes a term of a query."""
+"""Most filters of one kind in a request; each becomes a term of the SQL query."""
 
 
 class SearchOwnerBody(Body):
@@ -20,7 +20,7 @@ class SearchOwnerBody(Body):
     owner_urns: Annotated[list[str], Meta(min_length=1, max_length=10)] | None = None
 
     def includes(self, caller: str) -> bool:
-        """Whether the caller's own sessions are among those asked for; nobody sees those of others."""
+        """Whether the search includes the caller's own sessions; sessions of other owners are never shown."""
         return self.type != "user" or caller in (self.owner_urns or ())
 
 
@@ -32,7 +32,7 @@ class StatusQueryBody(Body):
     ) = None
 
     def filter(self) -> StatusFilter | None:
-        """None for a status that no session has here: none is cancelled from outside or fails by itself."""
+        """The filter for this status; None for `cancelled` and `failed`, which no session of this server ever is."""
         match self.type:
             case "active":
                 return StatusFilter(status=SessionStatus.ACTIVE)

@@ -1,4 +1,4 @@
-"""The log of a server: no secrets in it, and not more than a few lines a minute of one kind, whatever clients send."""
+"""The server's log: without secrets, and with at most a few lines of one wording a minute, whatever clients send."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from eztinker.redaction import without_secrets
 
 MAX_OF_A_KIND = 5
-"""Lines of one wording in a window; the rest are counted."""
+"""Most lines of one wording in a window; further ones are only counted."""
 WINDOW_SECONDS = 60.0
 
 
@@ -23,7 +23,7 @@ class ServerLogHandler(logging.Handler):
         super().__init__()
         self._monotonic = monotonic
         self._counts: dict[tuple[str, str], int] = {}
-        """Of this window, by logger and wording: what changes from line to line are the arguments."""
+        """Lines of this window by logger and wording, which is the message before its arguments are filled in."""
         self._window_ends = 0.0
 
     def format(self, record: logging.LogRecord) -> str:
@@ -42,7 +42,7 @@ class ServerLogHandler(logging.Handler):
         super().close()
 
     def _end_window(self) -> None:
-        """Tell how many lines were left out, and begin anew."""
+        """Report how many lines were left out, and begin a new window."""
         counts, self._counts = self._counts, {}
         self._window_ends = self._monotonic() + WINDOW_SECONDS
         for (name, wording), count in counts.items():
@@ -66,4 +66,4 @@ LOG_CONFIG: dict[str, Any] = {
         "eztinker": {"handlers": ["stderr"]},
     },
 }
-"""For `logging.config`. Our own records go on to the root, where a program around the server may listen."""
+"""Logging configuration for uvicorn and eztinker, whose records also reach the root logger, for embedding programs."""

@@ -1,8 +1,8 @@
-"""Addresses that send wrong keys for ever are turned away unread, for the rest of the minute.
+"""A limit on wrong keys per address: beyond it, keys are refused without a look for the rest of the minute.
 
-A key or token that was right before is looked at all the same. Behind a proxy or a router many clients have one
-address, and whoever guesses there must not lock out those who work. A right key that has not been seen yet waits until
-the minute is over: it is told from a guess only by looking, which is what a guess is after.
+A key or token that was right before is still looked up. Behind a proxy or a router many clients have one address, and
+one that guesses must not lock out the others. A right key that has not been seen yet waits until the minute has passed:
+only a look-up could tell it from a guess.
 """
 
 from __future__ import annotations
@@ -14,40 +14,42 @@ from collections.abc import Callable
 from http import HTTPStatus
 from ipaddress import IPv6Address, IPv6Network
 
-from eztinker.api.errors import Refused
+from eztinker.api.error_responses import RequestRefused
 
 WINDOW_SECONDS = 60.0
 MAX_ADDRESSES = 4096
 MAX_REMEMBERED = 4096
-"""Keys and tokens that were right. Each client process has a token of its own."""
+"""Most right keys and tokens to remember. Each client process has a token of its own."""
 
 
 class WrongKeys:
-    """Counts wrong keys per address, in one window for all."""
+    """Counts wrong keys per address, in one window for all addresses."""
 
     def __init__(self, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """
+        """Start with no wrong keys.
+
         Args:
             limit: wrong keys that an address may send in a window.
+            monotonic: clock in seconds.
         """
         self._limit = limit
         self._monotonic = monotonic
         self._counts: dict[str, int] = {}
         self._window_ends = 0.0
         self._right: OrderedDict[int, None] = OrderedDict()
-        """Hashes of Python's, salted anew in each process: one that collides is only looked at like any other."""
+        """Hashes of right credentials, oldest first; a credential that collides is still looked up like any other."""
 
     def check(self, address: str, credential: str) -> None:
-        """Let `credential` through to be looked at.
+        """Allow `credential` to be looked up.
 
         Raises:
-            Refused: its address has sent too many wrong ones, and it was not right before.
+            RequestRefused: its address has sent too many wrong keys, and the credential was not right before.
         """
         if self._counts.get(_host(address), 0) < self._limit or hash(credential) in self._right:
             return
         seconds = math.ceil(self._window_ends - self._monotonic())
         if seconds > 0:
-            raise Refused(
+            raise RequestRefused(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too_many_wrong_keys",
                 f"This address has sent {self._limit} wrong keys in a minute; try again in {seconds} s",
@@ -55,7 +57,7 @@ class WrongKeys:
             )
 
     def count(self, address: str) -> None:
-        """One more wrong key came from `address`."""
+        """Count one more wrong key from `address`."""
         now = self._monotonic()
         if now >= self._window_ends:
             self._counts.clear()
@@ -66,7 +68,7 @@ class WrongKeys:
         self._counts[host] = self._counts.get(host, 0) + 1
 
     def remember(self, credential: str) -> None:
-        """`credential` was right."""
+        """Remember that `credential` was right."""
         self._right[hash(credential)] = None
         self._right.move_to_end(hash(credential))
         if len(self._right) > MAX_REMEMBERED:
@@ -74,7 +76,7 @@ class WrongKeys:
 
 
 def _host(address: str) -> str:
-    """What counts as one address: of IPv6 a network of 2^64, for that is what a single machine gets."""
+    """The part of `address` that stands for one machine: all of IPv4, the first 64 bits of IPv6."""
     if ":" not in address:
         return address
     ip = IPv6Address(address)

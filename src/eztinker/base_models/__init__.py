@@ -1,1 +1,1 @@
-"""Which base models a server serves and where their files lie. Nothing here loads weights into a network."""
+"""Base models that a server serves, and where their files are. Nothing here loads weights into a network."""

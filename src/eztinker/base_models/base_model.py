@@ -1,4 +1,4 @@
-"""One base model: what its folder says about it, and whether it is a folder we serve."""
+"""One base model: its properties, read from its folder, and whether it can be served."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eztinker.errors import DataDamaged, DataNotFound, Unsupported
-from eztinker.model_files.config import read_config
+from eztinker.model_files.decoder_config import read_config
 from eztinker.model_files.folder import EMBEDDING, read_model_folder
 from eztinker.model_files.json_fields import read_json
 from eztinker.model_files.tensor_files import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, has_all_weights, missing_shards
@@ -19,23 +19,23 @@ class BaseModel(Record, frozen=True):
 
     name: str
     directory: Path
-    """Absolute; holds config.json, tokenizer.json and the weights as safetensors."""
+    """Absolute path of the folder with config.json, tokenizer.json and the weights as safetensors."""
     model_type: str
     vocab_size: int
     context_length: int
-    """Tokens of prompt and completion together."""
+    """Most tokens of prompt and completion together."""
     eos_token_ids: tuple[int, ...]
-    """Any of these ends a completion."""
+    """End-of-sequence tokens, any of which ends a completion."""
 
 
 def read_base_model(name: str, directory: Path) -> BaseModel:
-    """What `directory` holds, read from its configs and the headers of its weights, which must belong together.
+    """Read the base model in `directory` from its configs and the headers of its weights, which must match.
 
     Raises:
         DataNotFound: config, weights or tokenizer are missing.
-        DataDamaged: a file cannot be read, or config, weights and tokenizer are not those of one model.
-        Unsupported: a family or a variant the decoder does not know, weights it does not read, or a model that brings
-            code.
+        DataDamaged: a file cannot be read, or config, weights and tokenizer are not of one model.
+        Unsupported: the decoder does not support the family, a variant or the format of the weights, or the model
+            needs code of its own.
     """
     config = read_config(directory, name)
     _check_no_code(directory, name)
@@ -54,7 +54,7 @@ def read_base_model(name: str, directory: Path) -> BaseModel:
 
 def _check_no_code(directory: Path, name: str) -> None:
     config = read_json(directory / "config.json", name=name)
-    tokenizer_config = _read_if_there(directory / "tokenizer_config.json", name)
+    tokenizer_config = _read_optional_json(directory / "tokenizer_config.json", name)
     for file_name, content in (("config.json", config), ("tokenizer_config.json", tokenizer_config)):
         if "auto_map" in content:
             raise Unsupported(
@@ -87,10 +87,10 @@ def _check_tokenizer(directory: Path, vocab_size: int, name: str) -> None:
 
 
 def _eos_token_ids(directory: Path, vocab_size: int, name: str) -> tuple[int, ...]:
-    """Chat models list more end tokens in generation_config.json than config.json has."""
+    """End-of-sequence tokens; chat models list more of them in generation_config.json than in config.json."""
     found = []
     for file_name in ("generation_config.json", "config.json"):
-        content = _read_if_there(directory / file_name, name)
+        content = _read_optional_json(directory / file_name, name)
         if "eos_token_id" in content:
             found.append(_token_ids(content["eos_token_id"], vocab_size, f"{file_name} of base model {name!r}"))
     return found[0] if found else ()
@@ -106,5 +106,5 @@ def _token_ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _read_if_there(path: Path, name: str) -> dict[str, Any]:
+def _read_optional_json(path: Path, name: str) -> dict[str, Any]:
     return read_json(path, name=name) if path.is_file() else {}

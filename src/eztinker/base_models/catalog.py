@@ -1,4 +1,4 @@
-"""The base models a server offers: names, the folders behind them, and what clients ask about them."""
+"""The catalog of base models that a server offers, by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HUB_DEFAULT_NAME = "Qwen/Qwen2-0.5B-Instruct"
-"""Served beside the embedded model where the hub cache has it."""
+"""Model that is served in addition to the embedded one if the hub cache has it."""
 
 
 class Catalog:
@@ -43,10 +43,10 @@ class Catalog:
         return len(self._models)
 
     def get(self, name: str) -> BaseModel:
-        """The model a client means by `name`, which may carry a variant of the hosted service (`NAME:peft:131072`).
+        """The model with this name, which may carry a variant of the hosted service (`NAME:peft:131072`).
 
         Raises:
-            ModelNotServed: with the list of names that are.
+            ModelNotServed: no such model is served; the message lists those that are.
         """
         model = self._models.get(name) or self._models.get(name.partition(":")[0])
         if model is None:
@@ -55,14 +55,14 @@ class Catalog:
 
 
 def load_catalog(specs: list[str], console: Console | None = None) -> Catalog:
-    """Find every model of `specs`, fetching those that are not on this machine, and read what they are.
+    """Find and read every model of `specs`, fetching those that are not on this machine.
 
     Args:
         specs: each `NAME` (the embedded model, a directory, or a hub id) or `NAME=DIRECTORY`. A directory alone is
-            served under its own last part. Empty: the default models.
+            served under its own last part. Empty for the default models.
         console: where to show progress; None stays silent.
     Raises:
-        UserError: a model cannot be had, is damaged, or is of a kind that is not served; the message says which.
+        UserError: a model cannot be fetched, is damaged, or is not supported; the message names it.
     """
     if specs:
         return Catalog(_load(spec, console) for spec in specs)
@@ -85,7 +85,7 @@ def _load(spec: str, console: Console | None) -> BaseModel:
 
 
 def _default_of_the_hub(console: Console | None) -> list[BaseModel]:
-    """The hub's model that is served without being asked for; damaged files of it keep nobody from starting."""
+    """The default model from the hub cache, if it is there; a damaged one is skipped with a note."""
     try:
         directory = _complete_cached_snapshot(HUB_DEFAULT_NAME)
         return [read_base_model(HUB_DEFAULT_NAME, directory)] if directory else []
@@ -103,6 +103,6 @@ def _existing_directory(path: str, name: str) -> Path:
 
 
 def _complete_cached_snapshot(repo_id: str) -> Path | None:
-    """A download that was interrupted leaves a snapshot without all its weights."""
+    """The cached snapshot, unless an interrupted download has left it without all its weights."""
     directory = cached_snapshot(repo_id)
     return directory if directory and has_all_weights(directory, repo_id) else None

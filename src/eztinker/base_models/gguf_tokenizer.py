@@ -10,14 +10,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 _CONTROL_TOKEN = 3
-"""`token_type` of tokens that stand for no text, such as <|im_end|>."""
+"""`token_type` of control tokens, such as <|im_end|>."""
 
 
 def write_tokenizer(metadata: dict[str, Any], directory: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json, chat template included.
 
-    Encoding adds no token of its own, and decoding gives the text back. The few bytes this vocabulary has no token for
-    (some control characters, and bytes that UTF-8 never uses) are dropped, as the original tokenizer drops them.
+    Encoding adds no special tokens, and decoding gives the text back. The few bytes that this vocabulary has no token
+    for (some control characters, and bytes that UTF-8 never uses) are dropped, as the original tokenizer drops them.
     """
     build_tokenizer(metadata).save(str(directory / "tokenizer.json"))
     config = _tokenizer_config(metadata)
@@ -25,7 +25,7 @@ def write_tokenizer(metadata: dict[str, Any], directory: Path) -> None:
 
 
 def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a GGUF header whose pre-tokenizer is `smollm`: GPT-2's split, with every digit on its own."""
+    """The tokenizer of a GGUF header with the pre-tokenizer `smollm`: GPT-2's split, and every digit by itself."""
     if metadata["tokenizer.ggml.pre"] != "smollm":
         raise ValueError(f"The GGUF pre-tokenizer {metadata['tokenizer.ggml.pre']!r} is not 'smollm'")
     tokens = metadata["tokenizer.ggml.tokens"]

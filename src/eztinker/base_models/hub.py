@@ -8,11 +8,11 @@ from eztinker.errors import DataNotFound
 
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
 _UNWANTED = ["*/*"]
-"""Sub-folders hold the same weights in other formats."""
+"""Files not to fetch: subfolders, which hold the weights in other formats."""
 
 
 def cached_snapshot(repo_id: str) -> Path | None:
-    """The newest snapshot of `repo_id` in the hub cache, or None; asks no network. It may lack files."""
+    """The newest snapshot of `repo_id` in the hub cache, which may lack files; None if there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -28,7 +28,7 @@ def download_snapshot(repo_id: str) -> Path:
     """Fetch configs, tokenizer and safetensors of `repo_id` into the hub cache, no other kind of file.
 
     Raises:
-        DataNotFound: no such model, no access to it, or no way to the hub.
+        DataNotFound: there is no such model, no access to it, or no connection to the hub.
     """
     from httpx import HTTPError
     from huggingface_hub import snapshot_download

@@ -1,4 +1,4 @@
-"""A base model with an adapter added into its weights: a folder that needs no adapter any more."""
+"""Merging an adapter into the weights of its base model, for programs that do not load adapters."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json
 def write_merged(
     base: Path, factors: Mapping[str, np.ndarray], scale: float, directory: Path, *, dtype: MergedDtype
 ) -> None:
-    """Fill `directory`, which exists and is empty, with the model in `base` plus scale * B @ A at every module.
+    """Write the model in `base`, with scale * B @ A added at every module, to `directory`, which exists and is empty.
 
-    A head that is tied to the embedding changes both, as it does while it is trained.
+    Factors of a head that is tied to the embedding change both, as they do in training.
 
     Args:
         factors: `<module>.lora_A.weight` (r, inputs) and `<module>.lora_B.weight` (outputs, r) of every module.
-        dtype: float32 is what was trained; bfloat16 is half as large, and rounds small changes away.
+        dtype: float32 is exact; bfloat16 is half as large, and rounds small changes away.
     """
     is_tied = read_model_folder(base, base.name).head_is_tied
     for path in weight_files(base, base.name):
         weights = load_float32(path.read_bytes())
         if is_tied:
-            weights.pop(_HEAD, None)  # a stale copy, which no program that reads the config looks at
+            weights.pop(_HEAD, None)  # a stale copy, which programs that read the config ignore
         for name, weight in weights.items():
             change = _change(factors, _HEAD if is_tied and name == _EMBEDDING else name)
             if change is not None:
@@ -54,7 +54,7 @@ def write_merged(
 
 
 def merged_bytes(shapes: Mapping[str, tuple[int, ...]], dtype: MergedDtype) -> int:
-    """About how much disk a merged model with weights of these shapes takes."""
+    """Approximate size on disk, in bytes, of a merged model with weights of these shapes."""
     return sum(math.prod(shape) for shape in shapes.values()) * _WIDTHS[dtype]
 
 
@@ -76,11 +76,11 @@ def _write_weights(path: Path, weights: Mapping[str, np.ndarray], dtype: MergedD
     try:
         serialize_file(specs, path, {"format": "pt"})  # transformers refuses files without this note
     except SafetensorError as error:
-        raise _from_the_disk(error) from error
+        raise _as_os_error(error) from error
 
 
-def _from_the_disk(error: SafetensorError) -> Exception:
-    """The error of the operating system that the safetensors writer tells in words, if it does."""
+def _as_os_error(error: SafetensorError) -> Exception:
+    """The OSError that the message of a safetensors error quotes, if it does, else `error` itself."""
     told = re.search(r"os error (\d+)", str(error))
     return error if told is None else OSError(int(told[1]), os.strerror(int(told[1])))
 

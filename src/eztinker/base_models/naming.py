@@ -1,7 +1,7 @@
-"""Whether two names mean one base model, as far as names can tell.
+"""Comparison of names of base models: whether two names mean the same model, as far as names can tell.
 
-Models go by ids of a hub, by folders on any machine and by whatever an operator serves them under. So some names show
-that two models are the same, some that they are not, and many show nothing.
+Models are named by ids of a hub, by folders on any machine, and by names that an operator chooses. So some names show
+that two models are the same, some that they are different, and many show nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Sameness(StrEnum):
 
 
 def sameness(name: str, base: BaseModel, catalog: Catalog) -> Sameness:
-    """Whether `name`, which another program has written down, means `base`. No file is looked for under it."""
+    """Whether `name`, which another program has recorded, means `base`. It is never opened as a path."""
     if (served := _served_as(name, catalog)) is not None:
         return Sameness.SAME if served.directory == base.directory else Sameness.DIFFERENT
     theirs = _hub_ids(name)
     ours = _hub_ids(base.name) | _hub_ids(str(base.directory))
     if theirs & ours:
         return Sameness.SAME
-    # One name in two places: a mirror on the hub, or a folder called like the model in it. A fork has kept it as well.
+    # The same last part: a mirror on the hub, a folder named after the model in it, or a fork that kept the name.
     if _last_part(name) in {_last_part(ours_too) for ours_too in (base.name, *ours)}:
         return Sameness.UNKNOWN if theirs and ours else Sameness.SAME
     return Sameness.DIFFERENT if theirs and ours else Sameness.UNKNOWN
@@ -49,7 +49,7 @@ def _served_as(name: str, catalog: Catalog) -> BaseModel | None:
 
 
 def _hub_ids(name: str) -> set[str]:
-    """The id of a hub that a name is or, as a folder of the hub's cache, stands for; case does not tell ids apart."""
+    """Hub id that a name is or, as a folder of the hub's cache, stands for, in lower case; empty if none."""
     if cached := _IN_HUB_CACHE.search(name):
         return {f"{cached[1]}/{cached[2]}".lower()}
     return {name.lower()} if _HUB_ID.fullmatch(name) else set()

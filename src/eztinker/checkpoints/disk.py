@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and words for a disk that refuses them."""
+"""Atomic creation of folders, and errors of ours for disks that fail."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) -> Iterator[Path]:
+def atomic_directory(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) -> Iterator[Path]:
     """A folder to fill that becomes `directory` at the end of the block, and is removed if the block fails.
 
     Its files are flushed before it is renamed, so a crash at any point leaves either nothing under this name or all
     of it.
 
     Args:
-        num_bytes: what the block is going to write.
-        reserve_bytes: what has to stay free on the disk beside that.
+        num_bytes: bytes that the block is going to write.
+        reserve_bytes: bytes that must stay free on the disk beside them.
     Raises:
-        FileExistsError: there is something under this name.
-        DiskFull: it does not fit; nothing is left of it.
-        DiskBroken: the disk refused something else; nothing is left either.
+        FileExistsError: `directory` exists.
+        DiskFull: the files do not fit; nothing is left of them.
+        DiskBroken: the disk failed otherwise; nothing is left either.
     """
     if directory.exists():
         raise FileExistsError(f"{directory} exists already")
@@ -52,18 +52,18 @@ def appearing_whole(directory: Path, *, num_bytes: int, reserve_bytes: int = 0) 
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, OSError):
-            raise in_words(error, directory.parent, num_bytes, reserve_bytes) from error
+            raise disk_error(error, directory.parent, num_bytes, reserve_bytes) from error
         raise
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Make the file `path`, which must not exist."""
+    """Create the file `path`, which must not exist."""
     with open(path, "xb") as file:
         file.write(content)
 
 
 def try_to_remove(directory: Path, *, first: str) -> bool:
-    """Remove what lies there, the file `first` before all others; False, and a line in the log, if the disk refuses."""
+    """Remove a directory, its file `first` before all others; False, and a line in the log, if the disk refuses."""
     try:
         (directory / first).unlink(missing_ok=True)
         if directory.exists():
@@ -74,8 +74,8 @@ def try_to_remove(directory: Path, *, first: str) -> bool:
     return True
 
 
-def in_words(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:
-    """What the disk's refusal of `num_bytes` means to whoever asked for them to be saved."""
+def disk_error(error: OSError, parent: Path, num_bytes: int, reserve_bytes: int) -> DiskFull | DiskBroken:
+    """An error for the user from the disk's error on saving `num_bytes`."""
     if error.errno not in _FULL:
         return DiskBroken(f"The disk failed ({error.strerror}), so nothing was saved. Check the disk and save again")
     reserve = f", and {_size(reserve_bytes)} must stay free beside it" if reserve_bytes else ""

@@ -1,4 +1,4 @@
-"""Exports that only the holders of certain keys can read: files in the age format, one per file of the folder."""
+"""Encryption of exports for the holders of certain keys, each file of the folder by itself in the age format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SUFFIX = ".age"
 MAX_RECIPIENTS = 10
 
 Recipient = Any
-"""pyrage's x25519.Recipient or ssh.Recipient."""
+"""A public key: pyrage's x25519.Recipient or ssh.Recipient."""
 
 
 def parse_recipients(keys: Sequence[str]) -> list[Recipient]:
     """Public keys as age reads them: X25519 (`age1...`), or a line of an SSH public key file (Ed25519 or RSA).
 
     Raises:
-        InvalidInput: there are too many, or one is not such a key; it is named by its place.
+        InvalidInput: there are too many keys, or one is not such a key; it is named by its index.
     """
     if len(keys) > MAX_RECIPIENTS:
         raise InvalidInput(
@@ -37,7 +37,7 @@ def parse_recipients(keys: Sequence[str]) -> list[Recipient]:
 
 
 def encrypted(parts: Mapping[str, bytes], recipients: Sequence[Recipient]) -> dict[str, bytes]:
-    """Each part as a file that each recipient alone can open, its name with the age suffix."""
+    """Each part as a file that every recipient can open by itself, its name with the age suffix."""
     return {f"{name}{SUFFIX}": encrypt(content, recipients) for name, content in parts.items()}
 
 
@@ -54,7 +54,7 @@ def _parse(place: int, key: str) -> Recipient:
 
 
 def _shown(key: str) -> str:
-    """What was given instead, unless that is the other half of a key."""
+    """A clause that quotes what was given instead of a public key, unless it is a secret key."""
     shown = without_secrets(key)
     if shown == key:
         return f"got {key[:100]!r}"

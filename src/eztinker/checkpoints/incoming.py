@@ -1,4 +1,4 @@
-"""Files that come over the network piece by piece: on disk whole under their name, or not there."""
+"""Receiving files over the network: a file is on disk whole under its name, or not at all."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
-from eztinker.checkpoints.disk import in_words
+from eztinker.checkpoints.disk import disk_error
 from eztinker.errors import TooLarge
 from eztinker.flushing import flush
 
 RESERVE_BYTES = 1 << 30
-"""Stays free on the disk: more than for what the server itself writes, which has to go on when uploads cannot."""
+"""Bytes that must stay free on the disk: more than for the server's own files, which must go on when uploads cannot."""
 PIECE_BYTES = 1 << 20
-"""Gathered before they are written, which is done on a thread."""
+"""Bytes to gather before they are written on a thread."""
 SKIPPED_BYTES = 1 << 20
-"""Read and dropped beyond the limit: a client that is still writing may not see an answer."""
+"""Bytes to read and discard beyond the limit: a client that is still writing may not see an answer."""
 
 
 async def receive_file(path: Path, stream: AsyncIterator[bytes], *, max_bytes: int) -> None:
-    """Make what `stream` brings the file `path`, in place of one that is there; flushed, so that it outlives a crash.
+    """Write `stream` to the file `path` and flush it; replaces an existing file only once it is complete.
 
     Raises:
-        TooLarge: it brings more than `max_bytes`.
-        DiskFull, DiskBroken: the disk refused it.
+        TooLarge: the stream has more than `max_bytes`.
+        DiskFull, DiskBroken: the disk is full or failed.
     """
     partial = _Partial(path)
     num_bytes = 0
@@ -46,13 +46,13 @@ async def receive_file(path: Path, stream: AsyncIterator[bytes], *, max_bytes: i
         await asyncio.to_thread(partial.complete)
     except OSError as error:
         there = next(each for each in path.parents if each.is_dir())
-        raise in_words(error, there, num_bytes, RESERVE_BYTES) from error
+        raise disk_error(error, there, num_bytes, RESERVE_BYTES) from error
     finally:
         await asyncio.shield(asyncio.to_thread(partial.drop))
 
 
 class _Partial:
-    """What has come of a file, written on threads whose caller may have gone; after `drop` none makes it again."""
+    """An incomplete file, written on threads whose caller may have gone; after `drop` no thread recreates it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,17 +82,17 @@ class _Partial:
             flush(self._path.parent)
 
     def drop(self) -> None:
-        """Leave nothing but what is complete; what the disk refuses goes with the folder."""
+        """Remove the file unless it is complete; if the disk refuses, it is removed later with its folder."""
         with self._lock, contextlib.suppress(OSError):
             self._is_dropped = True
             if self._file is not None:
-                with contextlib.suppress(OSError):  # of what was still to be written
+                with contextlib.suppress(OSError):  # a failed write of buffered bytes
                     self._file.close()
                 self._partial.unlink(missing_ok=True)
 
 
 async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in larger pieces; one that is empty where there are none."""
+    """Regroup a stream into larger pieces; an empty stream gives one empty piece."""
     gathered = bytearray()
     async for part in stream:
         gathered += part

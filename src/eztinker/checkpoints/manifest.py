@@ -1,6 +1,6 @@
-"""The manifest of a checkpoint: what it is and the hash of every part. Its presence means the checkpoint is whole.
+"""The manifest of a checkpoint, with the hash of every part. Its presence means that the checkpoint is complete.
 
-The file ends with a hash of the rest of it, so that it vouches for itself as it does for the parts.
+The file ends with a hash of the rest of itself, so that damage to it is found as well.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Part(Record):
 
 class Manifest(Record):
     tinker_path: str
-    """Where it was saved; a copy elsewhere keeps it."""
+    """Path under which the checkpoint was first saved; a copy keeps it."""
     kind: CheckpointKind
     base_model: str
     lora: LoraSpec
     step: int
-    """Optimizer steps behind the weights."""
+    """Number of optimizer steps behind the weights."""
     parts: dict[str, Part]
-    """By file name."""
+    """Parts by file name."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -41,22 +41,22 @@ class Manifest(Record):
 
 
 class _Format(msgspec.Struct):
-    """What can be read of a manifest of any version."""
+    """The field that manifests of every version have."""
 
     format_version: int
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of the file, the same for the same manifest."""
+    """Serialize a manifest; equal manifests give equal bytes."""
     fields = msgspec.to_builtins(manifest)
     return msgspec.json.format(msgspec.json.encode(fields | {"sha256": sha256(msgspec.json.encode(fields))}))
 
 
 def decode_manifest(raw: bytes) -> Manifest:
-    """The manifest in `raw`, if every bit is as it was written.
+    """Parse a manifest and verify its own hash.
 
     Raises:
-        CheckpointDamaged: one is not, or a newer version has written it.
+        CheckpointDamaged: a bit differs from what was written, or a newer version has written it.
     """
     try:
         version = msgspec.json.decode(raw, type=_Format).format_version

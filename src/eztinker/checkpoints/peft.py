@@ -1,4 +1,4 @@
-"""An adapter as a PEFT folder, which `peft` and vLLM load unchanged."""
+"""Export of an adapter as a PEFT folder, which `peft` and vLLM load unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from safetensors.numpy import load
 
-from eztinker.checkpoints.store import Arrays, tensors_part
+from eztinker.checkpoints.checkpoint_files import Arrays, tensors_part
 from eztinker.types import LoraSpec
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -16,15 +16,15 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 UNEMBEDDING = "model.unembed_tokens"
-"""The head in the protocol's own words; where it is tied, the weight it shares with the embedding."""
+"""The protocol's own name for the head or, if it is tied, for the weight that it shares with the embedding."""
 
 
 def peft_parts(arrays: Arrays, lora: LoraSpec, base_model: str, *, head_is_tied: bool) -> dict[str, bytes]:
-    """The two files of the folder, as programs of this protocol expect them.
+    """The two files of the folder by name, as programs of this protocol expect them.
 
-    Where the head is tied to the embedding, an adapter of the head changes both. PEFT then wants the embedding's two
+    If the head is tied to the embedding, an adapter of the head changes both. PEFT then wants the embedding's two
     factors, which are the head's transposed, and ties the head itself; programs that merge adapters of this protocol
-    look for the head under the protocol's own name, which PEFT passes over.
+    look for the head under the protocol's own name, which PEFT ignores.
     """
     weights = {f"{PREFIX}{name}": array for name, array in arrays.items()}
     if lora.train_unembed and head_is_tied:
@@ -37,12 +37,12 @@ def peft_parts(arrays: Arrays, lora: LoraSpec, base_model: str, *, head_is_tied:
 
 
 def changes_tied_head(parts: Mapping[str, bytes]) -> bool:
-    """Whether the adapter changes a head that is the embedding, and so both of them at once."""
+    """Whether the adapter changes a head that is tied to the embedding, and so both of them at once."""
     return bool(json.loads(parts[CONFIG]).get("ensure_weight_tying"))
 
 
 def with_plain_names(parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The same folder without the protocol's own name for the head, which loaders such as vLLM's refuse."""
+    """Rename the head from the protocol's own name to `lm_head`, as loaders such as vLLM's require."""
     weights = load(parts[WEIGHTS])
     plain = {name.replace(UNEMBEDDING, HEAD): array for name, array in weights.items()}
     return {**parts, WEIGHTS: tensors_part(plain)}

@@ -1,4 +1,4 @@
-"""A PEFT folder as one tar file, without compression: the form in which adapters are downloaded and uploaded."""
+"""Archives of adapters: a PEFT folder as one tar file without compression, for downloads and uploads."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from eztinker.errors import InvalidInput
 
 FILES = (CONFIG, WEIGHTS)
 MAX_SHOWN_CHARS = 200
-_PASSED_OVER = ("", "README.md", "._.", "._README.md", *(f"._{name}" for name in FILES))
-"""The folder itself, what peft writes about the adapter, and what macOS says of each file."""
+_IGNORED = ("", "README.md", "._.", "._README.md", *(f"._{name}" for name in FILES))
+"""Names that are ignored: the folder itself, peft's description of the adapter, and macOS's metadata files."""
 
 
 def pack(parts: Mapping[str, bytes]) -> bytes:
-    """The tar file with both files of the folder."""
+    """Pack both files of a PEFT folder into a tar file."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in FILES:
@@ -28,19 +28,19 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(archive: bytes | bytearray) -> dict[str, bytes]:
-    """Both files of the folder, by name. Nothing is written anywhere.
+    """Both files of a PEFT folder in an archive, by name, without writing anything to disk.
 
-    They may lie in one folder, and beside them what `save_pretrained` and archivers add.
+    They may be in a subfolder, together with files that `save_pretrained` and archivers add.
 
     Raises:
-        InvalidInput: it is not a plain tar file of these.
+        InvalidInput: `archive` is not a plain tar file of these.
     """
     contents: dict[str, bytes | memoryview] = {}
     folders: set[tuple[str, ...]] = set()
     for member in read_members(memoryview(archive)):
         *folder, name = member.name.removeprefix("./").split("/")
         folders.add(tuple(folder))
-        is_plain = name in (*FILES, *_PASSED_OVER) and {"", ".", ".."}.isdisjoint(folder)
+        is_plain = name in (*FILES, *_IGNORED) and {"", ".", ".."}.isdisjoint(folder)
         if not is_plain or name in contents or len(folders) > 1:
             raise InvalidInput(
                 f"An adapter's archive holds {' and '.join(FILES)} of one folder, once each, and nothing else; "

@@ -1,4 +1,4 @@
-"""The config of a PEFT folder: every field of a LoRA is honoured, known to change nothing, or refused by name."""
+"""The config of a PEFT folder: every field is honoured, known to have no effect, or refused by name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MAX_RANK = 512
 MAX_ALPHA = 1_000_000
 MAX_CONFIG_BYTES = 1 << 20
 MAX_NAMES = 10_000
-"""Modules in a list; a model of 80 layers has 560 projections."""
+"""Most modules in a list; a model of 80 layers has 560 projections."""
 MAX_PARTS = 16
-"""Of a module's name that are compared, from its end; those of these models have up to six."""
+"""Most dotted parts of a module's name to compare, from its end; modules of these models have up to six."""
 _MAX_SHOWN_CHARS = 100
 
 HONOURED = frozenset(
@@ -44,42 +44,42 @@ WITHOUT_EFFECT = frozenset(
         "peft_version",
         "revision",
         "inference_mode",
-        "lora_dropout",  # only while peft trains
-        "megatron_core",  # only beside megatron_config
+        "lora_dropout",  # has an effect only while peft trains
+        "megatron_core",  # has an effect only with megatron_config
         "runtime_config",
-        "loftq_config",  # this and the next three tell how factors were drawn, if init_lora_weights says so
+        "loftq_config",  # this and the next three describe how factors were initialised, if init_lora_weights says so
         "eva_config",
         "corda_config",
         "lora_ga_config",
-        "qalora_group_size",  # only beside use_qalora
+        "qalora_group_size",  # has an effect only with use_qalora
     }
 )
 """Fields that do not change what a saved adapter computes."""
-# All others change it, those of a peft that is newer than this list among them, unless they are null, false or empty.
+# Any other field changes it, fields of newer versions of peft included, unless it is null, false or empty.
 
-HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
-"""Named ways to draw the first factors (`init_lora_weights`) that leave the base model's weights as they are."""
-CONVERTIBLE_STARTS = ("pissa", "olora", "corda", "lora_ga")
-"""Beginnings of those that do not, and that peft itself can save as a plain LoRA."""
+HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica")
+"""Initialisations (`init_lora_weights`) that leave the base model's weights unchanged."""
+CONVERTIBLE_INITS = ("pissa", "olora", "corda", "lora_ga")
+"""Prefixes of initialisations that change the base model's weights, and that peft can save as a plain LoRA."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """A plain LoRA."""
+    """The config of a plain LoRA."""
 
     rank: int
     scale: float
-    """What the product of the factors is multiplied by."""
+    """Factor by which the product B @ A is multiplied."""
     base_model: str | None
     ties_head: bool
-    """One pair of factors changes embedding and head."""
+    """Whether one pair of factors changes both embedding and head."""
     target_modules: frozenset[str] | None
-    """None: whatever has factors."""
+    """Modules with factors; None for every module for which the weights file has factors."""
     exclude_modules: frozenset[str]
     layers: frozenset[int] | None
 
     def targets(self, module: str) -> bool:
-        """Whether peft would put factors on `module`; it passes over those of any other."""
+        """Whether peft would put factors on `module`; it ignores the factors of any other."""
         if _is_named(module, self.exclude_modules):
             return False
         if self.target_modules is None or module in self.target_modules:
@@ -93,8 +93,8 @@ def read_peft_config(raw: bytes) -> PeftConfig:
     """The config of a plain LoRA in `raw`.
 
     Raises:
-        InvalidInput: it cannot be read, or a value cannot be.
-        Unsupported: it is no plain LoRA; the field that says so is named.
+        InvalidInput: the file cannot be read, or a value is invalid.
+        Unsupported: the config is not that of a plain LoRA; the message names the field.
     """
     config = _parsed(raw)
     _check_plain(config)
@@ -130,17 +130,17 @@ def _check_plain(config: Mapping[str, Any]) -> None:
         raise Unsupported(f"The adapter trains biases (bias {_shown(bias)}); import one with bias 'none'")
     if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):
         raise Unsupported(f"The adapter is for the task {_shown(task)} (task_type); import one for CAUSAL_LM")
-    _check_start(config.get("init_lora_weights", True))
+    _check_init(config.get("init_lora_weights", True))
 
 
-def _check_start(start: Any) -> None:
-    """A start that took something out of the base weights leaves factors that mean nothing on the base model."""
-    if start is None or isinstance(start, bool) or (isinstance(start, str) and start in HARMLESS_STARTS):
+def _check_init(start: Any) -> None:
+    """Refuse initialisations that changed the base weights, without which the factors are meaningless."""
+    if start is None or isinstance(start, bool) or (isinstance(start, str) and start in HARMLESS_INITS):
         return
     kind = start if isinstance(start, str) else ""
     way = (
         "save it as a plain LoRA with peft's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        if kind.startswith(CONVERTIBLE_STARTS)
+        if kind.startswith(CONVERTIBLE_INITS)
         else "merge it into the base model that it was trained on, and serve that"
     )
     raise Unsupported(
@@ -173,10 +173,10 @@ def _text(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def _names(config: Mapping[str, Any], key: str) -> frozenset[str] | None:
-    """The modules that a list names.
+    """Modules that a list names; None if the value is absent or text.
 
-    Text is a pattern (or "all-linear"), and a pattern of a stranger may take forever: there the weights alone say which
-    modules have factors, as peft wrote them.
+    Text is a regular expression (or "all-linear"), and one from a stranger may take forever to match: then the weights
+    file alone says which modules have factors.
     """
     value = config.get(key)
     if value is None or isinstance(value, str):
@@ -204,7 +204,7 @@ def _layers(config: Mapping[str, Any]) -> frozenset[int] | None:
 
 
 def _is_named(module: str, names: frozenset[str]) -> bool:
-    """Whether the module's name, or what follows one of its dots, is one of `names`."""
+    """Whether the module's name, or its part after one of its dots, is one of `names`."""
     parts = module.split(".")[-MAX_PARTS:]
     return module in names or any(".".join(parts[start:]) in names for start in range(len(parts)))
 

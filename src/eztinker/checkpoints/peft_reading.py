@@ -1,4 +1,4 @@
-"""PEFT folders of other programs as adapters of our own: every name, shape and number is checked."""
+"""Import of PEFT folders from other programs, with a check of every name, shape and number."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from eztinker.types import LORA_ALPHA, LoraSpec
 Arrays = dict[str, np.ndarray]
 
 MAX_HEADER_BYTES = 1 << 20
-"""Of what the weights' file says of its tensors: ten times that of an adapter on every weight of a 70B model."""
+"""Longest header of the weights file: ten times that of an adapter on every weight of a 70B model."""
 _HEADER_LENGTH = struct.Struct("<Q")
-"""What a safetensors file starts with."""
+"""Length of the header, at the start of a safetensors file."""
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
@@ -29,30 +29,30 @@ class BaseWeights(Protocol):
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Every weight by name."""
+        """Shape of every weight by name."""
         ...
 
     @property
     def head_is_tied(self) -> bool:
-        """Whether the output layer is the embedding."""
+        """Whether the head is tied to the embedding."""
         ...
 
     def read(self, name: str) -> np.ndarray:
-        """The numbers of one weight, float32."""
+        """One weight as a float32 array."""
         ...
 
 
 def read_peft(parts: Mapping[str, bytes], base: BaseWeights) -> tuple[Arrays, LoraSpec]:
-    """The factors, by our names and float32, and the shape of the adapter in a PEFT folder.
+    """Factors, float32 by our names, and the shape of the adapter in a PEFT folder.
 
-    The folder's scale goes into the Bs, since ours is fixed. A module that the folder leaves alone gets factors of
-    zeros: they change nothing and, having no gradient, never will.
+    The folder's scale is multiplied into the Bs, since ours is fixed. A module without factors in the folder gets
+    zeros, which change nothing and, having no gradient, never will.
 
     Args:
         parts: the folder's two files by name.
     Raises:
         InvalidInput: a file cannot be read, or a name, shape or number does not fit the base model.
-        Unsupported: it is no plain LoRA.
+        Unsupported: the adapter is no plain LoRA.
     """
     config = read_peft_config(parts[CONFIG])
     named = _read_weights(parts[WEIGHTS])
@@ -74,7 +74,7 @@ def read_peft(parts: Mapping[str, bytes], base: BaseWeights) -> tuple[Arrays, Lo
 
 
 def _read_weights(raw: bytes) -> Arrays:
-    """What the folder holds, named without PEFT's prefix."""
+    """Tensors of the weights file by name, without PEFT's prefix."""
     if len(raw) >= _HEADER_LENGTH.size and (length := _HEADER_LENGTH.unpack_from(raw)[0]) > MAX_HEADER_BYTES:
         raise InvalidInput(f"The header of {WEIGHTS} may have {MAX_HEADER_BYTES} bytes, got {length}")
     try:
@@ -90,10 +90,10 @@ def _read_weights(raw: bytes) -> Arrays:
 
 
 def _drop_base_weights(named: Arrays, base: BaseWeights) -> None:
-    """Leave out the copies of embedding and head that peft saves beside an adapter of them, if they are copies.
+    """Drop the copies of embedding and head that peft saves with an adapter of them.
 
     Raises:
-        Unsupported: one was trained or resized, so the adapter is not all that was changed.
+        Unsupported: one is no copy but was trained or resized, so the adapter alone does not give the model.
     """
     for module in (EMBEDDING, HEAD):
         for name in (f"{module}.base_layer.weight", f"{module}.weight"):
@@ -108,7 +108,7 @@ def _drop_base_weights(named: Arrays, base: BaseWeights) -> None:
 
 
 def _is_copy(saved: np.ndarray, ours: np.ndarray) -> bool:
-    """Whether the numbers are the same, or were until they were rounded to train in fewer bits."""
+    """Whether the weights are equal, directly or after rounding ours to bfloat16 or float16."""
     if saved.shape != ours.shape:
         return False
     if np.array_equal(saved, ours):
@@ -119,7 +119,7 @@ def _is_copy(saved: np.ndarray, ours: np.ndarray) -> bool:
 
 
 def _check_targets(named: Arrays, config: PeftConfig) -> None:
-    """Refuse factors that peft would pass over."""
+    """Refuse factors that peft would ignore."""
     for name in named:
         module, is_factor, _ = name.partition(".lora_")
         is_tied_head = config.ties_head and module == HEAD and config.targets(EMBEDDING)
@@ -131,7 +131,7 @@ def _check_targets(named: Arrays, config: PeftConfig) -> None:
 
 
 def _adaptable_modules(base_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of every projection an adapter may change."""
+    """Numbers of outputs and inputs of every projection that an adapter may change, by module."""
     projections = (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)
     modules = {}
     for name, shape in base_shapes.items():
@@ -143,7 +143,7 @@ def _adaptable_modules(base_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
 
 def _untie(given: Arrays, *, is_shared: bool) -> None:
-    """Leave of the weight that head and embedding share only the head's factors.
+    """Reduce the factors of a tied head and embedding to the head's.
 
     Args:
         is_shared: whether the folder says that one pair of factors changes both.
@@ -188,10 +188,12 @@ def _touches(given: Arrays, projections: tuple[str, ...]) -> bool:
 
 
 def _complete(given: Arrays, lora: LoraSpec, modules: Mapping[str, tuple[int, int]], b_scale: np.float32) -> Arrays:
-    """Factors for all that `lora` names, zeros where none are given.
+    """Factors for all modules that `lora` names, zeros where none are given.
 
+    Args:
+        b_scale: factor by which to multiply each B.
     Raises:
-        InvalidInput: a factor is too large for its scale.
+        InvalidInput: a factor is no longer finite after scaling.
     """
     trained = (
         *(ATTENTION_PROJECTIONS if lora.train_attn else ()),

@@ -1,7 +1,7 @@
-"""Reads the files of a tar archive that somebody else has made, in time and memory that its size alone decides.
+"""A reader for untrusted tar archives, in time and memory proportional to their size.
 
-Only what archives of a flat folder need: regular files and directories, in the ustar, GNU and pax formats. Everything
-else has a name in the refusal. Nothing is written anywhere, and each header is looked at once.
+It reads regular files and directories in the ustar, GNU and pax formats, and refuses everything else by name. It writes
+nothing to disk, and reads each header once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from eztinker.errors import InvalidInput
 
 BLOCK_BYTES = 512
 MAX_HEADERS = 32
-"""In one archive, those of pax and of long names included."""
+"""Most headers in one archive, including those of pax and of long names."""
 MAX_EXTENDED_BYTES = 16 << 10
-"""Of what one pax header or long name says; a few hundred are usual."""
+"""Longest content of a pax header or long name; a few hundred bytes are usual."""
 MAX_PADDING_BYTES = 1 << 20
-"""Behind the end of the archive: writers fill a record, of 10 kB where nobody asks for another size."""
+"""Most zeros after the end of the archive: writers fill a record, of 10 kB by default."""
 
 _NAME, _SIZE, _CHECKSUM, _TYPE, _PREFIX = slice(0, 100), slice(124, 136), slice(148, 156), 156, slice(345, 500)
 _MAGIC = slice(257, 263)
@@ -40,7 +40,7 @@ _KINDS = {
     b"V": "a volume label",
 }
 _HARMLESS = re.compile(rb"(?:[acm]time|[ug]id|[ug]name|comment|hdrcharset|charset|(?:LIBARCHIVE|SCHILY)\.[!-~]{1,100})")
-"""Names of pax records that say nothing about a file's content: times, owners, attributes."""
+"""Names of pax records that do not affect a file's content: times, owners, attributes."""
 
 
 class Source(Protocol):
@@ -52,9 +52,9 @@ class Source(Protocol):
 
 class Member(NamedTuple):
     name: str
-    """As written, with a slash at the end of a directory's."""
+    """Name as written; that of a directory ends with a slash."""
     content: bytes | memoryview
-    """A view into the archive, if that is one."""
+    """Content of the file; a view into the archive if that is a memoryview."""
 
 
 class _Header(NamedTuple):
@@ -67,7 +67,7 @@ def read_members(archive: Source) -> Iterator[Member]:
     """Files and directories of an archive, in its order.
 
     Raises:
-        InvalidInput: it is no tar file, is cut off, has more headers than anyone needs, or holds something else.
+        InvalidInput: the archive is no tar file, is truncated, has too many headers, or holds something else.
     """
     at = num_headers = 0
     extended: dict[bytes, bytes] = {}
@@ -95,7 +95,7 @@ def read_members(archive: Source) -> Iterator[Member]:
 
 
 def _header_at(archive: Source, at: int) -> _Header | None:
-    """The header that starts there; None at the end of the archive."""
+    """The header at offset `at`; None at the end of the archive."""
     block = bytes(archive[at : at + BLOCK_BYTES])
     if len(block) < BLOCK_BYTES:
         raise _not_a_tar("it is cut off")
@@ -114,7 +114,11 @@ def _header_at(archive: Source, at: int) -> _Header | None:
 
 
 def _extension(header: _Header, content: bytes | memoryview, known: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """What a header says about the next file, beside what is `known` of that."""
+    """Path or size that an extension header gives for the next file.
+
+    Args:
+        known: properties that earlier headers gave for that file, which must not be repeated.
+    """
     raw = bytes(content)
     if header.kind == _LONG_NAME:
         said = {b"path": raw.removesuffix(b"\0")}
@@ -128,7 +132,7 @@ def _extension(header: _Header, content: bytes | memoryview, known: Mapping[byte
 
 
 def _pax_records(raw: bytes) -> dict[bytes, bytes]:
-    """Path and size, as far as a pax header says them: lines of `LENGTH NAME=VALUE`, each of which is read once."""
+    """Path and size in a pax header, which has lines of `LENGTH NAME=VALUE`."""
     said: dict[bytes, bytes] = {}
     at = 0
     while at < len(raw):
@@ -150,7 +154,7 @@ def _pax_records(raw: bytes) -> dict[bytes, bytes]:
 
 
 def _content(archive: Source, at: int, num_bytes: int, max_bytes: int) -> bytes | memoryview:
-    """What follows a header."""
+    """The content after a header."""
     if num_bytes > max_bytes:
         raise _not_a_tar(f"a header in it speaks of {num_bytes} bytes")
     content = archive[at : at + num_bytes]
@@ -160,7 +164,7 @@ def _content(archive: Source, at: int, num_bytes: int, max_bytes: int) -> bytes 
 
 
 def _size(field: bytes) -> int:
-    """A size: octal digits or, as GNU writes large ones, the number itself behind a byte of 128."""
+    """Parse a size: octal digits or, as GNU writes large ones, a big-endian number after a byte of 128."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     return _octal(field, "size")
@@ -174,7 +178,7 @@ def _octal(field: bytes, what: str) -> int:
 
 
 def _padded(num_bytes: int) -> int:
-    """With what fills the last block."""
+    """Size rounded up to whole blocks."""
     return -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 

@@ -81,7 +81,7 @@ def _talk(conversation: Conversation, target: str) -> None:
 
 
 def _answer(conversation: Conversation, turn: str) -> None:
-    """Print an answer as it comes; Ctrl-C ends it and leaves the conversation as far as it has come."""
+    """Print an answer while it is drawn; Ctrl-C stops it and keeps the part drawn so far in the conversation."""
     with closing(conversation.answer(turn)) as pieces:
         try:
             for piece in pieces:

@@ -1,4 +1,4 @@
-"""What `eztinker doctor` looks at; every check is one function that returns what it found and how to mend it."""
+"""Checks of `eztinker doctor`, each a function that returns a finding and, if need be, a fix."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from eztinker.tested_versions import install_command, newest_tested, untested_pa
 
 GIGABYTE = 10**9
 _ENOUGH_MEMORY = 4 * GIGABYTE
-"""Serving and training the embedded model."""
+"""Memory to serve and train the embedded model."""
 _ENOUGH_DISK = 2 * GIGABYTE
-"""The embedded model, its adapters and the operation log of a few runs."""
+"""Disk space for the embedded model, its adapters and the operation log of a few runs."""
 
 _PROBE_SECONDS = 600
-"""Two libraries of kernels may have to be compiled, each within `COMPILE_SECONDS`."""
+"""Time limit of the probe, in which two libraries of kernels may be compiled, each within `COMPILE_SECONDS`."""
 _ENGINE_PROBE = """
 import json, torch
 from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_missed, kernels_text
@@ -49,7 +49,7 @@ print(json.dumps({
 class Verdict(StrEnum):
     GOOD = "good"
     NOTE = "note"
-    """Works, but slower or with less than it could."""
+    """The subject works, but more slowly or with less than it could."""
     BAD = "bad"
 
 
@@ -118,7 +118,7 @@ def check_engine() -> Iterator[Finding]:
 
 
 def _judge_kernels(found: dict[str, Any]) -> Finding:
-    """Own kernels decide how fast a CPU is, and whether a sample's bits depend on its batch neighbours."""
+    """Judge the kernels, on which depend a CPU's speed and whether batch neighbours change a sample's last bits."""
     if found["is_batch_invariant"]:
         text = f"{found['kernels']}; samples have the same bits in any batch"
         if found["missed"]:

@@ -1,4 +1,4 @@
-"""A server of one's own: started as a child process, waited for, and stopped."""
+"""A server in a child process: started, waited for, and stopped."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from eztinker.settings.data_dir import RunningServer, make_data_dir, open_privat
 
 LOG_FILE = "server.log"
 _START_TIMEOUT_SECONDS = 600.0
-"""A first start also fetches and converts the embedded model."""
+"""Longest start; a first start also fetches and converts the embedded model."""
 _STOP_TIMEOUT_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 0.1
 
 
 @contextmanager
 def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningServer]:
-    """A server on a free port of this machine, ready to answer, for the length of the block.
+    """Run a server on a free port of this machine, ready to answer, during the block.
 
     Args:
-        data_dir: made if absent; its `server.log` takes what the server prints.
-        flags: more flags of `eztinker server`.
+        data_dir: data directory, created if absent; the server's output goes to its `server.log`.
+        flags: further flags of `eztinker server`.
     Raises:
-        ServerError: it did not start; the message is its own.
+        ServerError: the server did not start; the message is its own.
         ConfigError: the directory cannot be used.
     """
     make_data_dir(data_dir)
@@ -37,13 +37,13 @@ def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningS
     command = [sys.executable, "-P", "-m", "eztinker", "server", "--host", "127.0.0.1", "--port", "0"]
     command += ["--data-dir", str(data_dir), *flags]
     with ExitStack() as life:
-        with open_private(log_path, "ab") as log, interrupts_held():  # until somebody is there to stop it
+        with open_private(log_path, "ab") as log, interrupts_held():  # until the callback that stops it is there
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us, who stop it in good order
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the server gracefully
             )
             life.callback(_stop, process)
         yield _wait_until_ready(process, data_dir, log_path)

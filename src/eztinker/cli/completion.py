@@ -1,4 +1,4 @@
-"""What Tab offers: runs, checkpoints, models and keys. Without a server that answers at once it offers nothing."""
+"""Shell completion of runs, checkpoints, models and keys; it offers nothing if no server answers at once."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
 from eztinker.errors import EZTinkerError
-from eztinker.rest_client import SCHEME, RestClient, impatient_client
+from eztinker.rest_client import SCHEME, RestClient, client_with_timeout
 from eztinker.settings.data_dir import local_data_dir
 
-_PATIENCE_SECONDS = 1.0
+_TIMEOUT_SECONDS = 1.0
 _BROKEN = "tinker : //"
-"""A path as bash gives it to us: it breaks words at colons, and takes back only what follows the last of them."""
+"""Start of a path as bash passes it: it splits words at colons, and takes back only the part after the last colon."""
 _SCHEME_IS_THERE = "_EZTINKER_SCHEME_IS_THERE"
 
 
 def rejoin_words(environ: MutableMapping[str, str]) -> None:
-    """Put paths together that bash has broken, before the command line is read from its variables."""
+    """Rejoin paths that bash has split, before the command line is read from its variables."""
     words = environ.get("COMP_WORDS", "")
     if environ.get("_EZTINKER_COMPLETE") == "complete_bash" and _BROKEN in words:
         environ["COMP_CWORD"] = str(int(environ["COMP_CWORD"]) - 2 * words.count(_BROKEN))
@@ -25,7 +25,7 @@ def rejoin_words(environ: MutableMapping[str, str]) -> None:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Ids and names of runs."""
+    """Complete ids and names of runs."""
     return _matching(incomplete, _ask(_run_names))
 
 
@@ -35,7 +35,7 @@ def checkpoints(incomplete: str) -> list[str]:
 
 
 def runs_and_checkpoints(incomplete: str) -> list[str]:
-    """Paths once one is begun, else runs."""
+    """Complete paths of checkpoints if one is begun, else runs."""
     return checkpoints(incomplete) if incomplete.startswith(SCHEME) else runs(incomplete)
 
 
@@ -44,14 +44,14 @@ def models(incomplete: str) -> list[str]:
 
 
 def anything_to_sample(incomplete: str) -> list[str]:
-    """Models, runs and, once a path is begun, checkpoints."""
+    """Complete paths of checkpoints if one is begun, else models and runs."""
     if incomplete.startswith(SCHEME):
         return checkpoints(incomplete)
     return _matching(incomplete, _ask(lambda client: [*_model_names(client), *_run_names(client)]))
 
 
 def keys(incomplete: str) -> list[str]:
-    """Numbers of valid keys, and the names of those who have them."""
+    """Complete numbers of valid keys and names of their owners."""
     from eztinker.keys.issued_keys import issued_keys
 
     try:
@@ -77,9 +77,9 @@ def _paths(client: RestClient) -> Iterator[str]:
 
 
 def _ask(question: Callable[[RestClient], Iterable[str]]) -> list[str]:
-    """The server's answer, or nothing at all: whoever presses Tab must see no error."""
+    """The server's answer; empty on any error, which a completion must not show."""
     try:
-        with impatient_client(_PATIENCE_SECONDS) as client:
+        with client_with_timeout(_TIMEOUT_SECONDS) as client:
             return list(question(client))
     except EZTinkerError:
         return []

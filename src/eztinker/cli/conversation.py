@@ -1,4 +1,4 @@
-"""A conversation with a model: its turns in the model's chat template, and answers as text that grows."""
+"""A conversation with a model: turns in the model's chat template, and answers streamed as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """Turns so far, and the sampler that answers them."""
+    """The turns so far, and the sampler that answers them."""
 
     def __init__(
         self,
@@ -30,7 +30,13 @@ class Conversation:
         temperature: float,
         seed: int | None,
     ) -> None:
-        """
+        """Start a conversation without turns.
+
+        Args:
+            context_length: most tokens of prompt and answer together.
+            system: system turn, if any.
+            max_tokens: most tokens of an answer.
+            seed: seed of the first answer; None draws one for each answer.
         Raises:
             InvalidInput: the model has no chat template.
         """
@@ -54,13 +60,13 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all that was said."""
+        """Forget all turns but the system turn."""
         self._turns = [{"role": "system", "content": self._system}] if self._system else []
 
     def answer(self, text: str) -> Generator[str, None, None]:
-        """The model's answer to the user's next turn, in pieces of whole characters.
+        """Stream the model's answer to the user's next turn, in pieces of whole characters.
 
-        Whoever closes the iterator stops the answer; what came so far stays in the conversation.
+        Closing the iterator stops the answer; the part drawn so far stays in the conversation.
 
         Raises:
             InvalidInput: the conversation has become too long; the turn is not kept.
@@ -90,7 +96,7 @@ class Conversation:
         return self._tokenizer.encode(str(text), add_special_tokens=False)
 
     def _text(self, prompt: list[int], max_tokens: int) -> Generator[str, None, None]:
-        """The answer up to its first special token; bytes that are no whole character yet are held back."""
+        """Text of the answer up to its first special token; bytes of an incomplete character are held back."""
         from tokenizers.decoders import DecodeStream
 
         special = {id_ for id_, token in self._tokenizer.added_tokens_decoder.items() if token.special}
@@ -111,7 +117,7 @@ class Conversation:
                 yield from piece["tokens"]
 
     def _pieces(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """The lines of one streamed sample. A session that ended while the user was silent is begun anew."""
+        """Lines of one streamed sample. If the session has expired in the meantime, a new one is opened."""
         if not self._sampler_id:
             self._open()
         try:
@@ -134,7 +140,7 @@ class Conversation:
         return {"sampling_session_id": self._sampler_id, "seq_id": self._num_asked}
 
     def _next_seed(self) -> int:
-        """Each answer has its own; the same seed gives the same conversation."""
+        """Seed of the next answer, different for each one, but the same for equal conversations."""
         if self._seed is None:
             return secrets.randbits(31)
         return (self._seed + self._num_asked) % 2**31

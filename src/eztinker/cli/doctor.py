@@ -11,7 +11,7 @@ _SIGNS = {Verdict.GOOD: "ok", Verdict.NOTE: "note", Verdict.BAD: "BAD"}
 
 
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check this machine, and say how to mend what is amiss; exit 1 if something keeps EZTinker from working."""
+    """Check this machine and say how to fix problems; exit 1 if something keeps EZTinker from working."""
     findings = list(all_checks())
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in findings])

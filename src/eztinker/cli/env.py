@@ -24,7 +24,7 @@ def env(as_json: JsonFlag = False) -> None:
 
 
 def variables() -> dict[str, str]:
-    """What the official SDK reads from its environment to reach the server; empty as long as no key is known."""
+    """Environment variables by which the official SDK reaches the server; empty as long as no key is known."""
     settings = client_settings()
     if not settings.api_key:
         return {}

@@ -53,8 +53,8 @@ def export(
 
 
 def write_peft(parts: dict[str, bytes], directory: Path) -> None:
-    """Make `directory` the adapter's folder, under the names that peft and vLLM know."""
-    from eztinker.checkpoints.disk import appearing_whole, write_file
+    """Write the adapter to a new folder, with the file and tensor names of peft and vLLM."""
+    from eztinker.checkpoints.disk import atomic_directory, write_file
     from eztinker.checkpoints.peft import changes_tied_head, with_plain_names
 
     parts = with_plain_names(parts)
@@ -63,26 +63,26 @@ def write_peft(parts: dict[str, bytes], directory: Path) -> None:
             "Note: the model's output layer is its embedding, and the adapter changes both. peft from 0.19 on computes "
             "that; for any other program, use: eztinker export merged\n"
         )
-    with appearing_whole(directory, num_bytes=sum(map(len, parts.values()))) as folder:
+    with atomic_directory(directory, num_bytes=sum(map(len, parts.values()))) as folder:
         for name, content in parts.items():
             write_file(folder / name, content)
 
 
 def merge(parts: dict[str, bytes], base: Path, directory: Path, dtype: Dtype) -> None:
-    """Make `directory` the model in `base` with the adapter in its weights."""
+    """Write the model in `base`, with the adapter merged into its weights, to a new folder."""
     from eztinker.base_models.merging import merged_bytes, write_merged
-    from eztinker.checkpoints.disk import appearing_whole
+    from eztinker.checkpoints.disk import atomic_directory
     from eztinker.checkpoints.peft_reading import read_peft
     from eztinker.model_files.folder import read_model_folder
 
     model = read_model_folder(base, base.name)
     factors, lora = read_peft(parts, model)
-    with appearing_whole(directory, num_bytes=merged_bytes(model.shapes, dtype.value)) as folder:
+    with atomic_directory(directory, num_bytes=merged_bytes(model.shapes, dtype.value)) as folder:
         write_merged(base, factors, lora.alpha / lora.rank, folder, dtype=dtype.value)
 
 
 def _base_model_of(checkpoint: str, client: RestClient) -> Path:
-    """Where the server has the base model, if that is on this machine too."""
+    """Folder of the base model in which the server has it, which must be on this machine."""
     run_id, _ = split_path(checkpoint)
     base = Path(client.tokenizer_directory(run_id))
     if not (base / "config.json").is_file():

@@ -17,7 +17,7 @@ def import_adapter(
     base_model: Annotated[str, typer.Option(help="The served base model it is for; see: eztinker models")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Bring an adapter of another program to the server; prints the path to sample from or go on training from.
+    """Import an adapter of another program into the server; prints the path to sample or continue training from.
 
     Example: eztinker import my-adapter imported --base-model Qwen/Qwen2-0.5B-Instruct
     """

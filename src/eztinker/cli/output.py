@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for programs, failures as one line on stderr."""
+"""Output of commands: tables for people, JSON for programs, failures as one line on stderr."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import typer
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 WIDTH_OF_A_PIPE = 240
-"""Wide enough that no path is broken where another program reads it."""
+"""Width of a table that another program reads, in which no path is broken."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def plain(text: object) -> str:
-    """`text` without control characters: what a model or another client wrote may hold terminal escapes."""
+    """Replace control characters: text of a model or another client may contain terminal escapes."""
     return _CONTROL.sub("�", str(text))
 
 
@@ -46,12 +46,12 @@ def fail(message: str) -> None:
 
 
 def when(moment: str | None) -> str | None:
-    """An ISO 8601 moment in local time, to the minute."""
+    """Format an ISO 8601 time as local time, to the minute."""
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M") if moment else None
 
 
 def age(moment: str, now: datetime) -> str:
-    """How long before `now` an ISO 8601 moment was, in its largest unit: `3 h`."""
+    """Format the time from an ISO 8601 time to `now` in its largest unit: `3 h`."""
     seconds = max(0.0, (now - datetime.fromisoformat(moment)).total_seconds())
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
@@ -60,7 +60,7 @@ def age(moment: str, now: datetime) -> str:
 
 
 def size(num_bytes: int | None) -> str | None:
-    """A size in decimal units, as disks are sold: 4600000 -> '4.6 MB'."""
+    """Format a size in decimal units: 4600000 -> '4.6 MB'."""
     if num_bytes is None:
         return None
     amount = float(num_bytes)

@@ -6,7 +6,7 @@ import typer
 
 from eztinker.cli import completion
 from eztinker.cli.output import JsonFlag, plain, print_json
-from eztinker.cli.patience import while_server_answers
+from eztinker.cli.server_timeout import while_server_answers
 from eztinker.cli.targets import find_target, load_tokenizer
 from eztinker.rest_client import SCHEME, rest_client
 

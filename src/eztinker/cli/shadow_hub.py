@@ -50,7 +50,7 @@ def shadow_hub(
 
 
 def _link(directory: Path, name: str, target: Path) -> None:
-    """Make `target` appear under a hub id in `directory`; what is there already may only be the same."""
+    """Link `target` under a hub id in `directory`; an existing link must be the same."""
     parts = name.split("/")
     if not 1 <= len(parts) <= 2 or any(part in ("", ".", "..") for part in parts):
         raise ConfigError(f"A name on the hub looks like ORGANISATION/NAME, got {name!r}")

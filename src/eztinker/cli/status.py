@@ -9,7 +9,7 @@ from eztinker.settings.client_settings import client_settings
 
 
 def status(as_json: JsonFlag = False) -> None:
-    """Show what the server does: its engine, queue, speed and memory, and what it keeps.
+    """Show the server's engine, queue, speed and memory, and the numbers of runs and checkpoints.
 
     Rates are over the last minute.
     """

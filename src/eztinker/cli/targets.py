@@ -1,4 +1,4 @@
-"""What a user may sample from by one word: a base model, a run by id or name, or the path of a checkpoint."""
+"""Targets of sampling on the command line: a base model, a run by id or name, or the path of a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What is sampled from."""
+    """A base model or checkpoint to sample from."""
 
     base_model: str
     path: str | None = None
-    """Of the checkpoint; None for the base model alone."""
+    """Path of the checkpoint; None for the base model alone."""
     run: str | None = None
-    """The run that a training checkpoint belongs to, which has to be loaded before it can be sampled from."""
+    """Run of a training checkpoint, which must be loaded before it can be sampled from; None for other targets."""
 
 
 def find_target(name: str, client: RestClient) -> Target:
-    """What `name` means on this server.
+    """Resolve `name` on this server.
 
     Raises:
-        NotFound: nothing.
-        InvalidInput: two things at once.
+        NotFound: it names nothing, or a run without a checkpoint.
+        InvalidInput: it names both a base model and a run.
     """
     if name.startswith(SCHEME):
         run, checkpoint_id = split_path(name)
@@ -58,7 +58,7 @@ def find_target(name: str, client: RestClient) -> Target:
 
 
 def load_tokenizer(base_model: str, client: RestClient) -> PreTrainedTokenizerBase:
-    """The tokenizer of a served model, from the server itself: no hub is asked."""
+    """Load the tokenizer of a served model from the server itself, without a hub."""
     from transformers import AutoTokenizer
 
     with TemporaryDirectory(prefix="eztinker-tokenizer-") as directory:

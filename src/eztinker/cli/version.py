@@ -7,7 +7,7 @@ from eztinker.cli.output import JsonFlag, print_json
 
 
 def print_and_exit(is_wanted: bool) -> None:
-    """What `--version` does, before any command is looked for."""
+    """Print the version and exit, for `--version`, before any command is parsed."""
     if is_wanted:
         version()
         raise typer.Exit

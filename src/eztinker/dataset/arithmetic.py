@@ -1,6 +1,7 @@
 """Seeded one-step word problems with small numbers: a task that a model of 135 million parameters learns in minutes.
 
-Six families (add, take away, boxes times items, share equally, compare more, compare fewer), each told in several ways.
+There are six families (add, take away, boxes times items, share equally, compare more, compare fewer), each worded in
+several ways.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eztinker.dataset.arguments import check_max_samples, check_split
+from eztinker.dataset.argument_checks import check_max_samples, check_split
 from eztinker.dataset.math_dataset import MathDataset, MathExample
 from eztinker.errors import InvalidInput
 
 DEFAULT_NUM_SAMPLES = 1_000
 MAX_NUM_SAMPLES = 100_000
-"""Far below the number of different questions, so that drawing new ones stays quick."""
+"""Largest data set, far below the number of different questions, so that drawing new ones stays quick."""
 
 NAMES = (
     "Ada", "Ben", "Carla", "Dev", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas",
@@ -30,15 +31,15 @@ ITEMS = (
 
 
 class ArithmeticDataset(MathDataset):
-    """Different questions of one split, the same ones for the same seed.
+    """Distinct questions of one split, determined by the seed.
 
     The text of a question alone decides its split, so training and test sets share no question, whatever
     their sizes and seeds. They do share families and wordings: a test measures skill at this task, not at mathematics.
 
     Args:
         split: "train", or "test" for the quarter of all questions that is held out.
-        max_samples: how many questions to draw, 1,000 by default.
-        seed: which ones.
+        max_samples: number of questions to draw, 1,000 by default.
+        seed: seed of the random generator.
         use_math_verify: False grades by exact numbers alone.
     """
 
@@ -74,7 +75,7 @@ class ArithmeticDataset(MathDataset):
 
 
 def split_of(question: str) -> str:
-    """The split a question belongs to, by a hash of its text: one in four is a test question."""
+    """Split of a question, by a hash of its text: one in four is a test question."""
     return "test" if hashlib.sha256(question.encode()).digest()[0] % 4 == 0 else "train"
 
 
@@ -128,7 +129,7 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One kind of problem: its operation, how its two numbers are drawn, and the ways to tell it."""
+    """One kind of problem: its operation, how its two numbers are drawn, and its wordings."""
 
     operator: str
     draw_operands: Callable[[random.Random], tuple[int, int]]

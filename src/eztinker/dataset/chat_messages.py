@@ -1,6 +1,6 @@
-"""Reads one conversation of a chat file: its turns, who says them, and which of them are learned from.
+"""Reads one conversation of a chat file: its turns, their roles, and which of them carry loss.
 
-Every field either counts or is refused by name. A field with no value, such as null or an empty list, says nothing.
+Every field is either used or refused by name. A field without a value, such as null or an empty list, is ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RECORD_NOTES = frozenset(
     {"id", "idx", "index", "conversation_id", "prompt_id", "hash", "source", "dataset", "model", "language", "lang"}
     | {"category", "tags", "title", "url", "license", "metadata", "timestamp", "created_at"}
 )
-"""Fields of a record that say where it comes from; nothing is learned from them."""
+"""Fields of a record that describe its origin, and do not affect training."""
 _TURN_NOTES = frozenset({"id", "timestamp"})
 _TURN_FIELDS = frozenset({"from", "role", "value", "content", "weight", "train", "loss"})
 _MAX_SHOWN_CHARS = 60
@@ -40,16 +40,16 @@ class Message:
     role: Role
     content: str
     is_learned: bool
-    """Whether loss is on it: on the assistant's turns, but for those that the file switches off."""
+    """Whether the turn carries loss, as the assistant's turns do unless the file switches it off."""
 
 
 def read_conversation(record: Mapping[str, Any], system_prompt: str | None = None) -> list[Message]:
-    """The turns of a record, a system turn first if there is one.
+    """Turns of a record, a system turn first if there is one.
 
     Args:
-        system_prompt: the system turn of a record that brings none.
+        system_prompt: system turn for a record that has none.
     Raises:
-        InvalidInput: what is wrong with the record, as the end of a sentence.
+        InvalidInput: the record is invalid; the message is the end of a sentence.
     """
     messages = [_message(turn, number) for number, turn in enumerate(_turns(record), start=1)]
     messages = _with_system(messages, record, system_prompt)
@@ -75,7 +75,7 @@ def _turns(record: Mapping[str, Any]) -> list[Any]:
 
 
 def _with_system(messages: list[Message], record: Mapping[str, Any], system_prompt: str | None) -> list[Message]:
-    """The turns with the record's `system` text, or else with `system_prompt`, before them."""
+    """Prepend the record's `system` text, or else `system_prompt`, to its turns."""
     said = record.get("system")
     if said is not None and not isinstance(said, str):
         raise InvalidInput(f"the record's 'system' must be text, got {_shown(said)}")
@@ -132,7 +132,7 @@ def _part_text(part: Any, number: int) -> str:
 
 
 def _switched(message: Message, name: str, value: Any, number: int) -> Message:
-    """The message as its `weight`, `train` or `loss` says: 0 or false takes the loss off an assistant's turn."""
+    """Apply a message's `weight`, `train` or `loss`: 0 or false takes the loss off an assistant's turn."""
     if value is None:
         return message
     if isinstance(value, str | list | dict) or value not in (0, 1):
@@ -156,7 +156,7 @@ def _says_something(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error message: cut, and without what is nested in it."""
+    """A value as quoted in an error message: truncated, and without nested values."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     shown = repr(value)

@@ -1,4 +1,4 @@
-"""Tokenizes conversations as a chat model reads them, and marks the tokens the assistant said."""
+"""Tokenizes conversations as a chat model reads them, with a loss weight for each token."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of the conversation's text, and whether loss is on it."""
+class TextSpan:
+    """Part of a conversation's text, and whether it carries loss."""
 
     text: str
     is_learned: bool
@@ -26,24 +26,24 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """Token ids, and for each a loss weight: 1.0 where the assistant speaks, its end-of-turn token included."""
+    """Token ids and a loss weight for each: 1.0 on the assistant's turns, end-of-turn tokens included, else 0.0."""
 
     input_ids: list[int]
     loss_weights: list[float]
 
 
 def encode_conversation(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[TokenizedText]:
-    """The conversation as the model meets it: in one piece, or one per learned turn.
+    """Tokenize a conversation as one example, or as one per learned turn.
 
-    A template that shows earlier turns otherwise than the last one (without its thinking, say) cannot be had in one
-    piece: each turn is then rendered at the end of the conversation up to it, which is how it is sampled.
+    A template that renders earlier turns differently from the last one (without its thinking, say) needs the latter:
+    each turn is then rendered at the end of the conversation up to it, which is how it is sampled.
 
-    Spans are tokenized one by one, so that the border before the assistant's words is the one it meets when
-    sampled: prompt tokens end there, and no token reaches across.
+    Spans are tokenized one by one, so that no token crosses the border between the prompt and the assistant's words,
+    as in sampling.
 
     Raises:
-        InvalidInput: the chat template refuses the conversation, or does not show a turn behind the header that
-            invites it, so that the assistant's words cannot be located.
+        InvalidInput: the chat template refuses the conversation, or does not render a turn after its generation
+            prompt, so that the assistant's words cannot be located.
     """
     if not tokenizer.chat_template:
         return [_tokenized(_plain_spans(messages, tokenizer), tokenizer, start_token_ids(tokenizer))]
@@ -56,20 +56,22 @@ def encode_conversation(messages: Sequence[Message], tokenizer: PreTrainedTokeni
     if all(whole.startswith(turn.prompt + turn.spoken) for turn in turns):
         return [_tokenized(_joined_spans(whole, turns), tokenizer)]
     return [
-        _tokenized([Span(turn.prompt, False), Span(turn.spoken, True)], tokenizer) for turn in turns if turn.is_learned
+        _tokenized([TextSpan(turn.prompt, False), TextSpan(turn.spoken, True)], tokenizer)
+        for turn in turns
+        if turn.is_learned
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
     prompt: str
-    """All that stands before the assistant's words, the header that invites them included."""
+    """Text before the assistant's words, generation prompt included."""
     spoken: str
     is_learned: bool
 
 
 def _tokenized(
-    spans: Sequence[Span], tokenizer: PreTrainedTokenizerBase, start_tokens: Sequence[int] = ()
+    spans: Sequence[TextSpan], tokenizer: PreTrainedTokenizerBase, start_tokens: Sequence[int] = ()
 ) -> TokenizedText:
     input_ids = list(start_tokens)
     loss_weights = [0.0] * len(input_ids)
@@ -81,7 +83,7 @@ def _tokenized(
 
 
 def _rendered_turn(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> _Turn:
-    """What the last message, an assistant's, adds to the template's text behind the header that invites it."""
+    """The last message, an assistant's, as its prompt and the text that it adds after the generation prompt."""
     invitation = _rendered(messages[:-1], tokenizer, add_generation_prompt=True)
     turn_end = _rendered(messages, tokenizer)
     if not turn_end.startswith(invitation):
@@ -93,17 +95,17 @@ def _rendered_turn(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBa
     return _Turn(invitation, spoken, messages[-1].is_learned)
 
 
-def _joined_spans(whole: str, turns: Sequence[_Turn]) -> list[Span]:
-    spans: list[Span] = []
+def _joined_spans(whole: str, turns: Sequence[_Turn]) -> list[TextSpan]:
+    spans: list[TextSpan] = []
     done = 0
     for turn in turns:
-        spans += [Span(whole[done : len(turn.prompt)], False), Span(turn.spoken, turn.is_learned)]
+        spans += [TextSpan(whole[done : len(turn.prompt)], False), TextSpan(turn.spoken, turn.is_learned)]
         done = len(turn.prompt) + len(turn.spoken)
-    return [*spans, Span(whole[done:], False)]
+    return [*spans, TextSpan(whole[done:], False)]
 
 
 def _without_gap_after_turn(spoken: str, content: str) -> str:
-    """Drops the line break a template sets after its end-of-turn token: a model stops before it."""
+    """Drop the line break that a template adds after its end-of-turn token: a model stops before it."""
     stripped = spoken.rstrip()
     has_end_of_turn = not stripped.endswith(content.rstrip())
     return stripped if has_end_of_turn else spoken
@@ -121,14 +123,17 @@ def _rendered(
         raise InvalidInput(f"the tokenizer's chat template refuses the conversation: {error}") from error
 
 
-def _plain_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[Span]:
-    """Labelled paragraphs, for base models that have no template."""
-    spans: list[Span] = []
+def _plain_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[TextSpan]:
+    """Turns as labelled paragraphs, for base models that have no template."""
+    spans: list[TextSpan] = []
     for message in messages:
         label = f"{message.role.capitalize()}:"
         if message.role == "assistant":
-            spans += [Span(label, False), Span(f" {message.content}{tokenizer.eos_token or ''}", message.is_learned)]
-            spans.append(Span("\n\n", False))
+            spans += [
+                TextSpan(label, False),
+                TextSpan(f" {message.content}{tokenizer.eos_token or ''}", message.is_learned),
+            ]
+            spans.append(TextSpan("\n\n", False))
         else:
-            spans.append(Span(f"{label} {message.content}\n\n", False))
+            spans.append(TextSpan(f"{label} {message.content}\n\n", False))
     return spans[:-1] if messages[-1].role == "assistant" else spans

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-from eztinker.dataset.arguments import check_max_samples, check_split
+from eztinker.dataset.argument_checks import check_max_samples, check_split
 from eztinker.dataset.grading import extract_answer
-from eztinker.dataset.json_records import Record, read_records
+from eztinker.dataset.json_records import JsonRecord, read_records
 from eztinker.dataset.math_dataset import MathDataset, MathExample
 from eztinker.errors import DataDamaged, DataNotFound, InvalidInput
 
@@ -27,13 +27,13 @@ class GSM8KDataset(MathDataset):
 
     Args:
         split: "train" or "test".
-        max_samples: take the first so many problems; None, or more than there are, takes all.
+        max_samples: number of problems to take, from the first; None, or more than there are, takes all.
         use_math_verify: False grades by exact numbers alone.
         data_dir: a directory with train.jsonl and test.jsonl. By default the one EZTINKER_GSM8K_DIR names, else
             the hub's copy, which is downloaded once and cached.
     Raises:
-        DataNotFound: there is no such data here, and the hub cannot be had.
-        DataDamaged: a line cannot be read.
+        DataNotFound: the data is not on this machine, and the hub cannot be reached.
+        DataDamaged: a line is invalid.
     """
 
     few_shot_examples: ClassVar[tuple[MathExample, ...]] = (
@@ -70,7 +70,7 @@ class GSM8KDataset(MathDataset):
         super().__init__(examples, use_math_verify=use_math_verify)
 
 
-def _example(record: Record, source: str | Path) -> MathExample:
+def _example(record: JsonRecord, source: str | Path) -> MathExample:
     row = record.value
     texts = [row.get(name) for name in ("question", "answer")] if record.fault is None else []
     fault = record.fault or "expected a JSON object with the texts question and answer"
@@ -83,15 +83,15 @@ def _example(record: Record, source: str | Path) -> MathExample:
     return MathExample(question=row["question"], ground_truth=row["answer"], extracted_answer=answer)
 
 
-def _records_in(path: Path) -> list[Record]:
+def _records_in(path: Path) -> list[JsonRecord]:
     try:
         return read_records(path)
     except DataNotFound as error:
         raise DataNotFound(f"GSM8K is not here: {error.message}. {_WAYS_TO_GET_IT}") from error
 
 
-def _records_on_hub(split: str) -> list[Record]:
-    """The hub's copy, from its cache where it was downloaded before. The hub's client shows a progress bar."""
+def _records_on_hub(split: str) -> list[JsonRecord]:
+    """Records of the hub's copy, which is downloaded once, with a progress bar, and cached."""
     try:
         from huggingface_hub import hf_hub_download
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
@@ -102,4 +102,4 @@ def _records_on_hub(split: str) -> list[Record]:
     except (OSError, ValueError) as error:
         raise DataNotFound(f"The Hugging Face hub did not give {HUB_REPOSITORY}. {_WAYS_TO_GET_IT}") from error
     rows = parquet.read_table(path).to_pylist()
-    return [Record(f"Row {number}", row) for number, row in enumerate(rows, start=1)]
+    return [JsonRecord(f"Row {number}", row) for number, row in enumerate(rows, start=1)]

@@ -1,4 +1,4 @@
-"""Reads the records of a data file, JSON Lines or one JSON array, and tells what is wrong with its place."""
+"""Reads the records of a data file, JSON Lines or one JSON array, and reports errors with their place in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from eztinker.errors import DataDamaged, DataNotFound
 
 MAX_RECORD_CHARS = 32 * 2**20
-"""A longer record is no conversation or word problem, but a file whose line ends were lost."""
+"""Longest record; a longer one is no conversation or word problem, but a file whose line ends were lost."""
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -26,21 +26,21 @@ _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class JsonRecord:
     place: str
-    """Where it stands in the file, for error messages: "Line 3", or "Item 3 (line 7)" of a JSON array."""
+    """Place in the file, for error messages: "Line 3", or "Item 3 (line 7)" of a JSON array."""
     value: Any
-    """As decoded; None where it cannot be."""
+    """Decoded value; None if it is invalid."""
     fault: str | None = None
-    """Why it cannot be used, as the end of a sentence; None where it can."""
+    """Reason why the record is invalid, as the end of a sentence; None if it is valid."""
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a UTF-8 file, with or without a byte-order mark; what it starts with tells an array from lines.
+def read_records(path: Path) -> list[JsonRecord]:
+    """Records of a UTF-8 file, with or without a byte-order mark; its first character tells an array from lines.
 
     Raises:
         DataNotFound: there is no such file, or it cannot be opened.
-        DataDamaged: it is no UTF-8 text, holds no record, or is a JSON array that breaks off.
+        DataDamaged: the file is no UTF-8 text, has no record, or is a truncated JSON array.
     """
     text = _text_of(path)
     if not text.strip():
@@ -85,18 +85,18 @@ def _line_at(content: bytes, position: int) -> int:
     return content.count(b"\n", 0, position) + 1
 
 
-def _record(place: str, text: str) -> Record:
+def _record(place: str, text: str) -> JsonRecord:
     if len(text) > MAX_RECORD_CHARS:
-        return Record(place, None, _too_long(text))
+        return JsonRecord(place, None, _too_long(text))
     decoder = _Decoder()
     try:
         return decoder.record(place, decoder.decode(text), text)
     except (ValueError, RecursionError) as error:
-        return Record(place, None, _fault_of(error))
+        return JsonRecord(place, None, _fault_of(error))
 
 
-def _array_items(path: Path, text: str) -> Iterator[Record]:
-    """The items of a JSON array. Broken JSON ends the reading, as the next item cannot be found."""
+def _array_items(path: Path, text: str) -> Iterator[JsonRecord]:
+    """Items of a JSON array. Invalid JSON ends the reading, because the next item cannot be found."""
     position = _next_char(text, text.index("[") + 1)
     number, line, counted = 0, 1, 0
     while not text.startswith("]", position):
@@ -120,13 +120,13 @@ def _array_items(path: Path, text: str) -> Iterator[Record]:
 
 
 class _Decoder(json.JSONDecoder):
-    """Decodes one record, and notes what Python would take though it says two things or nothing."""
+    """Decodes one record, and finds faults that Python's decoder accepts: repeated keys, NaN, lone surrogates."""
 
     def __init__(self) -> None:
         self._fault: str | None = None
         super().__init__(object_pairs_hook=self._object, parse_constant=self._constant)
 
-    def record(self, place: str, value: Any, text: str) -> Record:
+    def record(self, place: str, value: Any, text: str) -> JsonRecord:
         if len(text) > MAX_RECORD_CHARS:
             self._fault = _too_long(text)
         elif not isinstance(value, dict):
@@ -135,7 +135,7 @@ class _Decoder(json.JSONDecoder):
             self._fault = (
                 "it has half a surrogate pair (\\ud800 to \\udfff), which is no character; remove or repair it"
             )
-        return Record(place, None if self._fault else value, self._fault)
+        return JsonRecord(place, None if self._fault else value, self._fault)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)

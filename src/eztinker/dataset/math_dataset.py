@@ -1,4 +1,4 @@
-"""What every set of math word problems offers, so that training code takes any of them."""
+"""The interface of data sets of math word problems, so that training code takes any of them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from eztinker.dataset.grading import Grade, evaluate_answer, evaluate_answers
 class MathExample(TypedDict):
     question: str
     ground_truth: str
-    """The worked solution, answer last."""
+    """Worked solution, which ends with the answer."""
     extracted_answer: str
-    """The answer alone, such as "72"."""
+    """Answer alone, such as "72"."""
 
 
 class MathDataset(Sequence[MathExample]):
     """Word problems with known answers, in a fixed order. Data sets differ in where `examples` come from."""
 
     few_shot_examples: ClassVar[tuple[MathExample, ...]] = ()
-    """Worked examples in the style of the data set, none of them in it."""
+    """Worked examples in the style of the data set, but not in it."""
 
     def __init__(self, examples: Sequence[MathExample], *, use_math_verify: bool = True) -> None:
         self._examples = examples
@@ -42,11 +42,11 @@ class MathDataset(Sequence[MathExample]):
         return example["question"], self.format_prompt(example["question"]), example["extracted_answer"]
 
     def format_prompt(self, question: str) -> str:
-        """The prompt a completion continues. No space at its end: models draw the space with the first word."""
+        """The prompt for a question. It does not end with a space, which models draw with the first word."""
         return f"Question: {question}\nAnswer:"
 
     def format_few_shot_prompt(self, question: str) -> str:
-        """The prompt behind worked examples: shows what the model can do once it knows the form of an answer."""
+        """The prompt after worked examples, which measures a model that knows the form of an answer."""
         worked = [f"{self.format_prompt(each['question'])} {each['ground_truth']}" for each in self.few_shot_examples]
         return "\n\n".join([*worked, self.format_prompt(question)])
 

@@ -1,4 +1,4 @@
-"""Conversations as supervised examples: token ids, and a loss weight per token that is 1 on the assistant's turns."""
+"""Conversations as supervised examples: token ids, and loss weights that are 1 on the assistant's turns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypedDict, overload
 
 from rich.progress import track
 
-from eztinker.dataset.arguments import check_max_samples, check_text
+from eztinker.dataset.argument_checks import check_max_samples, check_text
 from eztinker.dataset.chat_messages import read_conversation
 from eztinker.dataset.chat_tokens import encode_conversation
-from eztinker.dataset.json_records import Record, read_records
+from eztinker.dataset.json_records import JsonRecord, read_records
 from eztinker.errors import DataDamaged, InvalidInput
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 class ChatExample(TypedDict):
     input_ids: list[int]
-    """N tokens of the conversation, at most `max_length`."""
+    """Token ids of the conversation, at most `max_length`."""
     loss_weights: list[float]
-    """N: 1.0 on what the assistant says, its end-of-turn token included; 0.0 elsewhere. Aligned with `input_ids`."""
+    """Weight of each token in the loss: 1.0 on the assistant's turns, end-of-turn tokens included; 0.0 elsewhere."""
 
 
 class ShareGPTDataset(Sequence[ChatExample]):
@@ -33,25 +33,27 @@ class ShareGPTDataset(Sequence[ChatExample]):
 
     A conversation is an object with `conversations` or `messages`: turns in the `from`/`value` or the `role`/`content`
     dialect, where content may be a list of text parts. `system` beside them is its system turn. `weight`, `train` or
-    `loss` takes the loss off an assistant's turn. Any other field that says more than where a record comes from, such
-    as `tools` or `tool_calls`, makes the conversation a bad one, as nothing that would be learned may get lost.
+    `loss` takes the loss off an assistant's turn. A conversation with any other field, such as `tools` or `tool_calls`,
+    is invalid, so that nothing to be learned is lost, unless the field only describes its origin.
 
-    A conversation is one example, or one per learned turn where the chat template shows earlier turns otherwise than
-    the last one. An example longer than `max_length` tokens loses its end; a conversation that loses all of the
-    assistant's words by it is a bad one.
+    A conversation is one example, or one per learned turn if the chat template renders earlier turns differently from
+    the last one. Examples are truncated to `max_length` tokens; a conversation with no token of the assistant left is
+    invalid.
 
     Args:
-        file_path: the file, UTF-8; what it starts with, not its name, tells JSON from JSONL.
-        tokenizer: a Hugging Face tokenizer. Its chat template is used; without one, turns are set as "User: ..." and
-            "Assistant: ..." lines behind the start token that the tokenizer sets, and its end-of-sequence token ends
-            the assistant's.
-        system_prompt: a system turn for conversations that bring none.
-        strict: raise at the first bad conversation. False leaves it out and counts it in `num_skipped`.
-        max_samples: stop after so many conversations; None takes all.
-        shuffle: draw the order from `seed`, before `max_samples` counts.
+        file_path: the file, UTF-8; its first character, not its name, tells JSON from JSONL.
+        tokenizer: a Hugging Face tokenizer. Its chat template is used; without one, turns become "User: ..." and
+            "Assistant: ..." lines after the tokenizer's start token, and its end-of-sequence token ends the
+            assistant's.
+        max_length: most tokens of an example.
+        system_prompt: system turn for conversations that have none.
+        strict: raise at the first invalid conversation. False skips it and counts it in `num_skipped`.
+        max_samples: number of conversations to take; None takes all.
+        shuffle: draw the order from `seed` before taking `max_samples`.
+        seed: seed of the order.
     Raises:
         DataNotFound: there is no such file.
-        DataDamaged: a bad conversation, named by its line (JSONL) or place (JSON), or a file that is neither.
+        DataDamaged: a conversation is invalid, named by its line (JSONL) or place (JSON), or the file is neither.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class ShareGPTDataset(Sequence[ChatExample]):
         self._tokenizer, self._max_length, self._system_prompt = tokenizer, max_length, system_prompt
         self._examples: list[ChatExample] = []
         self.num_skipped = 0
-        """Bad conversations that `strict=False` left out."""
+        """Number of invalid conversations that `strict=False` skipped."""
         records = read_records(Path(file_path))
         if shuffle:
             random.Random(seed).shuffle(records)
@@ -98,7 +100,7 @@ class ShareGPTDataset(Sequence[ChatExample]):
     def __getitem__(self, index: int | slice) -> ChatExample | Sequence[ChatExample]:
         return self._examples[index]
 
-    def _examples_of(self, record: Record) -> list[ChatExample]:
+    def _examples_of(self, record: JsonRecord) -> list[ChatExample]:
         if record.fault:
             raise InvalidInput(record.fault)
         messages = read_conversation(record.value, self._system_prompt)

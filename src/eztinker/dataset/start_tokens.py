@@ -1,4 +1,4 @@
-"""The tokens a tokenizer sets before a text by itself, such as Llama 3's <|begin_of_text|>."""
+"""Start tokens that a tokenizer adds before a text, such as Llama 3's <|begin_of_text|>."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def start_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What `tokenizer(text)` gives before the tokens of the text itself; mostly nothing, or one start token."""
+    """Tokens that `tokenizer(text)` adds before those of the text; usually none, or one start token."""
     probe = "a"
     bare = tokenizer.encode(probe, add_special_tokens=False)
     framed = tokenizer.encode(probe)
@@ -20,9 +20,9 @@ def start_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The tokens of a text that nothing precedes: with the start token that the tokenizer sets, exactly once.
+    """Tokenize the start of a sequence, with the tokenizer's start token exactly once.
 
-    A text that opens with a special token, as chat templates write, is taken as it stands: it brings its own.
+    A text that opens with a special token, as chat templates write it, gets no start token: it has its own.
     """
     tokens = tokenizer.encode(text, add_special_tokens=False)
     added = tokenizer.added_tokens_decoder

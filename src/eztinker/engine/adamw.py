@@ -17,7 +17,7 @@ from eztinker.types import AdamParams
 
 @dataclass(slots=True, eq=False)
 class AdamW:
-    """The moments and the step count of one adapter; hyperparameters come with every step."""
+    """Moments and step count of one adapter; the hyperparameters come with every step."""
 
     exp_avg: Tensor
     exp_avg_sq: Tensor
@@ -28,8 +28,10 @@ class AdamW:
         return cls(torch.zeros_like(params), torch.zeros_like(params))
 
     def update(self, params: Tensor, grads: Tensor, adam: AdamParams) -> float:
-        """One step on `params`, in place; gives the gradient's global L2 norm before clipping.
+        """Take one step on `params`, in place.
 
+        Returns:
+            Global L2 norm of the gradient before clipping.
         Raises:
             NonFiniteUpdate: a gradient or the update is not finite; nothing was changed.
         """

@@ -1,4 +1,4 @@
-"""Drawing the next token of every running sequence, and listing the likeliest ones. B = sequences, V = vocabulary."""
+"""Token sampling for a batch of logits, and tables of the likeliest tokens. B = sequences, V = vocabulary."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from eztinker.types import ABSENT_LOGPROB, SamplingParams, TopkLogprobs
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """What makes logits log-probabilities of a tempered distribution over the whole vocabulary."""
+    """Per-row constants of log-softmax at a temperature, over the whole vocabulary, padding included."""
 
     greatest_B: Tensor
     temperatures_B: Tensor
     log_totals_B: Tensor
 
     def logprobs(self, logits_BK: Tensor) -> Tensor:
-        """Log-probabilities of some of each row's logits."""
+        """Log-probabilities, in nats, of K of each row's logits."""
         return (logits_BK - self.greatest_B[:, None]) / self.temperatures_B[:, None] - self.log_totals_B[:, None]
 
     def rows(self, rows: Tensor | slice) -> Normalization:
@@ -31,7 +31,13 @@ class Normalization:
 
 
 def normalization(logits_BV: Tensor, temperatures: Sequence[float], num_drawable: int) -> Normalization:
-    """Of each row at its temperature, which is above 0; `num_drawable` as for `draw`, to give the bits it gives."""
+    """Log-softmax constants of each row.
+
+    Args:
+        logits_BV: float32.
+        temperatures: temperature of each row, above 0.
+        num_drawable: tokens that can be drawn, as for `draw`; the kernels then give the same bits as a draw.
+    """
     kernels = own_kernels(logits_BV)
     temperatures_B = torch.tensor(temperatures, device=logits_BV.device)
     if kernels is not None:
@@ -46,16 +52,16 @@ def normalization(logits_BV: Tensor, temperatures: Sequence[float], num_drawable
 def draw(
     logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
 ) -> tuple[list[int], list[float]]:
-    """One token per row, and its log-probability.
+    """Draw one token per row.
 
     Args:
         logits_BV: float32.
         params: temperature, top_k and top_p of each row; temperature 0 takes the likeliest token.
-        uniforms: one number in [0, 1) per row; the token is where the cumulative probability passes it, so a row's
+        uniforms: one number in [0, 1) per row; the token is where the cumulative probability exceeds it, so a row's
             token depends on its own logits and number alone.
         num_tokens: tokens the tokenizer knows; ids beyond are padding of the vocabulary and are never drawn.
     Returns:
-        Tokens and natural logs of their probability under the tempered distribution of the whole vocabulary, before
+        Tokens, and their log-probabilities in nats under the tempered distribution over the whole vocabulary, before
         top-k and top-p; untempered where the temperature is 0.
     """
     is_truncated = [each.temperature > 0 and (each.top_k > 0 or each.top_p < 1) for each in params]
@@ -74,7 +80,7 @@ def draw(
 def _draw_whole(
     logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw from all tokens that can be drawn."""
+    """Draw from all tokens that the tokenizer knows."""
     kernels = own_kernels(logits_BV)
     if kernels is not None:
         return kernels.draw(logits_BV, [each.temperature for each in params], uniforms, num_tokens)
@@ -82,14 +88,14 @@ def _draw_whole(
     tokens_B = drawable_BV.argmax(dim=-1)
     if any(each.temperature > 0 for each in params):
         is_warm_B = torch.tensor([each.temperature > 0 for each in params], device=logits_BV.device)
-        tokens_B = torch.where(is_warm_B, _pass_points(drawable_BV, temperatures, uniforms), tokens_B)
+        tokens_B = torch.where(is_warm_B, _draw_by_inverse_cdf(drawable_BV, temperatures, uniforms), tokens_B)
     return tokens_B, _logprobs_of(tokens_B, logits_BV, temperatures, num_tokens)
 
 
 def _draw_truncated(
     logits_BV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], num_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw from what top-k and top-p leave of the tokens that can be drawn."""
+    """Draw from the tokens that remain after top-k and top-p."""
     kept_BV = torch.full((len(params), num_tokens), -math.inf, device=logits_BV.device)
     for row, each in enumerate(params):
         logits, tokens = _truncated(logits_BV[row, :num_tokens], each)
@@ -98,14 +104,14 @@ def _draw_truncated(
     if kernels is not None:
         tokens_B, _ = kernels.draw(kept_BV, temperatures, uniforms, num_tokens)
     else:
-        tokens_B = _pass_points(kept_BV, temperatures, uniforms)
+        tokens_B = _draw_by_inverse_cdf(kept_BV, temperatures, uniforms)
     return tokens_B, _logprobs_of(tokens_B, logits_BV, temperatures, num_tokens)
 
 
 def _truncated(logits_V: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The top-k logits, then the fewest of these whose tokens reach top-p of what is left; and their tokens.
+    """Logits and ids of the fewest of the top-k tokens whose probability among these reaches top-p.
 
-    One row at a time: the operators of torch may round a row differently among others.
+    Works on one row at a time: torch's operators may round a row differently in a batch.
     """
     num_kept = min(params.top_k, logits_V.shape[0]) if params.top_k > 0 else logits_V.shape[0]
     kept, tokens = torch.topk(logits_V, num_kept)
@@ -113,16 +119,16 @@ def _truncated(logits_V: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor
         weights = ((kept - kept[0]) / params.temperature).exp_()
         cumulative = torch.cumsum(weights, dim=0)
         is_needed = cumulative - weights < params.top_p * cumulative[-1]
-        is_needed[0] = True  # a top-p that rounds to 0 leaves the first all the same
+        is_needed[0] = True  # even a top-p that rounds to 0 keeps the likeliest token
         kept, tokens = kept[is_needed], tokens[is_needed]
     return kept, tokens
 
 
-def _pass_points(drawable_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float]) -> Tensor:
-    """Inverse CDF by torch's operators, one token per row.
+def _draw_by_inverse_cdf(drawable_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float]) -> Tensor:
+    """One token per row by inverse CDF, with torch's operators.
 
-    The greatest logit is taken over what can be drawn: a greater one of the padding would leave no token any weight at
-    a low temperature.
+    The largest logit is taken over drawable tokens: subtracting a larger one of the padding would underflow all weights
+    at a low temperature.
     """
     device = drawable_BV.device
     weights_BV = drawable_BV - drawable_BV.amax(dim=-1, keepdim=True)
@@ -136,14 +142,14 @@ def _logprobs_of(tokens_B: Tensor, logits_BV: Tensor, temperatures: Sequence[flo
 
 
 def _temperatures(params: Sequence[SamplingParams]) -> list[float]:
-    """Those of the distributions that logprobs are of: 1 where the likeliest token is taken."""
+    """Temperatures under which logprobs are reported: 1 for greedy rows."""
     return [each.temperature or 1.0 for each in params]
 
 
 def inverse_cdf(weights_BV: Tensor, uniforms_BK: Tensor) -> Tensor:
-    """K tokens per row, (B, K): the first one whose cumulative weight passes the uniform's share of the total.
+    """K tokens per row, (B, K): the first token whose cumulative weight exceeds the uniform's share of the total.
 
-    Far faster than multinomial.
+    Much faster than torch.multinomial.
     """
     cumulative = torch.cumsum(weights_BV, dim=-1)
     totals = cumulative[:, -1:].clone()
@@ -154,12 +160,12 @@ def inverse_cdf(weights_BV: Tensor, uniforms_BK: Tensor) -> Tensor:
 
 
 def likeliest(logits_BV: Tensor, params: Sequence[SamplingParams], num_tokens: int, k: int) -> TopkLogprobs:
-    """The k likeliest tokens of each row, under the distribution whose logprobs `draw` gives; changes no logits."""
+    """The k likeliest tokens of each row, under the distribution whose logprobs `draw` returns."""
     return topk_table(logits_BV, normalization(logits_BV, _temperatures(params), num_tokens), k)
 
 
 def topk_table(logits_BV: Tensor, normalization: Normalization, k: int) -> TopkLogprobs:
-    """The k highest logits of each row as logprobs; a vocabulary of fewer tokens leaves cells absent."""
+    """Table of each row's k highest logits as logprobs; cells beyond the size of the vocabulary stay absent."""
     num_rows, vocab_size = logits_BV.shape
     best = torch.topk(logits_BV, min(k, vocab_size))
     table = absent_topk(num_rows, k)
@@ -169,7 +175,7 @@ def topk_table(logits_BV: Tensor, normalization: Normalization, k: int) -> TopkL
 
 
 def absent_topk(num_rows: int, k: int) -> TopkLogprobs:
-    """A table to be filled, without any token yet."""
+    """An empty top-k table, to be filled in."""
     return TopkLogprobs(
         token_ids=np.zeros((num_rows, k), dtype=np.int32),
         logprobs=np.full((num_rows, k), ABSENT_LOGPROB, dtype=np.float32),

@@ -1,8 +1,8 @@
-"""Turns by cost: whoever has had the least is next, and nobody saves up while there was nothing to do for him.
+"""Start-time fair queueing: the contender that has cost the least is next, and idle contenders save nothing up.
 
-Start-time fair queueing (Goyal, Vin and Cheng 1996). Each contender has a virtual time, which grows by what his turns
-cost; the clock of the queue is the virtual time of whoever is served. A newcomer begins there: he is next, however long
-the others have been served, and gets no more than his part from then on.
+Each contender has a virtual time, which grows by the cost of its turns; the clock of the queue is the virtual time of
+the contender in service. A newcomer starts at the clock: it is next, however long the others have been served, and gets
+no more than its share from then on. Source: Goyal, Vin and Cheng 1996.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
 LEAST_COST = 1e-6
-"""A turn is never free, or one contender could have all of them."""
+"""Least cost of a turn; with free turns one contender could have all of them."""
 
 ContenderT = TypeVar("ContenderT", bound=Hashable)
 
@@ -21,7 +21,7 @@ class FairTurns(Generic[ContenderT]):
 
     def __init__(self) -> None:
         self._ahead: dict[ContenderT, float] = {}
-        """Virtual times later than the clock; everyone else's is the clock's."""
+        """Virtual times later than the clock, by contender; all other contenders are at the clock."""
         self._now = 0.0
 
     def time_of(self, contender: ContenderT) -> float:
@@ -31,9 +31,10 @@ class FairTurns(Generic[ContenderT]):
     def next(
         self, contenders: Collection[ContenderT], head_start: Callable[[ContenderT], float] = lambda _: 0.0
     ) -> ContenderT:
-        """Whose turn it is; the first of several with the same right to it.
+        """The contender with the earliest virtual time; the first of several with the same.
 
-        `head_start` says how much earlier someone's time counts, for work so short that waiting costs more than it.
+        Args:
+            head_start: subtracted from a contender's virtual time, for work so short that it should not wait.
         """
         chosen = min(contenders, key=lambda each: self.time_of(each) - head_start(each))
         self._now = min(map(self.time_of, contenders))
@@ -41,5 +42,5 @@ class FairTurns(Generic[ContenderT]):
         return chosen
 
     def charge(self, contender: ContenderT, cost: float) -> None:
-        """Note what a turn cost, or a contender's part of one that served several."""
+        """Add the cost of a turn, or a contender's part of it, to its virtual time."""
         self._ahead[contender] = self.time_of(contender) + max(cost, LEAST_COST)

@@ -1,7 +1,7 @@
-"""What a policy loss tells beside its value: how far trainer and sampler are apart, and how much was clipped.
+"""Metrics of policy losses: the gap between trainer and sampler, and the fraction of tokens clipped.
 
-l = logprobs under the trainer, q = as the sampler scored them. All metrics are over the tokens that carry an advantage:
-the others are prompt, or do not count. Names are `name:reduction`, as clients merge them over chunks.
+l = logprobs under the trainer, q = as the sampler scored them, in nats. All metrics are over the tokens with a nonzero
+advantage. Names are `name:reduction`, by which clients merge them over chunks.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import numpy as np
 from eztinker.types import Datum
 
 _MAX_LOG_RATIO = 80.0
-"""Larger differences count as this much where they are exponentiated, so that every metric is a finite number."""
+"""Upper bound of a log-ratio before it is exponentiated, so that every metric is a finite number."""
 
 
 def policy_metrics(
     loss_fn: str, config: Mapping[str, float], data: Sequence[Datum], logprobs: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """The metrics of one batch; none for losses without `logprobs` and `advantages`, or without a token that counts.
+    """Metrics of one batch; empty for losses without `logprobs` and `advantages`, or if all advantages are 0.
 
     sampler_trainer_gap: |l - q|. sampler_trainer_kl_k1 and _k3: estimates of KL(sampler || trainer), q - l and
     exp(l - q) - 1 - (l - q), of which the second is never negative. Source: Schulman 2020, Approximating KL Divergence.
-    clipped_fraction: the share of tokens that a loss with thresholds clipped or, as stable_reinforce, masked.
+    clipped_fraction: the fraction of tokens that a loss with thresholds clipped or, in stable_reinforce, masked.
 
     Args:
-        config: complete, with the defaults of the loss.
-        logprobs: the trainer's, one array per datum.
+        config: the loss's config, defaults included.
+        logprobs: logprobs under the trainer, float32 (N,) per datum.
     """
     log_ratios, clipped = [], []
     for datum, ours in zip(data, logprobs, strict=True):
@@ -57,7 +57,7 @@ def policy_metrics(
 def _is_clipped(
     loss_fn: str, config: Mapping[str, float], log_ratio: np.ndarray, inputs: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Which positions, (N,), the loss clipped."""
+    """Mask, bool (N,), of the positions that the loss clipped."""
     if loss_fn == "gspo":
         in_sequence = inputs["sequence_ratio_mask"] != 0
         log_ratio = np.full_like(log_ratio, log_ratio[in_sequence].mean() if in_sequence.any() else 0.0)

@@ -18,26 +18,28 @@ Config = Mapping[str, float]
 
 
 LossFunction = Callable[[Tensor, Inputs, Config], Tensor]
-"""One datum's logprobs, its other inputs and a complete config, to a scalar."""
+"""Function from a datum's logprobs, its other inputs and the complete config to a scalar loss."""
 
 
 def cross_entropy(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """- sum w * l, over (N,) or (N, K)."""
+    """Weighted cross-entropy, - sum w * l, over (N,) or (N, K)."""
     return -(inputs["weights"] * logprobs).sum()
 
 
 def importance_sampling(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """- sum r * A."""
+    """Importance-weighted policy gradient, - sum r * A."""
     return -_total(_ratio(logprobs, inputs) * inputs["advantages"], inputs)
 
 
 def ppo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """- sum min(r * A, clip(r) * A). Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7."""
+    """Clipped policy gradient, - sum min(r * A, clip(r) * A). Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7."""
     return -_total(_clipped_objective(_ratio(logprobs, inputs), inputs["advantages"], config), inputs)
 
 
 def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """- sum stop_gradient(clip(r)) * l * A: clipping bounds a token's weight but never removes its gradient.
+    """Policy gradient with clipped importance weights, - sum stop_gradient(clip(r)) * l * A.
+
+    Clipping bounds a token's weight but never removes its gradient.
 
     Source: MiniMax-M1 2025, arXiv:2506.13585, eq. 4.
     """
@@ -46,7 +48,10 @@ def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 def dro(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """- sum [ l * A - beta / 2 * (l - q)^2 ]. Source: Richemond et al. 2024, arXiv:2405.19107."""
+    """Direct reward optimisation, - sum [ l * A - beta / 2 * (l - q)^2 ].
+
+    Source: Richemond et al. 2024, arXiv:2405.19107.
+    """
     drift = logprobs - inputs["logprobs"]
     return -_total(logprobs * inputs["advantages"] - config["beta"] / 2 * drift.square(), inputs)
 
@@ -65,10 +70,10 @@ def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 def stable_reinforce(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """- sum m * stop_gradient(r) * l * A, m = 1 where r is within the thresholds and 0 where it is not.
+    """REINFORCE with importance weights and a mask, - sum m * stop_gradient(r) * l * A.
 
-    REINFORCE whose importance weights correct for the policy that sampled, without the tokens on which trainer and
-    sampler are too far apart. The hosted service's formula is not published; this one is our own choice.
+    m is 1 where r is within the thresholds and 0 elsewhere, which drops the tokens on which trainer and sampler are too
+    far apart. The hosted service's formula is not published; this one is our own choice.
     Source of the two-sided mask, IcePop: Ling Team 2025, arXiv:2510.18855.
     """
     weight = _ratio(logprobs, inputs).detach()

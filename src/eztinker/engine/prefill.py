@@ -1,6 +1,6 @@
-"""Reading prompts: one packed pass over many of them, behind what they share with prompts read before.
+"""Prefill: one packed pass over several prompts, after a prefix that is cached from earlier ones.
 
-A prompt that is too long for one pass is read in several, each behind the tokens of those before it.
+A prompt that is too long for one pass is read in several, each of which attends to the tokens of those before it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eztinker.engine.prefix_cache import PrefixCache, shared_beginning
+from eztinker.engine.prefix_cache import PrefixCache, shared_prefix
 from eztinker.engine.prompt_scores import PromptScorer, PromptScores, first_needed
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
@@ -22,19 +22,19 @@ from eztinker.model.lora import LowRankAdapter, adapter_rows
 from eztinker.types import SampleRequest
 
 MAX_PASS_TOKENS = 512
-"""Tokens read in one pass, as many as in a training micro-batch. Others wait for its end, and more gain nothing."""
+"""Most tokens in one pass, as in a training micro-batch. Other shares wait for its end, and more gain nothing."""
 MIN_SAVED_TOKENS = 64
-"""A pass of its own for prompts behind a prefix has to save this many tokens to be worth it."""
+"""Fewest tokens that a cached prefix must save to be worth a pass of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """What to read, and through which adapter."""
+    """A prompt and the adapter to read it with."""
 
     request: SampleRequest
     adapter: LowRankAdapter | None
     adapter_key: Hashable
-    """Equal for equal weights."""
+    """Cache key of the adapter: equal for equal weights."""
 
     @property
     def tokens(self) -> np.ndarray:
@@ -42,17 +42,17 @@ class Prompt:
 
     @property
     def cacheable(self) -> np.ndarray:
-        """The tokens that may come from the cache, which keeps no hidden states for scores."""
+        """Tokens whose keys and values may come from the cache; later ones need hidden states for scores."""
         return self.tokens[: first_needed(self.request)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadPrompt:
-    """What reading a prompt leaves behind."""
+    """A prompt after prefill: its keys and values, the next token's logits, and its scores."""
 
     block: KVBlock
     next_logits: Tensor
-    """float32 (V,), of the token after the prompt."""
+    """Logits of the token after the prompt, float32 (V,)."""
     num_cached_tokens: int
     scores: PromptScores
 
@@ -61,19 +61,24 @@ class PromptReader:
     """Prefill for one base model and any of its adapters."""
 
     def __init__(self, decoder: Decoder, cache_bytes: int, *, num_drawable: int) -> None:
-        """`num_drawable`: tokens the tokenizer knows; ids beyond are never drawn."""
+        """Read prompts with `decoder`.
+
+        Args:
+            cache_bytes: size of the prefix cache.
+            num_drawable: tokens the tokenizer knows; ids beyond are never drawn.
+        """
         self._decoder = decoder
         self._num_drawable = num_drawable
         self._cache = PrefixCache(cache_bytes)
 
     def num_unread(self, prompt: Prompt) -> int:
-        """Tokens that reading the prompt now would take."""
+        """Number of the prompt's tokens that are not in the cache."""
         block = self._cached(prompt)
         return len(prompt.tokens) - (block.num_tokens if block else 0)
 
     def read(self, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
-        """Read prompts together in one pass; results are in their order."""
-        self._read_shared_beginnings([prompt for prompt in prompts if len(prompt.cacheable)])
+        """Read prompts together; results are in their order."""
+        self._cache_shared_prefixes([prompt for prompt in prompts if len(prompt.cacheable)])
         results: dict[int, ReadPrompt] = {}
         for prefix, members in self._by_prefix(prompts):
             reads = self._read_behind(prefix, [prompts[member] for member in members])
@@ -83,7 +88,7 @@ class PromptReader:
         return [results[index] for index in range(len(prompts))]
 
     def read_in_passes(self, prompt: Prompt) -> Iterator[ReadPrompt | None]:
-        """Read one prompt of any length; None after each pass but the last."""
+        """Read one prompt of any length; yields None after each pass but the last."""
         cached = self._cached(prompt)
         num_cached, num_tokens = cached.num_tokens if cached else 0, len(prompt.tokens)
         scorer, prefix, whole = self._scorer(prompt), cached, None
@@ -107,20 +112,20 @@ class PromptReader:
                 yield ReadPrompt(whole, logits[0], num_cached, scorer.scores)
 
     def _cached(self, prompt: Prompt) -> KVBlock | None:
-        """What a prompt read by itself need not read again."""
+        """The prompt's longest cached prefix, if it is long enough to be worth using."""
         block = self._cache.longest_match(prompt.adapter_key, prompt.cacheable)
         return None if block is None or block.num_tokens < MIN_SAVED_TOKENS else block
 
     def _scorer(self, prompt: Prompt) -> PromptScorer:
         return PromptScorer(self._decoder, prompt.request, prompt.adapter, self._num_drawable)
 
-    def _read_shared_beginnings(self, prompts: Sequence[Prompt]) -> None:
-        """Put what all prompts of one adapter begin with into the cache, so that they are read behind it."""
+    def _cache_shared_prefixes(self, prompts: Sequence[Prompt]) -> None:
+        """Read the prefix that all prompts of one adapter share into the cache, so that they can use it."""
         by_adapter: dict[Hashable, list[Prompt]] = defaultdict(list)
         for prompt in prompts:
             by_adapter[prompt.adapter_key].append(prompt)
         for adapter_key, members in by_adapter.items():
-            header = shared_beginning([member.cacheable for member in members])
+            header = shared_prefix([member.cacheable for member in members])
             if len(header) * (len(members) - 1) < MIN_SAVED_TOKENS:
                 continue
             known = self._cache.longest_match(adapter_key, header)
@@ -130,7 +135,7 @@ class PromptReader:
                 self._cache.put(adapter_key, header, attention.block(0))
 
     def _by_prefix(self, prompts: Sequence[Prompt]) -> list[tuple[KVBlock | None, list[int]]]:
-        """Prompts that stand behind the same cached tokens, which one attention pass needs; the rest together."""
+        """Group prompts, by index, by their cached prefix, as one attention pass needs them; the rest together."""
         groups: dict[Hashable, tuple[KVBlock, list[int]]] = {}
         rest: list[int] = []
         for index, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""Keys and values of prompts read lately, so that what prompts share is read once."""
+"""Prefix cache: keys and values of recent prompts, so that a shared prefix is read once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from eztinker.model.kv_cache import KVBlock
 
 MIN_SHARED_TOKENS = 16
-"""A shorter common beginning is not worth looking up."""
+"""Shortest common prefix that counts as a match."""
 
 
 class PrefixCache:
-    """The least recently used prompts go first once the bytes are spent. Adapters never share an entry."""
+    """An LRU cache of prompts, bounded in bytes. Adapters never share an entry."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -22,7 +22,7 @@ class PrefixCache:
         self._entries: OrderedDict[tuple[Hashable, bytes], KVBlock] = OrderedDict()
 
     def longest_match(self, adapter: Hashable, tokens: np.ndarray) -> KVBlock | None:
-        """The longest stored beginning of `tokens` under `adapter`."""
+        """The longest cached prefix of `tokens` under `adapter`."""
         best_key, best = None, MIN_SHARED_TOKENS - 1
         for key in self._entries:
             if key[0] == adapter:
@@ -46,13 +46,13 @@ class PrefixCache:
 
 
 def shared_length(a: np.ndarray, b: np.ndarray) -> int:
-    """Tokens that two prompts have in common from the start."""
+    """Length of the longest common prefix of two prompts, in tokens."""
     size = min(len(a), len(b))
     different = np.flatnonzero(a[:size] != b[:size])
     return int(different[0]) if different.size else size
 
 
-def shared_beginning(beginnings: Sequence[np.ndarray]) -> np.ndarray:
-    """The tokens that all of these begin with."""
+def shared_prefix(beginnings: Sequence[np.ndarray]) -> np.ndarray:
+    """The longest common prefix of all of these prompts."""
     first = beginnings[0]
     return first[: min(shared_length(first, other) for other in beginnings)]

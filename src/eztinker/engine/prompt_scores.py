@@ -1,6 +1,6 @@
-"""What the hidden states of a prompt tell about its tokens and about others that might have stood there.
+"""Logprobs of a prompt's tokens, and of other tokens at its positions, from the prompt's hidden states.
 
-N = prompt positions, M = positions judged together, V = vocabulary. The hidden state of one position judges the next.
+N = prompt positions, M = positions scored together, V = vocabulary. The hidden state of one position scores the next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eztinker.types import PromptAltTokens, PromptTargets, SampleRequest, TopkLo
 
 @dataclass(slots=True, eq=False)
 class PromptScores:
-    """What was asked about a prompt; the fields are those of SampleResult."""
+    """Scores of a prompt, as far as the request asks for them; the fields are those of SampleResult."""
 
     prompt_logprobs: np.ndarray | None = None
     topk_prompt_logprobs: TopkLogprobs | None = None
@@ -29,7 +29,7 @@ class PromptScores:
 
 
 def first_needed(request: SampleRequest) -> int:
-    """The first position whose hidden state is needed: the last one draws the next token, earlier ones give scores."""
+    """First position whose hidden state is needed: for scores or, at the last position, for the next token."""
     needed = [len(request.prompt) - 1]
     if request.prompt_logprobs or request.topk_prompt_logprobs:
         needed.append(request.first_scored - 1)
@@ -42,13 +42,13 @@ def first_needed(request: SampleRequest) -> int:
 
 @dataclass(slots=True, eq=False)
 class PromptScorer:
-    """Fills the scores of one prompt, some positions at a time, from the first to the last."""
+    """Computes the scores of one prompt, a chunk of positions at a time, from first to last."""
 
     decoder: Decoder
     request: SampleRequest
     adapter: LowRankAdapter | None
     num_drawable: int
-    """Tokens the tokenizer knows; ids beyond are never drawn."""
+    """Number of tokens the tokenizer knows; ids beyond are never drawn."""
     scores: PromptScores = field(init=False)
     rng: np.random.Generator = field(init=False)
 
@@ -71,17 +71,17 @@ class PromptScorer:
             )
 
     def take(self, start: int, hidden_NH: Tensor) -> None:
-        """Enter what is asked about the tokens behind these final hidden states, the first of position `start`."""
+        """Compute scores from final hidden states (N, H), the first of which is that of position `start`."""
         first = max(start, first_needed(self.request))
         stop = min(start + hidden_NH.shape[0], len(self.request.prompt) - 1)
         adapters = adapter_rows([self.adapter], hidden_NH.device)
         for chunk in chunks_of_positions(stop - first, self.decoder.config.vocab_size):
             positions = slice(first + chunk.start, first + chunk.stop)
             logits_MV = self.decoder.logits(hidden_NH[positions.start - start : positions.stop - start], adapters)
-            self._judge(slice(positions.start + 1, positions.stop + 1), logits_MV)
+            self._score_positions(slice(positions.start + 1, positions.stop + 1), logits_MV)
 
-    def _judge(self, positions: slice, logits_MV: Tensor) -> None:
-        """Enter the scores of `positions`, whose tokens these logits judge."""
+    def _score_positions(self, positions: slice, logits_MV: Tensor) -> None:
+        """Compute the scores of `positions` from the logits that predict their tokens."""
         normalized = normalization(logits_MV, [1.0] * len(logits_MV), self.num_drawable)
         start = max(positions.start, self.request.first_scored)
         if start < positions.stop:

@@ -1,4 +1,4 @@
-"""A sampling request on its way through the sampler, and each of its samples while it is drawn."""
+"""A sampling request in the sampler, and each of its samples while it is drawn."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from eztinker.types import SampledSequence, SampleRequest, SampleResult, StopRea
 
 @dataclass(slots=True, eq=False)
 class SampleJob:
-    """One request. It is over when all its samples are, or when it has an `error`."""
+    """One sampling request. It has ended when all its samples have, or when it has an `error`."""
 
     op_id: str
     prompt: Prompt
     share: str = ""
-    """Whose turns it takes."""
+    """Share whose turns the job takes."""
     sequences: dict[int, SampledSequence] = field(default_factory=dict)
     """Finished samples by index."""
     read: ReadPrompt | None = None
     error: Exception | None = None
     is_streamed: bool = False
     num_reported: int = 0
-    """Tokens of the first sample whose drawing has been told, for a streamed one."""
+    """Number of the first sample's tokens that have been streamed."""
 
     @property
     def request(self) -> SampleRequest:
@@ -40,16 +40,16 @@ class SampleJob:
 
     @property
     def max_length(self) -> int:
-        """Tokens that a sample may come to, its prompt included."""
+        """Most tokens of a sample, its prompt included."""
         return len(self.request.prompt) + self.request.params.max_tokens
 
     def restart(self) -> None:
-        """Forget what has been read and drawn."""
+        """Forget all that has been read and drawn."""
         self.sequences.clear()
         self.read = None
 
     def rows(self, tokenizer: Tokenizer) -> Iterator[SampleRow]:
-        """Its samples, with nothing drawn yet."""
+        """Rows for the job's samples, with nothing drawn yet."""
         stop_rule = StopRule(self.request.params, tokenizer)
         seed = self.request.params.seed
         root = secrets.randbits(64) if seed is None else seed % 2**64
@@ -71,7 +71,7 @@ class SampleJob:
 
 @dataclass(slots=True, eq=False)
 class SampleRow:
-    """One sample that is being drawn; its keys and values are in the cache row of the same number."""
+    """One sample that is being drawn; its keys and values are in the KV cache's row of the same index."""
 
     job: SampleJob
     index: int
@@ -80,9 +80,9 @@ class SampleRow:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     topk: list[TopkLogprobs] = field(default_factory=list)
-    """One row per token, if the request wants them."""
+    """Top-k logprobs, one row per token, if the request wants them."""
     number: int = 0
-    """How many samples joined the batch before it."""
+    """Number of samples that joined the batch before this one."""
 
     @property
     def share(self) -> str:

@@ -1,4 +1,4 @@
-"""The samples of one share on their way into the batch: prompts are read, then their samples wait for places."""
+"""One share's queue for the decode batch: prompts are read, then their samples wait for slots."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from eztinker.engine.prefill import MAX_PASS_TOKENS, PromptReader, ReadPrompt
 from eztinker.engine.sample_job import SampleJob, SampleRow
 
 MAX_AHEAD_TOKENS = 2048
-"""Tokens of prompts that are read together, cached ones included, for each prompt keeps a copy while it waits."""
+"""Most tokens of prompts that are read together, cached ones included: each prompt keeps its keys while it waits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reading:
-    """A prompt that takes several passes."""
+    """A prompt that is being read in several passes."""
 
     job: SampleJob
     passes: Iterator[ReadPrompt | None]
 
 
 class SampleQueue:
-    """First come, first served."""
+    """A first-come, first-served queue of jobs and of the samples of jobs whose prompts have been read."""
 
     def __init__(self, reader: PromptReader, tokenizer: Tokenizer) -> None:
         self._reader = reader
@@ -32,16 +32,16 @@ class SampleQueue:
         self._unread: deque[SampleJob] = deque()
         self._reading: _Reading | None = None
         self._suspects: set[str] = set()
-        """Jobs whose prompts could not be read together; each of them is read alone."""
+        """Ids of jobs whose prompts could not be read together; each of them is read alone."""
         self._starting: deque[SampleRow] = deque()
-        """Samples of prompts that have been read."""
+        """Samples whose prompts have been read, waiting for slots."""
 
     def __bool__(self) -> bool:
         return self.next_length is not None
 
     @property
     def unread(self) -> list[SampleJob]:
-        """The jobs for which nothing has been done yet."""
+        """Jobs whose prompts have not been read at all."""
         return list(self._unread)
 
     @property
@@ -51,12 +51,12 @@ class SampleQueue:
 
     @property
     def has_samples(self) -> bool:
-        """Some need nothing but a place."""
+        """Whether a sample waits for nothing but a slot."""
         return bool(self._starting)
 
     @property
     def next_length(self) -> int | None:
-        """Tokens that the next sample may come to; None if nothing waits."""
+        """Most tokens of the next sample; None if nothing waits."""
         if self._starting:
             return self._starting[0].max_length
         if self._reading is not None:
@@ -67,11 +67,11 @@ class SampleQueue:
         self._unread.append(job)
 
     def take(self) -> SampleRow:
-        """The next sample, which has got a place."""
+        """Remove and return the next sample, which has got a slot."""
         return self._starting.popleft()
 
     def remove(self, op_id: str) -> None:
-        """Drop what there is of a job."""
+        """Drop a job and its samples."""
         self._suspects.discard(op_id)
         self._unread = deque(job for job in self._unread if job.op_id != op_id)
         self._starting = deque(row for row in self._starting if row.job.op_id != op_id)
@@ -79,9 +79,10 @@ class SampleQueue:
             self._reading = None
 
     def read(self) -> list[SampleJob]:
-        """One pass over the next prompts, once no samples wait: as many as fit it, or a part of one that is longer.
+        """Run one pass over the next prompts that fit, or over a part of a longer one; no samples may be waiting.
 
-        Gives the job that cannot be read, if that is found out.
+        Returns:
+            The job that cannot be read, if one was found.
         """
         if self._reading is None and self._reader.num_unread(self._unread[0].prompt) > MAX_PASS_TOKENS:
             job = self._unread.popleft()
@@ -110,7 +111,7 @@ class SampleQueue:
         return self._reader.read([job.prompt for job in jobs])
 
     def _next_jobs(self) -> list[SampleJob]:
-        """More than there are places, if they are short: one large pass costs less."""
+        """The next jobs for one pass, even more than there are slots: one large pass costs less than several."""
         jobs: list[SampleJob] = []
         room, room_ahead = MAX_PASS_TOKENS, MAX_AHEAD_TOKENS
         while self._unread and (num_tokens := self._reader.num_unread(self._unread[0].prompt)) <= room:

@@ -1,8 +1,8 @@
-"""One engine for everyone's work: turns go to shares by what they cost, so that no owner stalls another.
+"""The scheduler of an engine: turns go to shares by their cost, so that no owner stalls another.
 
-A share is whoever the server charges work to, one of its owners. The share that has had the least processor time is
-next; whether it trains or samples in its turn is decided in the same way. A decode step serves the samples of several
-shares at once, and its time is divided among them.
+A share is a party that the server charges work to, usually an owner. The share that has had the least processor time
+is next; whether it trains or samples in its turn is decided in the same way. A decode step serves the samples of
+several shares at once, and its time is divided among them.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from dataclasses import dataclass, field
 
 from eztinker.engine.fair_turns import FairTurns
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import Sampler
-from eztinker.engine.training_queue import Operation, Outcome, TrainingQueue
+from eztinker.engine.sampler import BatchSampler
+from eztinker.engine.training_queue import JobOutcome, TrainingJob, TrainingQueue
 from eztinker.types import EngineStatus
 
 TURN_SECONDS = 0.01
-"""A turn goes on for this long where its pieces are shorter."""
+"""Least length of a turn, which goes on while its pieces are shorter."""
 TOGETHER_SECONDS = 0.05
-"""Shares that are this much apart sample together: to read the weights for each of them costs more than it mends."""
+"""Difference in virtual time up to which shares decode together: separate steps would read the weights for each."""
 PRESENCE_SECONDS = 1.0
-"""A share that had work this lately may come back any moment; decode steps are kept short for it."""
+"""Time for which a share without work still counts as present; decode steps are kept short for it."""
 MAX_OPEN = 4
-"""Shares that may be in the middle of a micro-batch, which holds its activations, at the same time.
+"""Most shares that may be in the middle of a micro-batch, which holds its activations, at the same time.
 
-Fewer if a datum makes one larger than the others; one as large as so many of them is open alone.
+Fewer if a long datum makes a micro-batch larger; one as large as four regular ones is open alone.
 """
 MAX_SHARED_ROWS = 32
-"""Samples in a decode step while several shares are there. More at once gain little, and the others wait for it."""
+"""Most samples in a decode step while several shares are present: more gain little, and the other shares wait."""
 
-Source = TrainingQueue | Sampler
-"""Where a share's work comes from."""
+Source = TrainingQueue | BatchSampler
+"""A source of a share's work."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,13 +40,13 @@ class _Share:
     training: TrainingQueue
     turns: FairTurns[Source] = field(default_factory=FairTurns)
     seen_at: float = 0.0
-    """When there was work for it last."""
+    """Time at which the share last had work, in seconds of the clock."""
     used_seconds: float = 0.0
-    """Since the last status."""
+    """Processor time since the last status."""
 
 
 class Scheduler:
-    """Queues of one engine. `turn` does a bounded piece of work and gives what it finished."""
+    """Queues of one engine. `turn` does a bounded piece of work and returns what it finished."""
 
     def __init__(
         self,
@@ -55,24 +55,30 @@ class Scheduler:
         on_start: Callable[[str], None] = lambda op_id: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_start` is told the id of each training operation right before it begins, or goes on after another."""
+        """Start without samplers and without work.
+
+        Args:
+            max_train_tokens: tokens in a training micro-batch.
+            on_start: called with the id of each training job right before it begins, or goes on after another.
+            clock: seconds, monotonic.
+        """
         self._max_train_tokens = max_train_tokens
         self._on_start = on_start
         self._clock = clock
-        self._in_hand: str | None = None
+        self._current_op_id: str | None = None
         self._shares: dict[str, _Share] = {}
-        """The one whose last turn was longest ago is first."""
+        """Shares by name; the one whose last turn was longest ago is first."""
         self._turns: FairTurns[str] = FairTurns()
-        self._samplers: list[Sampler] = []
+        self._samplers: list[BatchSampler] = []
 
-    def add_sampler(self, sampler: Sampler) -> None:
+    def add_sampler(self, sampler: BatchSampler) -> None:
         self._samplers.append(sampler)
 
-    def submit(self, operation: Operation) -> None:
-        self._share(operation.share).training.submit(operation)
+    def submit(self, job: TrainingJob) -> None:
+        self._share(job.share).training.submit(job)
 
     def cancel(self, op_id: str) -> bool:
-        """Drop a sampling request; False if none has this id."""
+        """Drop a sampling request; False if there is none with this id."""
         return any(sampler.cancel(op_id) for sampler in self._samplers)
 
     @property
@@ -81,7 +87,7 @@ class Scheduler:
         return not has_training and all(sampler.is_idle for sampler in self._samplers)
 
     def status(self) -> EngineStatus:
-        """What is going on, and how the time since the last call was divided."""
+        """Numbers of running and waiting work, and each share's part of the time since the last call."""
         self._shares = {name: share for name, share in self._shares.items() if self._is_known(share)}
         used = {name: share.used_seconds for name, share in self._shares.items()}
         total = sum(used.values())
@@ -94,14 +100,15 @@ class Scheduler:
             shares={name: seconds / total for name, seconds in used.items()} if total else {},
         )
 
-    def news(self) -> list[tuple[SampleJob, list[int]]]:
-        """What streamed samples have drawn since this was last asked, as of `Sampler.news`."""
-        return [each for sampler in self._samplers for each in sampler.news()]
+    def new_tokens(self) -> list[tuple[SampleJob, list[int]]]:
+        """Tokens that streamed samples have drawn since the last call, as in `BatchSampler.new_tokens`."""
+        return [each for sampler in self._samplers for each in sampler.new_tokens()]
 
-    def turn(self, is_asked: Callable[[], bool] = lambda: False) -> list[Outcome]:
-        """Work for the share that is next, until its turn is over or something has ended, which callers wait for.
+    def turn(self, has_new_work: Callable[[], bool] = lambda: False) -> list[JobOutcome]:
+        """Work for the share that is next until its turn is over or a job has ended.
 
-        `is_asked` tells whether new work has arrived, which may be for a share that is to go first.
+        Args:
+            has_new_work: whether new work has arrived, which may be for a share that goes first; it ends the turn.
         """
         contenders = self._contenders()
         if not contenders:
@@ -112,22 +119,22 @@ class Scheduler:
         source = self._shares[name].turns.next(contenders[name])
         until = self._clock() + TURN_SECONDS
         outcomes = self._serve(name, source)
-        while not outcomes and not is_asked() and self._clock() < until and _has_work(source, name):
+        while not outcomes and not has_new_work() and self._clock() < until and _has_work(source, name):
             outcomes = self._serve(name, source)
         return outcomes
 
     def _share(self, name: str) -> _Share:
         if name not in self._shares:
-            self._shares[name] = _Share(TrainingQueue(self._max_train_tokens, self._take_in_hand))
+            self._shares[name] = _Share(TrainingQueue(self._max_train_tokens, self._announce))
         return self._shares[name]
 
-    def _take_in_hand(self, op_id: str) -> None:
-        if op_id != self._in_hand:
-            self._in_hand = op_id
+    def _announce(self, op_id: str) -> None:
+        if op_id != self._current_op_id:
+            self._current_op_id = op_id
             self._on_start(op_id)
 
     def _contenders(self) -> dict[str, list[Source]]:
-        """The shares for which something can be done now, and from where its work comes."""
+        """Shares that can make progress now, and the sources of their work."""
         contenders: dict[str, list[Source]] = {name: [self._shares[name].training] for name in self._may_train()}
         for sampler in self._samplers:
             for name in sampler.ready_shares():
@@ -138,7 +145,7 @@ class Scheduler:
         return contenders
 
     def _may_train(self) -> list[str]:
-        """The shares whose training may go on. While one waits for room for its activations, no other one takes any."""
+        """Shares whose training may go on. While one waits for room for its activations, no other one takes any."""
         training = {name: share.training for name, share in self._shares.items() if not share.training.is_empty}
         holding = [name for name, queue in training.items() if queue.is_open]
         room = MAX_OPEN * self._max_train_tokens - sum(training[name].num_tokens for name in holding)
@@ -146,7 +153,7 @@ class Scheduler:
         return holding if holding and is_full else list(training)
 
     def _head_start(self, name: str) -> float:
-        """A step takes little time, and whoever sent it waits for nothing else."""
+        """Head start of a share whose next job is an optimizer step, which takes little time."""
         return TOGETHER_SECONDS if self._shares[name].training.is_at_step else 0.0
 
     def _is_present(self, share: _Share) -> bool:
@@ -155,8 +162,8 @@ class Scheduler:
     def _is_known(self, share: _Share) -> bool:
         return not share.training.is_empty or share.used_seconds > 0 or self._is_present(share)
 
-    def _serve(self, name: str, source: Source) -> list[Outcome]:
-        """One piece of work, charged to those it served."""
+    def _serve(self, name: str, source: Source) -> list[JobOutcome]:
+        """Do one piece of work and charge it to the shares it served."""
         started = self._clock()
         if isinstance(source, TrainingQueue):
             outcomes, parts = source.advance(), {name: 1.0}
@@ -170,28 +177,30 @@ class Scheduler:
             share.used_seconds += part * seconds
         return outcomes
 
-    def _sample(self, name: str, sampler: Sampler) -> tuple[list[Outcome], dict[str, float]]:
+    def _sample(self, name: str, sampler: BatchSampler) -> tuple[list[JobOutcome], dict[str, float]]:
         is_shared = sum(map(self._is_present, self._shares.values())) > 1
         max_rows = MAX_SHARED_ROWS if is_shared else None
-        step = sampler.advance(name, self._beside(name, sampler), max_rows=max_rows)
+        step = sampler.advance(name, self._batch_neighbours(name, sampler), max_rows=max_rows)
         outcomes = [
-            Outcome(job.op_id, error=job.error) if job.error else Outcome(job.op_id, job.result()) for job in step.done
+            JobOutcome(job.op_id, error=job.error) if job.error else JobOutcome(job.op_id, job.result())
+            for job in step.done
         ]
         return outcomes, step.parts
 
-    def _beside(self, name: str, sampler: Sampler) -> list[str]:
-        """The shares that sample in the same step, those with the fewest samples first.
+    def _batch_neighbours(self, name: str, sampler: BatchSampler) -> list[str]:
+        """Shares that sample in the same step, those with the fewest samples first.
 
-        They are those that are about as far, and those that make the step no more than twice as long each.
+        These are the shares with a similar virtual time, and those that have no more samples than `name`, each of which
+        makes the step at most twice as long.
         """
         num_rows = sampler.num_rows
         latest = self._turns.time_of(name) + TOGETHER_SECONDS
-        beside = [
+        neighbours = [
             each
             for each in num_rows
             if each != name and (self._turns.time_of(each) <= latest or num_rows[each] <= num_rows[name])
         ]
-        return sorted(beside, key=num_rows.__getitem__)
+        return sorted(neighbours, key=num_rows.__getitem__)
 
 
 def _has_work(source: Source, name: str) -> bool:

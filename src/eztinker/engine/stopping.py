@@ -1,4 +1,4 @@
-"""When a completion ends: by a stop token, by text that has appeared, or by its length."""
+"""Stop conditions of a completion: a stop token, a stop string, or the greatest length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eztinker.types import SamplingParams, StopReason
 
 
 class StopRule:
-    """The end of completions drawn under one set of parameters."""
+    """Decides when completions with one set of parameters end."""
 
     def __init__(self, params: SamplingParams, tokenizer: Tokenizer) -> None:
         self._params = params
@@ -21,7 +21,7 @@ class StopRule:
         self._tail = max((len(text.encode()) for text in params.stop_strings), default=0) + 4
 
     def reason_to_stop(self, tokens: Sequence[int]) -> StopReason | None:
-        """Why the completion is over after its newest token, or None if it goes on."""
+        """The reason why the completion ends with its newest token; None if it goes on."""
         if tokens[-1] in self._stop_token_ids:
             return "stop"
         if self._params.stop_strings:

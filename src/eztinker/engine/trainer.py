@@ -1,4 +1,4 @@
-"""Forward and backward passes of a training run over packed sequences, and its optimizer steps.
+"""The trainer: forward and backward passes over packed sequences, and optimizer steps.
 
 T = packed tokens of a micro-batch, H = hidden size, N = positions of one datum, K = targets per position.
 """
@@ -27,11 +27,11 @@ from eztinker.model.lora import HEAD, Adapter
 from eztinker.types import AdamParams, Datum, ForwardBackwardResult, OptimStepResult
 
 MIN_CUT_TOKENS = 32
-"""A smaller micro-batch takes too little time to pause between its layers."""
+"""Fewest tokens of a micro-batch that pauses between layers; a smaller one is over too soon to be worth it."""
 
 
-class TrainingRun:
-    """One tenant's state: adapter, accumulated gradient, optimizer."""
+class TrainingState:
+    """Training state of one model: adapter, accumulated gradient and optimizer."""
 
     def __init__(self, base_model: str, decoder: Decoder, adapter: Adapter) -> None:
         self.base_model = base_model
@@ -39,18 +39,18 @@ class TrainingRun:
         self.adapter = adapter
         self.optimizer = AdamW.for_params(adapter.flat)
         self.grads = torch.zeros_like(adapter.flat)
-        """Sum over every forward_backward since the last step."""
+        """Gradient summed over every forward_backward since the last step, flat as `adapter.flat`."""
         self.pass_grads = torch.zeros_like(adapter.flat)
-        """Gradient of the pass that is running; joins `grads` only if it turns out finite."""
+        """Gradient of the running pass, which is added to `grads` only if it turns out finite."""
         adapter.require_grad(self.pass_grads)
 
     def optim_step(self, adam: AdamParams) -> OptimStepResult:
-        """One AdamW step on the accumulated gradient, which is then cleared.
+        """Take one AdamW step on the accumulated gradient, which is then cleared.
 
-        Without any gradient it is a step on a zero gradient: moments decay, weights follow them.
+        Without any forward_backward the gradient is zero: moments decay, and weights follow them.
 
         Raises:
-            NonFiniteUpdate: the step was refused; the gradient is cleared all the same, or no later step could be made.
+            NonFiniteUpdate: the step was refused; the gradient is cleared all the same, or every later step would fail.
         """
         try:
             norm = self.optimizer.update(self.adapter.flat, self.grads, adam)
@@ -63,7 +63,7 @@ class TrainingRun:
         )
 
     def replace_state(self, params: Tensor, grads: Tensor, optimizer: AdamW) -> None:
-        """Put a whole state, laid out alike, in the place of this one; nothing here can fail half-way."""
+        """Replace the whole state by one of the same layout; this cannot fail half-way."""
         self.adapter.flat.copy_(params)
         self.grads.copy_(grads)
         self.optimizer = optimizer
@@ -71,13 +71,13 @@ class TrainingRun:
 
 @dataclass(slots=True, eq=False)
 class Pass:
-    """One run's forward or forward_backward, and what has come out of it so far.
+    """One forward or forward_backward of a run, with its results so far.
 
-    Its micro-batches hold its own data only: the shape of a product decides its last bits, so shared micro-batches
-    would make a run's curve depend on who else was training, and a replay of it would not come out the same.
+    Micro-batches hold data of one pass only: the shape of a matrix product decides its last bits, so shared
+    micro-batches would make a run's curve depend on who else was training, and its replay would differ.
     """
 
-    run: TrainingRun
+    run: TrainingState
     data: Sequence[Datum]
     loss_fn: str
     loss_fn_config: Mapping[str, float]
@@ -87,14 +87,14 @@ class Pass:
 
     @property
     def complete_config(self) -> dict[str, float]:
-        """The config with the loss's defaults where nothing was given."""
+        """The loss's config, defaults included."""
         return {**LOSS_SPECS[self.loss_fn].defaults, **self.loss_fn_config}
 
     def carry_out(self, max_tokens: int) -> Iterator[bool]:
-        """Do the work in micro-batches of at most `max_tokens` packed tokens, pausing after each layer.
+        """Run the pass in micro-batches of at most `max_tokens` packed tokens, pausing after each layer.
 
-        Gives whether the pause is within a micro-batch, which then holds its activations.
-
+        Yields:
+            Whether the pause is within a micro-batch, which then holds its activations.
         Raises:
             NonFiniteUpdate: the loss or the gradient is not finite. After this, as after any other exception, the
                 run's accumulated gradient is as it was before.
@@ -105,7 +105,7 @@ class Pass:
                     yield False
                 for _ in self._run_micro_batch(data):
                     yield True
-            self._take_gradient_over()
+            self._commit_gradient()
         finally:
             self.run.pass_grads.zero_()
 
@@ -117,7 +117,7 @@ class Pass:
         outputs = [{"logprobs": logprobs} for logprobs in self.logprobs]
         return ForwardBackwardResult(loss_fn_outputs=outputs, metrics=metrics)
 
-    def _take_gradient_over(self) -> None:
+    def _commit_gradient(self) -> None:
         run = self.run
         if not math.isfinite(self.loss):
             raise NonFiniteUpdate(f"The {self.loss_fn} loss is {self.loss}; the pass was dropped. Check its inputs")
@@ -129,10 +129,10 @@ class Pass:
         run.grads.copy_(total)
 
     def _run_micro_batch(self, data: Sequence[Datum]) -> Iterator[None]:
-        """Forward and backward, pausing between layers.
+        """Run forward and backward over one micro-batch, pausing between layers.
 
-        The graph is cut between layers, so that each layer's backward pass is a call of its own. The numbers are those
-        of one call for all: the factors of the head, which tied models use to embed too, get both gradients at once.
+        The graph is cut between layers, so that each layer's backward pass is a separate call. The gradients equal
+        those of one call: the head's factors, which tied models also use to embed, get both their gradients at once.
         """
         decoder = self.run.decoder
         tokens_T = torch.from_numpy(np.concatenate([datum.tokens for datum in data])).to(decoder.device)
@@ -168,11 +168,11 @@ class Pass:
             ends = [(x, grad)]
             if not cuts:
                 ends += [(factor, cut.grad) for factor, cut in zip(factors, cut_factors, strict=True)]
-            _go_back([(end, end_grad) for end, end_grad in ends if end_grad is not None])
+            _backward([(end, end_grad) for end, end_grad in ends if end_grad is not None])
             grad = start.grad
 
     def _loss(self, data: Sequence[Datum], hidden_TH: Tensor, deltas: Sequence[LowRankDelta]) -> Tensor:
-        """Summed loss of one micro-batch, with the head's `deltas`; the logprobs of its data are kept."""
+        """Summed loss of one micro-batch, with the head's `deltas`; appends the logprobs of its data."""
         decoder, loss = self.run.decoder, LOSSES[self.loss_fn]
         config = self.complete_config
         total = hidden_TH.new_zeros((), dtype=torch.float32)
@@ -191,19 +191,19 @@ class Pass:
         return total
 
 
-def _go_back(ends: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Backward from these tensors, each with its gradient."""
+def _backward(ends: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Run backward from these tensors, each with its gradient."""
     if ends:
         torch.autograd.backward([end for end, _ in ends], [grad for _, grad in ends])
 
 
 def _cut(x: Tensor) -> Tensor:
-    """The same numbers where another graph begins."""
+    """`x` as the leaf of another autograd graph."""
     return x.detach().requires_grad_(x.requires_grad)
 
 
 def _micro_batches(data: Sequence[Datum], max_tokens: int) -> list[list[Datum]]:
-    """Cut data, in order, into batches of at most `max_tokens`; a longer datum stands alone."""
+    """Split data, in order, into micro-batches of at most `max_tokens`; a longer datum gets one of its own."""
     batches: list[list[Datum]] = []
     room = 0
     for datum in data:
@@ -216,7 +216,7 @@ def _micro_batches(data: Sequence[Datum], max_tokens: int) -> list[list[Datum]]:
 
 
 def _same_width(data: Sequence[Datum]) -> list[list[Datum]]:
-    """Runs of neighbouring data with the same number of targets per position."""
+    """Group neighbouring data with the same number of targets per position."""
     runs: list[list[Datum]] = []
     for datum in data:
         if runs and _width(runs[-1][0]) == _width(datum):
@@ -232,11 +232,11 @@ def _width(datum: Datum) -> int:
 
 
 def _targets(data: Sequence[Datum]) -> Tensor:
-    """Target tokens of neighbouring data, (M, K)."""
+    """Target tokens of neighbouring data, int64 (M, K), M = their positions."""
     parts = [datum.loss_fn_inputs["target_tokens"].reshape(len(datum.tokens), -1) for datum in data]
     return torch.from_numpy(np.concatenate(parts))
 
 
 def _loss_inputs(datum: Datum, device: torch.device) -> dict[str, Tensor]:
-    # A copy: arrays that came in a frame are read-only, which torch does not know.
+    # copied: arrays decoded from a frame are read-only, which torch does not support
     return {name: torch.tensor(array, device=device) for name, array in datum.loss_fn_inputs.items()}

@@ -1,4 +1,4 @@
-"""The training operations of one share: in order within a run, a micro-batch of each run in rotation."""
+"""Training jobs of one share: in order within a run, and a micro-batch of each run in rotation."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from eztinker.engine.trainer import Pass
 
 
 @dataclass(slots=True, eq=False)
-class Operation:
-    """One training operation in its run's lane."""
+class TrainingJob:
+    """One training job in the lane of its run."""
 
     op_id: str
     model_id: str
     work: Callable[[], object]
-    """Gives the result, or a `Pass`, which is then carried out piece by piece."""
+    """Returns the result, or a `Pass`, which is then carried out piece by piece."""
     is_step: bool = False
-    """An optimizer step."""
+    """Whether the job is an optimizer step."""
     share: str = ""
-    """Whose turns it takes."""
+    """Share whose turns the job takes."""
     longest: int = 0
-    """Tokens of its longest datum, which may be more than a micro-batch has otherwise."""
+    """Tokens of the job's longest datum, which may exceed the regular size of a micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an operation or a sampling request ended: its result, or the exception it raised."""
+class JobOutcome:
+    """The result of a training or sampling job, or the exception that it raised."""
 
     op_id: str
     value: object = None
@@ -36,28 +36,33 @@ class Outcome:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """One run's operations, and the one that has been begun, if it gave way in the middle."""
+    """Jobs of one run, and the one that has begun but paused."""
 
-    waiting: deque[Operation] = field(default_factory=deque)
-    begun: tuple[Operation, Iterator[bool | Outcome]] | None = None
-    """It, and the rest of its pieces."""
+    waiting: deque[TrainingJob] = field(default_factory=deque)
+    begun: tuple[TrainingJob, Iterator[bool | JobOutcome]] | None = None
+    """The job that has begun, and the rest of its pieces."""
 
     @property
-    def next(self) -> Operation:
+    def next(self) -> TrainingJob:
         return self.waiting[0] if self.begun is None else self.begun[0]
 
 
 class TrainingQueue:
-    """Lanes of runs. A step that waits behind the operation that ends goes with it, for it takes little time."""
+    """Lanes of runs. An optimizer step right after a job that ends runs with it, because it takes little time."""
 
     def __init__(self, max_train_tokens: int, announce: Callable[[str], None]) -> None:
-        """`announce` is told the id of the operation that is about to be worked on, before every piece of it."""
+        """Start without jobs.
+
+        Args:
+            max_train_tokens: tokens in a micro-batch.
+            announce: called with the id of a job before every piece of it.
+        """
         self._max_train_tokens = max_train_tokens
         self._announce = announce
         self._lanes: dict[str, _Lane] = {}
-        """The next one is first."""
+        """Lanes by model id; the next one is first."""
         self._open: str | None = None
-        """The run with a micro-batch that has been begun. It goes first, for the activations that it holds."""
+        """Model in the middle of a micro-batch, which goes first because it holds activations."""
 
     @property
     def is_empty(self) -> bool:
@@ -69,24 +74,28 @@ class TrainingQueue:
 
     @property
     def is_open(self) -> bool:
-        """It holds the activations of a micro-batch."""
+        """Whether the queue holds the activations of a micro-batch."""
         return self._open is not None
 
     @property
     def is_at_step(self) -> bool:
-        """An optimizer step is next, which takes little time."""
+        """Whether the next job is an optimizer step, which takes little time."""
         return bool(self._lanes) and self._lanes[self._next].next.is_step
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the micro-batch which is open, or else the next one, may have."""
+        """Most tokens of the open micro-batch, or else of the next one."""
         return max(self._max_train_tokens, self._lanes[self._next].next.longest)
 
-    def submit(self, operation: Operation) -> None:
-        self._lanes.setdefault(operation.model_id, _Lane()).waiting.append(operation)
+    def submit(self, job: TrainingJob) -> None:
+        self._lanes.setdefault(job.model_id, _Lane()).waiting.append(job)
 
-    def advance(self) -> list[Outcome]:
-        """One piece of the next run's operation; gives what that ended, a step that waited behind it included."""
+    def advance(self) -> list[JobOutcome]:
+        """Do one piece of the next run's job.
+
+        Returns:
+            The outcome of the job if it has ended, and that of an optimizer step right after it.
+        """
         model_id = self._next
         lane = self._lanes[model_id]
         piece = self._advance(lane)
@@ -94,9 +103,9 @@ class TrainingQueue:
             self._open = model_id
             return []
         self._open = None
-        outcomes = [piece] if isinstance(piece, Outcome) else []
+        outcomes = [piece] if isinstance(piece, JobOutcome) else []
         if outcomes and lane.waiting and lane.waiting[0].is_step:
-            outcomes += [step for step in [self._advance(lane)] if isinstance(step, Outcome)]
+            outcomes += [step for step in [self._advance(lane)] if isinstance(step, JobOutcome)]
         del self._lanes[model_id]
         if lane.waiting or lane.begun is not None:
             self._lanes[model_id] = lane
@@ -104,28 +113,28 @@ class TrainingQueue:
 
     @property
     def _next(self) -> str:
-        """The run whose turn it is."""
+        """Id of the model whose turn it is."""
         return self._open or next(iter(self._lanes))
 
-    def _advance(self, lane: _Lane) -> bool | Outcome:
+    def _advance(self, lane: _Lane) -> bool | JobOutcome:
         if lane.begun is None:
-            operation = lane.waiting.popleft()
-            lane.begun = operation, self._pieces(operation)
-        operation, pieces = lane.begun
-        self._announce(operation.op_id)
+            job = lane.waiting.popleft()
+            lane.begun = job, self._pieces(job)
+        job, pieces = lane.begun
+        self._announce(job.op_id)
         piece = next(pieces)
-        if isinstance(piece, Outcome):
+        if isinstance(piece, JobOutcome):
             lane.begun = None
         return piece
 
-    def _pieces(self, operation: Operation) -> Iterator[bool | Outcome]:
-        """The work of an operation, and whether it pauses within a micro-batch; last comes its outcome."""
+    def _pieces(self, job: TrainingJob) -> Iterator[bool | JobOutcome]:
+        """Run a job piece by piece; yields whether it pauses within a micro-batch, and at last its outcome."""
         try:
-            value = operation.work()
+            value = job.work()
             if isinstance(value, Pass):
                 yield from value.carry_out(self._max_train_tokens)
                 value = value.result()
         except Exception as error:
-            yield Outcome(operation.op_id, error=error)
+            yield JobOutcome(job.op_id, error=error)
         else:
-            yield Outcome(operation.op_id, value)
+            yield JobOutcome(job.op_id, value)

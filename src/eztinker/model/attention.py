@@ -28,7 +28,7 @@ class Attention(Protocol):
     """Attention as the decoder's layers call it: over packed sequences, or for one new token per cached sequence."""
 
     positions_T: Tensor
-    """Where each packed token stands in its sequence."""
+    """Position of each packed token in its sequence, int64 (T,)."""
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, window: int | None) -> Tensor:
         """The attention output of every token, (T, H, D)."""
@@ -46,7 +46,8 @@ class PackedAttention:
         prefix: KVBlock | None = None,
         keep_keys: bool = False,
     ) -> None:
-        """
+        """Prepare attention over sequences of these lengths.
+
         Args:
             lengths: tokens of each sequence, in packed order.
             prefix: keys and values of tokens that come before every one of the sequences.

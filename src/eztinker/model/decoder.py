@@ -24,11 +24,11 @@ from eztinker.model.lora import HEAD, LowRankAdapter
 from eztinker.model.pointwise import rms_norm, swiglu
 from eztinker.model.rope import RotationTable, rotate
 from eztinker.model.weights import WeightFiles
-from eztinker.model_files.config import DecoderConfig
+from eztinker.model_files.decoder_config import DecoderConfig
 from eztinker.model_files.folder import read_model_folder
 
 AdapterRows = Sequence[tuple[LowRankAdapter, Tensor | None]]
-"""Which rows of a batch go through which adapter; rows that no adapter names see the base model."""
+"""Adapters, each with the rows of the batch that use it (None for all); other rows use the base model alone."""
 
 
 class Decoder:

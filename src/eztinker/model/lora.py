@@ -18,7 +18,7 @@ from eztinker.errors import InvalidInput
 from eztinker.model.cpu_kernels import PackedWeight
 from eztinker.model.device import kernels_for
 from eztinker.model.linear import LowRankDelta, PackedFactors
-from eztinker.model_files.config import DecoderConfig
+from eztinker.model_files.decoder_config import DecoderConfig
 from eztinker.types import LoraSpec
 
 HEAD = "lm_head"
@@ -206,7 +206,7 @@ def _leaves(factors: Factors, gradients: Factors) -> Factors:
 def adapter_rows(
     adapters: Sequence[LowRankAdapter | None], device: torch.device
 ) -> list[tuple[LowRankAdapter, Tensor | None]]:
-    """Which rows of a batch go through which adapter, given the adapter of every row; None rows see the base model."""
+    """Group the rows of a batch by adapter, given the adapter of every row; None rows use the base model alone."""
     distinct = {id(adapter): adapter for adapter in adapters if adapter is not None}
     if len(distinct) == 1 and None not in adapters:
         return [(next(iter(distinct.values())), None)]

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from eztinker.model.cpu_kernels import CpuKernels
 from eztinker.model.device import own_kernels
-from eztinker.model_files.rope import RopeConfig
+from eztinker.model_files.rope_config import RopeConfig
 
 _BLOCK_POSITIONS = 256
 

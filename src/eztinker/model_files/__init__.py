@@ -1,1 +1,1 @@
-"""What a model's folder says: its config and its weights' headers, checked against each other. No weight is loaded."""
+"""Readers for a model's folder: its config and its weights' headers, checked against each other."""

@@ -1,4 +1,4 @@
-"""A model's folder whose config and weights belong together: every tensor is there in its shape, and no other."""
+"""A model's folder with matching config and weights: every tensor is there in its shape, and no other."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from eztinker.errors import DataDamaged, Unsupported
 from eztinker.float_tensors import FLOAT_DTYPES, as_float32
-from eztinker.model_files.config import DecoderConfig, read_config
+from eztinker.model_files.decoder_config import DecoderConfig, read_config
 from eztinker.model_files.tensor_files import MAX_SHOWN_CHARS, StoredTensor, stored_tensors
 
 Shape = tuple[int, ...]
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_NEVER_READ = ".rotary_emb.inv_freq"
-"""Frequencies that old programs saved and every program computes anew."""
+_IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+"""Suffix of tensors that are ignored: rotary frequencies, which old programs saved and every program recomputes."""
 _COMPARED_BYTES = 1 << 24
 
 
@@ -25,11 +25,11 @@ _COMPARED_BYTES = 1 << 24
 class ModelFolder:
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor]
-    """All that the config implies. A tied head is not among them, whether it is stored or not."""
+    """Tensors that the config implies, by name, without a tied head, whether it is stored or not."""
 
     @property
     def head_is_tied(self) -> bool:
-        """Whether the output layer is the embedding."""
+        """Whether the head is tied to the embedding."""
         return HEAD not in self.tensors
 
     @property
@@ -37,7 +37,7 @@ class ModelFolder:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """The numbers of one tensor, float32."""
+        """One tensor as a float32 array."""
         tensor = self.tensors[name]
         with tensor.file.open("rb") as file:
             file.seek(tensor.start)
@@ -45,11 +45,11 @@ class ModelFolder:
 
 
 def read_model_folder(directory: Path, name: str) -> ModelFolder:
-    """Base model `name` in `directory`, read from its config and the headers of its weights.
+    """Read base model `name` in `directory` from its config and the headers of its weights.
 
     Raises:
-        Unsupported: a family, a variant or a type of numbers that is not computed.
-        DataNotFound, DataDamaged: a file is missing or broken, or config and weights do not belong together.
+        Unsupported: the decoder does not support the family, a variant or a dtype.
+        DataNotFound, DataDamaged: a file is missing or broken, or config and weights do not match.
     """
     config = read_config(directory, name)
     stored = stored_tensors(directory, name)
@@ -57,7 +57,7 @@ def read_model_folder(directory: Path, name: str) -> ModelFolder:
     for tensor_name, shape in expected.items():
         _check_tensor(tensor_name, stored.get(tensor_name), shape, config, name)
     for tensor_name in sorted(stored.keys() - expected.keys()):
-        if not tensor_name.endswith(_NEVER_READ):
+        if not tensor_name.endswith(_IGNORED_SUFFIX):
             raise DataDamaged(
                 f"The weights of base model {name!r} hold {tensor_name[:MAX_SHOWN_CHARS]}, which a {config.model_type} "
                 f"model of {config.num_layers} layers with this config.json does not have; serve files of one model"
@@ -128,7 +128,7 @@ def _sizes(config: DecoderConfig) -> str:
 
 
 def _are_equal(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two tensors hold the same numbers; a config that ties weights which differ is wrong, not the weights."""
+    """Whether two tensors hold the same numbers, read in chunks. If tied weights differ, the config is wrong."""
     num_numbers = one.num_bytes // FLOAT_DTYPES[one.dtype]
     chunk = _COMPARED_BYTES // 8
     with one.file.open("rb") as first, other.file.open("rb") as second:

@@ -1,4 +1,4 @@
-"""Fields of the JSON files in a model's folder, each of its type and in its range or refused in a sentence."""
+"""Typed access to the JSON files in a model's folder, with a sentence for every value that is invalid."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from typing import Any
 from eztinker.errors import DataDamaged, DataNotFound
 
 MAX_FILE_BYTES = 200_000_000
-"""Several times the largest tokenizer or index that is published."""
+"""Largest JSON file to read: several times the largest published tokenizer or index."""
 MAX_SIZE = 2**31 - 1
 MAX_SHOWN_CHARS = 100
-"""Of a value that is refused; a file may have any."""
+"""Characters of an invalid value that an error message quotes."""
 
 
 class JsonFields:
-    """A JSON object of which every value is asked for by its type."""
+    """A JSON object with typed getters, which raise DataDamaged for values of another type or out of range."""
 
     def __init__(self, values: Mapping[str, Any], *, where: str) -> None:
-        """`where`: how sentences call the object, such as "config.json of base model 'x'"."""
+        """Wrap a JSON object.
+
+        Args:
+            where: name of the object in error messages, such as "config.json of base model 'x'".
+        """
         self._values = values
         self._where = where
 
@@ -33,7 +37,7 @@ class JsonFields:
         return list(self._values)
 
     def raw(self, key: str) -> Any:
-        """The value as it stands in the file; None where there is none."""
+        """The value as it is in the file; None if it is absent."""
         return self._values.get(key)
 
     def integer(self, key: str, default: int, *, low: int = 1, high: int = MAX_SIZE) -> int:
@@ -43,7 +47,7 @@ class JsonFields:
         return value
 
     def optional_integer(self, key: str, default: int | None, *, low: int = 1, high: int = MAX_SIZE) -> int | None:
-        """Like `integer`, but null is a value too."""
+        """Like `integer`, but null is allowed."""
         if self._values.get(key, default) is None:
             return None
         return self.integer(key, 0 if default is None else default, low=low, high=high)
@@ -51,7 +55,7 @@ class JsonFields:
     def number(
         self, key: str, default: float | None = None, *, above: float = -math.inf, at_least: float = -math.inf
     ) -> float:
-        """A finite number in a range; without a default it must be there."""
+        """A finite number in a range; without a default it must be present."""
         value = self._values.get(key, default)
         if not _is_finite(value) or not value > above or not value >= at_least:
             bounds = [f"above {above:g}"] if above > -math.inf else []
@@ -60,7 +64,7 @@ class JsonFields:
         return float(value)
 
     def optional_number(self, key: str, *, above: float = -math.inf, at_least: float = -math.inf) -> float | None:
-        """Like `number`, but it may be absent or null."""
+        """Like `number`, but None if it is absent or null."""
         return None if self._values.get(key) is None else self.number(key, above=above, at_least=at_least)
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -76,7 +80,7 @@ class JsonFields:
         return value
 
     def texts(self, key: str, *, length: int) -> list[str] | None:
-        """A list of `length` texts; None where it is absent or null."""
+        """A list of `length` strings; None if it is absent or null."""
         value = self._values.get(key)
         if value is None:
             return None
@@ -85,7 +89,7 @@ class JsonFields:
         return value
 
     def object(self, key: str) -> JsonFields | None:
-        """An object of fields; None where it is absent or null."""
+        """A nested object; None if it is absent or null."""
         value = self._values.get(key)
         if value is None:
             return None
@@ -105,7 +109,7 @@ def read_json(path: Path, *, name: str) -> dict[str, Any]:
 
     Raises:
         DataNotFound: there is no such file.
-        DataDamaged: it holds no JSON object.
+        DataDamaged: the file is too large, or holds no JSON object.
     """
     if not path.is_file():  # opening a pipe would wait for ever
         raise DataNotFound(

@@ -1,4 +1,4 @@
-"""The tensors of a model's folder, as the headers of its safetensors files name them; no number is read."""
+"""Tensors of a model's folder, listed from the headers of its safetensors files without reading any weights."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000
-"""The limit of the format itself."""
+"""Longest header, by the limit of the format itself."""
 MAX_SHOWN_CHARS = 200
-"""Of a tensor's name in a sentence; a file may have any."""
+"""Characters of a tensor's name that an error message quotes."""
 _PLAIN_NAME = re.compile(r"[^/\\\x00]+\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies and what it is."""
+    """Location, dtype and shape of a tensor in a file."""
 
     file: Path
     dtype: str
-    """As the format spells it, such as BF16."""
+    """Dtype as the format spells it, such as BF16."""
     shape: tuple[int, ...]
     start: int
-    """Its first byte in the file."""
+    """Offset of the first byte in the file."""
     num_bytes: int
 
 
 def has_all_weights(directory: Path, name: str) -> bool:
-    """Whether the weights of base model `name` are there as safetensors, every shard of them."""
+    """Whether the weights of base model `name` are present as safetensors, with every shard."""
     if (directory / WEIGHTS_FILE).is_file():
         return True
     return (directory / WEIGHTS_INDEX_FILE).is_file() and not missing_shards(directory, name)
@@ -52,7 +52,7 @@ def missing_shards(directory: Path, name: str) -> list[str]:
 
 
 def weight_files(directory: Path, name: str) -> list[Path]:
-    """The safetensors files of a model: one, or the shards its index lists. One file goes before an index."""
+    """Safetensors files of a model: the single file if there is one, else the shards that its index lists."""
     if (directory / WEIGHTS_FILE).is_file() or not (directory / WEIGHTS_INDEX_FILE).is_file():
         return [directory / WEIGHTS_FILE]
     return [directory / shard for shard in sorted(set(_weight_map(directory, name).values()))]
@@ -63,7 +63,7 @@ def stored_tensors(directory: Path, name: str) -> dict[str, StoredTensor]:
 
     Raises:
         DataNotFound: a file is missing.
-        DataDamaged: one is cut off or no safetensors file, or the index and the files deny each other.
+        DataDamaged: a file is truncated or no safetensors file, or the index does not match the files.
     """
     tensors: dict[str, StoredTensor] = {}
     files = weight_files(directory, name)
@@ -146,7 +146,7 @@ def _tensor(tensor_name: str, entry: Any, path: Path, data_start: int) -> Stored
         raise ValueError(f"its header has no shape and place of {shown}")
     start, end = offsets
     num_bytes = end - start
-    # Types this table does not have (of 4 and 6 bits) are refused by name where they are needed.
+    # dtypes that are not in the table (of 4 and 6 bits) are refused by name where they are needed
     if num_bytes < 0 or (isinstance(dtype, str) and math.prod(shape) * DTYPE_BYTES.get(dtype, 0) not in (0, num_bytes)):
         raise ValueError(f"{shown} of type {str(dtype)[:20]} and shape {shape[:8]} cannot take {num_bytes} bytes")
     return StoredTensor(path, str(dtype)[:20], tuple(shape), data_start + start, num_bytes)

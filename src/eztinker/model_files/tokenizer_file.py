@@ -1,4 +1,4 @@
-"""How many ids a model's tokenizer has, from its `tokenizer.json`."""
+"""Number of token ids of a model's tokenizer, from its `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def num_token_ids(directory: Path, name: str) -> int:
-    """One more than the largest id that the tokenizer of base model `name` gives.
+    """One more than the largest id of the tokenizer of base model `name`.
 
     Raises:
         DataNotFound: there is no tokenizer in this format.
-        DataDamaged: the file is none.
+        DataDamaged: the file is not a tokenizer.
     """
     path = directory / TOKENIZER_FILE
     if not path.is_file():
@@ -35,5 +35,5 @@ def num_token_ids(directory: Path, name: str) -> int:
 
 
 def _vocabulary_ids(vocabulary: Any) -> list[Any]:
-    """Unigram tokenizers list tokens by id, all others map them to ids."""
+    """Ids of a vocabulary, which is a list by id in unigram tokenizers and maps tokens to ids in all others."""
     return list(range(len(vocabulary))) if isinstance(vocabulary, list) else list(vocabulary.values())

@@ -1,1 +1,1 @@
-"""The operation log: what was accepted and what came of it, durable in SQLite before a client is told."""
+"""The operation log: accepted requests and their outcomes, durable in SQLite before a client is told."""

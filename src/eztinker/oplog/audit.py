@@ -16,7 +16,11 @@ def add(db: Connection, entry: AuditEntry) -> None:
 
 
 def between(db: Connection, owner: str, start: datetime, end: datetime, *, resource: str | None) -> list[AuditEntry]:
-    """What happened to the owner's objects from `start` and before `end`, oldest first; to all kinds or to one."""
+    """Entries about the owner's objects from `start` up to but not at `end`, oldest first.
+
+    Args:
+        resource: kind of object, the first word of the event; None for all kinds.
+    """
     query = select(audit_entries).where(
         audit_entries.c.owner == owner, audit_entries.c.created_at >= start, audit_entries.c.created_at < end
     )

@@ -1,6 +1,6 @@
-"""Queries on checkpoints. Removed ones stay until their directory is gone, and no query but `removed` sees them.
+"""Queries on checkpoints, which see removed ones only where they say so: their rows stay until the directory is gone.
 
-One that has expired is removed at the next sweep; until then only `of_owner`, which counts, passes over it.
+A checkpoint that has expired is removed at the next sweep; until then only `of_owner`, which counts, passes over it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _newest_first = (checkpoints.c.created_at.desc(), checkpoints.c.checkpoint_id)
 
 
 def add(db: Connection, checkpoint: Checkpoint, *, overwrite: bool) -> None:
-    """Store a finished checkpoint; with `overwrite` it takes the name from an older one of its run.
+    """Store a finished checkpoint; with `overwrite` it takes the name from an older checkpoint of its run.
 
     Raises:
         AlreadyExists: the name is taken.
@@ -45,7 +45,7 @@ def name_taken(model_id: str, kind: CheckpointKind, name: str | None) -> Already
 
 
 def get(db: Connection, checkpoint_id: str) -> Checkpoint | None:
-    """By the id of its directory."""
+    """The checkpoint with this id, unless it was removed."""
     query = select(checkpoints).where(checkpoints.c.checkpoint_id == checkpoint_id, _live)
     return queries.one(db, query, Checkpoint)
 
@@ -55,20 +55,20 @@ def by_name(db: Connection, model_id: str, kind: CheckpointKind, name: str) -> C
 
 
 def newest_in_run(db: Connection, run_id: str, kind: CheckpointKind, name: str, now: datetime) -> Checkpoint | None:
-    """The last that any model of a run has saved under this name."""
+    """The last checkpoint that any model of a run has saved under this name and that has not expired."""
     query = select(checkpoints).where(_named_in_run(run_id, kind, name), _lasting(now))
     return queries.one(db, query.order_by(*_newest_first).limit(1), Checkpoint)
 
 
 def of_owner(db: Connection, owner: str, page: Page, now: datetime) -> tuple[list[Checkpoint], int]:
-    """The owner's named checkpoints, newest first, and how many there are."""
+    """One page of the owner's named checkpoints, newest first, and the number of all."""
     query = _listed().where(checkpoints.c.owner == owner, _lasting(now))
     newest = query.order_by(*_newest_first)
     return queries.many(db, newest.offset(page.offset).limit(page.limit), Checkpoint), queries.count(db, query)
 
 
 def of_models(db: Connection, model_ids: Collection[str]) -> list[Checkpoint]:
-    """The named checkpoints of these runs, newest first."""
+    """Named checkpoints of these models, newest first."""
     query = _listed().where(checkpoints.c.model_id.in_(model_ids)).order_by(*_newest_first)
     return queries.many(db, query, Checkpoint)
 
@@ -86,25 +86,25 @@ def remove(db: Connection, checkpoint_id: str, now: datetime) -> None:
 
 
 def expired(db: Connection, now: datetime) -> list[Checkpoint]:
-    """Those whose time has come and that have not been removed."""
+    """Checkpoints that have expired and have not been removed."""
     return queries.many(db, select(checkpoints).where(checkpoints.c.expires_at <= now, _live), Checkpoint)
 
 
 def remove_unnamed(db: Connection, session_id: str, now: datetime) -> None:
-    """The snapshots behind the sampling clients of a session that has ended."""
+    """Remove the unnamed checkpoints behind the sampling clients of a session that has ended."""
     of_session = select(models.c.model_id).where(models.c.session_id == session_id)
     _remove(db, and_(checkpoints.c.model_id.in_(of_session), checkpoints.c.name.is_(None), _live), now)
 
 
 def remove_superseded(db: Connection, model_id: str, now: datetime) -> None:
-    """Of a run's inflight saves, all but the newest."""
+    """Remove all of a model's inflight saves but the newest."""
     inflight = select(sampling_sessions.c.checkpoint_id).where(sampling_sessions.c.inflight_model_id == model_id)
     newest = sessions.newest_inflight_save(model_id).scalar_subquery()
     _remove(db, and_(checkpoints.c.checkpoint_id.in_(inflight), checkpoints.c.checkpoint_id != newest, _live), now)
 
 
 def removed(db: Connection, before: datetime) -> list[str]:
-    """Ids of checkpoints removed before that time."""
+    """Ids of checkpoints that were removed by the time `before`."""
     return list(db.execute(select(checkpoints.c.checkpoint_id).where(checkpoints.c.removed_at <= before)).scalars())
 
 
@@ -114,7 +114,7 @@ def forget(db: Connection, checkpoint_ids: Collection[str]) -> None:
 
 
 def known_ids(db: Connection) -> set[str]:
-    """Ids of all checkpoints, removed ones too: any other directory is the rest of a save that never finished."""
+    """Ids of all checkpoints, removed ones too; any other directory was left by a save that never finished."""
     return set(db.execute(select(checkpoints.c.checkpoint_id)).scalars())
 
 

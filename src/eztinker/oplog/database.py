@@ -9,23 +9,23 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 
 WAL_BYTES = 16 * 2**20
-"""What the write-ahead log may keep on disk after a burst of large changes has been moved into the database."""
+"""Size to which the write-ahead log's file is cut back after a burst of large changes was moved into the database."""
 
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"journal_size_limit={WAL_BYTES}")
 
 _CHUNK_BYTES = 2**20
 
 
-def flush_again(path: Path) -> None:
+def reflush_wal(path: Path) -> None:
     """Write the write-ahead log of the database at `path` once more, byte for byte, and flush it.
 
-    A process that died between a write and its flush, or over a flush that failed, leaves changes that may be in the
-    system's memory alone, and marked there as written. The next one would read them, build on them and acknowledge
-    them, and a power cut would take them, and with them all that came behind. Within a process this cannot happen: a
-    change whose flush failed is undone, and the next one is written over it.
+    A process that died between a write and its flush, or because a flush failed, leaves changes that may exist only in
+    the page cache, marked there as written. The next process would read them, build on them and acknowledge them, and
+    a power cut would lose them and everything after them. Within a process this cannot happen: a change whose flush
+    failed is undone, and the next one is written over it.
 
     Raises:
-        OSError: the disk refuses it.
+        OSError: the disk refuses to read or write.
     """
     wal = path.with_name(f"{path.name}-wal")
     if not wal.exists():
@@ -38,7 +38,7 @@ def flush_again(path: Path) -> None:
 
 
 def open_database(path: Path) -> Engine:
-    """Connections to the database at `path`, which the first one makes if it is not there."""
+    """An SQLAlchemy engine for the database at `path`, which its first connection creates if need be."""
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
@@ -49,7 +49,7 @@ def open_database(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        driver: Any = connection.connection.dbapi_connection  # without the detours of a statement: it is every third
+        driver: Any = connection.connection.dbapi_connection  # bypasses SQLAlchemy: every third statement is a BEGIN
         driver.execute("BEGIN")
 
     return engine

@@ -1,7 +1,7 @@
-"""Queries on epochs: one per engine process, counted across all servers that ever used this log.
+"""Queries on epochs, the fencing tokens of engines: one per engine process that ever worked on this log.
 
-Whatever an engine brought about names the engine's epoch, and is refused once a newer one has begun: an engine that was
-stopped, replaced and woke up again changes nothing.
+Every outcome names its engine's epoch and is refused once a newer epoch has begun: an engine that was suspended,
+replaced and woke up again changes nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ _NEWEST = queries.Prepared(select(func.coalesce(func.max(epochs.c.epoch), 0)))
 
 
 def begin(db: Connection, now: datetime) -> int:
-    """The number of a new epoch; all older ones are over."""
+    """Begin an epoch, which ends all older ones; returns its number."""
     epoch = _newest(db) + 1
     db.execute(insert(epochs).values(epoch=epoch, started_at=now))
     return epoch
 
 
 def require_newest(db: Connection, epoch: int) -> None:
-    """
+    """Require that no newer epoch has begun.
+
     Raises:
         StaleEpoch: another engine has been started since.
     """

@@ -1,4 +1,4 @@
-"""Queries on the models of the Tinker API, each a training run of its own or one that carries another on."""
+"""Queries on the models of the Tinker API, each of which begins a training run or continues one."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _TOUCH = queries.Prepared(
 _COUNT_STEP = queries.Prepared(
     update(models).where(models.c.model_id == bindparam("stepped")).values(num_steps=models.c.num_steps + 1)
 )
-_NOTE_LOSS = queries.Prepared(update(models).where(models.c.model_id == bindparam("trained")))
+_SET_LAST_LOSS = queries.Prepared(update(models).where(models.c.model_id == bindparam("trained")))
 
 
 def run_id_of(model_id: str) -> str:
-    """The id of the run that a model begins: short enough for a table, and the same on every server."""
+    """Id of the run that a model begins: a short hash, the same on every server."""
     return f"{RUN_PREFIX}{hashlib.sha256(model_id.encode(errors='surrogatepass')).hexdigest()[:RUN_ID_DIGITS]}"
 
 
 def add(db: Connection, model: Model) -> None:
-    """Store a new model; without a run to carry on it begins one.
+    """Store a new model; without a `run_id` it begins a run.
 
     Raises:
-        AlreadyExists: its id, or its run's name, is taken.
+        AlreadyExists: the model's id, or the run's name, is taken.
     """
     if model.name is not None:
         _require_free(db, model.owner, model.name)
@@ -55,11 +55,11 @@ def get(db: Connection, model_id: str) -> Model | None:
 def of_owner(
     db: Connection, owner: str, page: Page, *, with_public: bool, project_id: str | None
 ) -> tuple[list[Model], int]:
-    """The owner's runs, newest first, and how many there are.
+    """One page of the owner's models, newest first, and the number of all.
 
     Args:
-        with_public: also the runs of others that have a public checkpoint.
-        project_id: only runs whose session is in this project.
+        with_public: include models of other owners that have a public checkpoint.
+        project_id: include only models whose session is in this project.
     """
     query = select(models).where(_visible(owner) if with_public else models.c.owner == owner)
     if project_id is not None:
@@ -69,11 +69,12 @@ def of_owner(
     return queries.many(db, newest.offset(page.offset).limit(page.limit), Model), queries.count(db, query)
 
 
-def run_meant(db: Connection, reference: str, owners: Sequence[str]) -> str | None:
-    """The id of the run that `reference` names: by its id, by the id of one of its models, or by its name.
+def resolve_run(db: Connection, reference: str, owners: Sequence[str]) -> str | None:
+    """Id of the run that `reference` names: by its id, by the id of one of its models, or by its name.
 
-    Names are looked for owner by owner, in this order. What is none of theirs is found by its id alone, and only after
-    all that is asked for an id that nobody has, so that the two cannot be told apart.
+    Args:
+        owners: whose names to search, in this order. A run of anybody else is found by its id alone, and only after the
+            same queries as for an id that does not exist, so that response times do not tell the two apart.
     """
     with_id = select(models).where(models.c.run_id == reference).limit(1)
     found = [get(db, reference), get(db, reference.removeprefix(RUN_PREFIX)), *queries.many(db, with_id, Model)]
@@ -87,28 +88,28 @@ def run_meant(db: Connection, reference: str, owners: Sequence[str]) -> str | No
     return there[0].run_id if there else None
 
 
-def meant(db: Connection, reference: str, owners: Sequence[str]) -> list[Model]:
-    """The model of this id or, if none has it, all models of the run that `reference` names, as in `of_run`.
+def resolve(db: Connection, reference: str, owners: Sequence[str]) -> list[Model]:
+    """The model with this id or, if there is none, all models of the run that `reference` names, as in `of_run`.
 
-    A model of others comes after all that is asked for an id that nobody has, as in `run_meant`.
+    A model of other owners is found only after the same queries as for an id that does not exist, as in `resolve_run`.
     """
     model = get(db, reference)
     if model is not None and model.owner in owners:
         return [model]
-    run_id = run_meant(db, reference, owners)
+    run_id = resolve_run(db, reference, owners)
     found = of_run(db, run_id or "")
     is_theirs = bool(found) and found[0].owner in owners
     return found if model is None or is_theirs else [model]
 
 
 def of_run(db: Connection, run_id: str) -> list[Model]:
-    """The models that carried a run, the one used last first."""
+    """Models of a run, the most recently used first."""
     query = select(models).where(models.c.run_id == run_id)
     return queries.many(db, query.order_by(models.c.last_request_at.desc(), models.c.created_at.desc()), Model)
 
 
 def runs_of_owner(db: Connection, owner: str, page: Page) -> tuple[list[list[Model]], int]:
-    """The owner's runs, begun last first, each as in `of_run`, and how many there are."""
+    """One page of the owner's runs, newest first, each as its models ordered as in `of_run`; and the number of all."""
     query = select(models.c.run_id).where(models.c.owner == owner).group_by(models.c.run_id)
     newest = query.order_by(func.min(models.c.created_at).desc(), models.c.run_id)
     run_ids = db.execute(newest.offset(page.offset).limit(page.limit)).scalars().all()
@@ -116,7 +117,7 @@ def runs_of_owner(db: Connection, owner: str, page: Page) -> tuple[list[list[Mod
 
 
 def set_label(db: Connection, first: Model, *, name: str | None, note: str | None) -> None:
-    """Give the run that began as `first` this name and note, or none.
+    """Set the name and note of the run whose first model is `first`; None clears them.
 
     Raises:
         AlreadyExists: another run of the owner has the name.
@@ -132,19 +133,19 @@ def of_session(db: Connection, session_id: str) -> list[Model]:
 
 
 def base_models(db: Connection, model_ids: Collection[str]) -> dict[str, str]:
-    """By the id of the run."""
+    """Base models by model id."""
     query = select(models.c.model_id, models.c.base_model).where(models.c.model_id.in_(model_ids))
     return {row.model_id: row.base_model for row in db.execute(query)}
 
 
 def num_active(db: Connection) -> dict[str, int]:
-    """How many runs of each owner are loaded."""
+    """Number of loaded models by owner."""
     query = select(models.c.owner, func.count().label("num_runs")).where(models.c.status == ModelStatus.ACTIVE)
     return {row.owner: row.num_runs for row in db.execute(query.group_by(models.c.owner))}
 
 
 def set_status(db: Connection, model_ids: Collection[str], status: ModelStatus) -> None:
-    """Active runs come to an end; a run that ended before keeps its first reason."""
+    """Set the status of active models that end; a model that has ended keeps its first status."""
     db.execute(
         update(models)
         .where(models.c.model_id.in_(model_ids), models.c.status == ModelStatus.ACTIVE)
@@ -157,22 +158,22 @@ def active(db: Connection) -> list[Model]:
 
 
 def touch(db: Connection, model_id: str, now: datetime) -> bool:
-    """Remember when an active run was last used; False if it has ended."""
+    """Store the time at which an active model was last used; False if the model has ended."""
     return _TOUCH.run(db, {"touched": model_id, "last_request_at": now}).rowcount > 0
 
 
 def count_step(db: Connection, model_id: str) -> None:
-    """One more optimizer step is behind the model's weights."""
+    """Count one more optimizer step of a model."""
     _COUNT_STEP.run(db, {"stepped": model_id})
 
 
 def set_steps(db: Connection, model_id: str, num_steps: int) -> None:
-    """So many optimizer steps are behind the weights that a model has just loaded."""
+    """Set the number of optimizer steps behind a model's weights, which it has just loaded."""
     db.execute(update(models).where(models.c.model_id == model_id).values(num_steps=num_steps))
 
 
-def note_loss(db: Connection, model_id: str, loss: float) -> None:
-    _NOTE_LOSS.run(db, {"trained": model_id, "last_loss": loss})
+def set_last_loss(db: Connection, model_id: str, loss: float) -> None:
+    _SET_LAST_LOSS.run(db, {"trained": model_id, "last_loss": loss})
 
 
 def _require_free(db: Connection, owner: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Queries on operations: an accepted request, and its outcome once there."""
+"""Queries on operations: accepted requests and, once they are settled, their outcomes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from eztinker.oplog import epochs, payloads, queries
-from eztinker.oplog.rows import Completion, Failure, Operation, OperationStatus, checksum
+from eztinker.oplog.rows import Failure, Operation, OperationStatus, SettledOperation, checksum
 from eztinker.oplog.schema import operations
 from eztinker.types import OperationKind
 
 LAST = 2**62
-"""Behind every number that a client can give."""
+"""A sequence number greater than any that a client can give."""
 
 _WITHOUT_RESULT = {"status": OperationStatus.EXPIRED, "result": None, "result_checksum": None}
 _BY_ID = select(operations).where(operations.c.op_id == bindparam("op_id"))
@@ -35,11 +35,11 @@ _SETTLE = queries.Prepared(
         plan_checksum=None,
     )
 )
-"""An outcome is written once, and takes the next place in its lane. The plan has served its purpose and goes."""
+"""Stores the outcome of a pending operation, which takes the next completion number of its lane; clears the plan."""
 
 
 def append(db: Connection, operation: Operation, payload: bytes | None = None) -> Operation:
-    """Store `operation`, or return the one that has its lane and number already: a repeat is the same operation."""
+    """Store `operation`, or return the stored one with the same lane and number: a retry is the same operation."""
     if operation.seq_id is not None:
         number = {"lane": operation.lane, "seq_id": operation.seq_id}
         if (existing := _BY_NUMBER.run(db, number).fetchone()) is not None:
@@ -61,9 +61,13 @@ def get(db: Connection, op_id: str) -> Operation | None:
 def finish(
     db: Connection, op_id: str, *, epoch: int, media_type: str, result: bytes, keeps_payload: bool, now: datetime
 ) -> None:
-    """
+    """Store the result of an operation.
+
+    Args:
+        epoch: epoch of the engine that computed the result.
+        keeps_payload: whether recovery may have to run the operation again.
     Raises:
-        StaleEpoch: the engine that gave the result has been replaced.
+        StaleEpoch: that engine has been replaced.
     """
     epochs.require_newest(db, epoch)
     outcome = {
@@ -85,8 +89,11 @@ def fail(
     epoch: int | None = None,
     keeps_payload: bool = False,
 ) -> None:
-    """End an operation in `failure`; `epoch` is that of the engine that found it, None if the server did.
+    """End an operation in `failure`.
 
+    Args:
+        epoch: epoch of the engine in which the operation failed; None if it failed in the server.
+        keeps_payload: whether recovery may have to run the operation again.
     Raises:
         StaleEpoch: that engine has been replaced.
     """
@@ -102,18 +109,18 @@ def fail(
     _settle(db, op_id, now, **outcome, **_payload(keeps_payload))
 
 
-def lose(db: Connection, op_id: str, now: datetime) -> None:
+def mark_lost(db: Connection, op_id: str, now: datetime) -> None:
     _settle(db, op_id, now, status=OperationStatus.LOST)
 
 
 def pending(db: Connection) -> list[Operation]:
-    """In the order of each lane."""
+    """All operations without an outcome, in the order of each lane."""
     query = select(operations).where(operations.c.status == OperationStatus.PENDING).order_by(operations.c.seq_id)
     return queries.many(db, query, Operation)
 
 
 def to_replay(db: Connection, lane: str) -> list[Operation]:
-    """Settled operations of a run that changed its state and may have to be run again, in order, without results."""
+    """Settled operations of a lane that recovery may have to run again, in order and without their results."""
     columns = [column for column in operations.c if column.name != "result"]
     query = select(*columns).where(
         operations.c.lane == lane,
@@ -124,13 +131,13 @@ def to_replay(db: Connection, lane: str) -> list[Operation]:
 
 
 def kept_payloads(db: Connection, kind: OperationKind) -> list[str]:
-    """Digests of what operations of one kind do that wait, run, or would be run again to bring a run back."""
+    """Digests of the payloads of operations of one kind that are pending or that recovery may have to run again."""
     query = select(operations.c.payload).where(operations.c.kind == kind, operations.c.payload.is_not(None))
     return list(db.execute(query.distinct()).scalars())
 
 
 def last_run(db: Connection, lane: str) -> int:
-    """The highest number of a lane that an engine has run; its creation is number 0. Those refused do not count."""
+    """Highest number in a lane that an engine has run, refused ones excluded; the creation of a model is number 0."""
     query = select(func.max(operations.c.seq_id)).where(
         operations.c.lane == lane, operations.c.plan.is_not(None), operations.c.status != OperationStatus.PENDING
     )
@@ -138,7 +145,7 @@ def last_run(db: Connection, lane: str) -> int:
 
 
 def has_unsaved_steps(db: Connection, lane: str) -> bool:
-    """Whether a run has made, or is yet to make, a step that is in no checkpoint. The server's own save is the last."""
+    """Whether a run has a done or pending step that is in no checkpoint; the server's own saves count as the last."""
     saved = select(func.max(func.coalesce(operations.c.seq_id, LAST))).where(
         operations.c.lane == lane,
         operations.c.kind == OperationKind.SAVE_WEIGHTS,
@@ -154,15 +161,20 @@ def has_unsaved_steps(db: Connection, lane: str) -> bool:
 
 
 def own_saves(db: Connection, lane: str) -> list[Operation]:
-    """The saves of a run that the server began on its own, which have no number; oldest first."""
+    """Saves of a run that the server started on its own, which have no number; oldest first."""
     query = select(operations).where(
         operations.c.lane == lane, operations.c.kind == OperationKind.SAVE_WEIGHTS, operations.c.seq_id.is_(None)
     )
     return queries.many(db, query.order_by(operations.c.created_at), Operation)
 
 
-def completions(db: Connection, lane: str, *, after: int, seq_ids: range, limit: int) -> list[Completion]:
-    """The first outcomes behind place `after` in a lane, of the operations with these numbers, in order."""
+def completions(db: Connection, lane: str, *, after: int, seq_ids: range, limit: int) -> list[SettledOperation]:
+    """Outcomes in a lane with completion numbers above `after`, in order.
+
+    Args:
+        seq_ids: numbers of the operations to consider.
+        limit: most outcomes to return.
+    """
     query = (
         select(
             operations.c.op_id,
@@ -178,11 +190,11 @@ def completions(db: Connection, lane: str, *, after: int, seq_ids: range, limit:
         .order_by(operations.c.completion)
         .limit(limit)
     )
-    return queries.many(db, query, Completion)
+    return queries.many(db, query, SettledOperation)
 
 
 def drop_fetched(db: Connection, lane: str, op_ids: Collection[str]) -> None:
-    """Drop the results of these operations of a lane, which their client has."""
+    """Drop the results of these operations of a lane, which their client has fetched."""
     named = update(operations).where(
         operations.c.op_id == bindparam("fetched"),
         operations.c.lane == lane,
@@ -201,7 +213,7 @@ def drop_results(db: Connection, op_ids: Collection[str]) -> None:
 
 
 def drop_oldest_results(db: Connection, max_bytes: int) -> int:
-    """Drop the oldest results until all that are left take at most `max_bytes`; gives how many went."""
+    """Drop the oldest results until the rest take at most `max_bytes`; returns the number dropped."""
     newer_bytes = func.sum(func.length(operations.c.result)).over(
         order_by=(operations.c.finished_at.desc(), operations.c.op_id)
     )
@@ -215,7 +227,7 @@ def drop_oldest_results(db: Connection, max_bytes: int) -> int:
 
 
 def expire_results(db: Connection, finished_before: datetime) -> None:
-    """Drop the results of operations that were done before that time."""
+    """Drop the results of operations that finished before `finished_before`."""
     db.execute(
         update(operations)
         .where(operations.c.status == OperationStatus.DONE, operations.c.finished_at < finished_before)

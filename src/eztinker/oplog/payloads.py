@@ -1,4 +1,4 @@
-"""Queries on payloads: what operations do, stored once for equal work, for as long as recovery may need it."""
+"""Queries on payloads: the commands of operations, stored once by content for as long as recovery may need them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEEP = queries.Prepared(insert(payloads))
 
 
 def keep(db: Connection, content: bytes) -> str:
-    """Store `content` if it is new; gives its digest."""
+    """Store `content` if it is new; returns its digest."""
     digest = digest_of(content)
     (is_kept,) = _IS_KEPT.run(db, {"digest": digest}).fetchone()
     if not is_kept:
@@ -28,13 +28,13 @@ def digest_of(content: bytes) -> str:
 
 
 def contents(db: Connection, digests: Sequence[str]) -> dict[str, bytes]:
-    """By digest, those that are there with every bit as it was written."""
+    """Payloads by digest; damaged and missing ones are left out."""
     rows = db.execute(select(payloads.c.digest, payloads.c.content).where(payloads.c.digest.in_(digests)))
     return {row.digest: row.content for row in rows if digest_of(row.content) == row.digest}
 
 
 def release_covered(db: Connection, lane: str, seq_id: int) -> None:
-    """The operations of a lane up to `seq_id` need no payload any more."""
+    """Release the payloads of a lane's operations up to `seq_id`, and drop payloads that nobody uses."""
     db.execute(
         update(operations)
         .where(operations.c.lane == lane, operations.c.seq_id <= seq_id, operations.c.payload.is_not(None))

@@ -1,7 +1,7 @@
-"""What every table's queries share.
+"""Building blocks for the queries of every table: prepared statements, and rows to and from records.
 
 A statement that runs for every request is a constant of its module with bound parameters: building one takes longer
-than running it. Those of a training step are `Prepared`.
+than running it. The statements of a training step are `Prepared`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ RowT = TypeVar("RowT", bound=Record)
 
 
 class Prepared:
-    """A statement that goes to the driver as it was compiled, once for each set of parameters.
+    """A statement that is compiled once per set of parameter names and then goes straight to the driver.
 
-    The usual way there takes five times as long as the statement itself. What comes back is the driver's: its errors,
-    and rows with values as they are stored.
+    SQLAlchemy's usual path takes five times as long as the statement itself. Errors and rows are the driver's own, with
+    values as they are stored.
     """
 
     def __init__(self, statement: Select | Insert | Update) -> None:
@@ -46,10 +46,10 @@ class Prepared:
 class _Compiled(NamedTuple):
     sql: str
     order: Sequence[str]
-    """Of the parameters."""
+    """Names of the parameters in the order of their placeholders."""
     constants: dict[str, Any]
     processors: list[tuple[str, Callable[[Any], Any]]]
-    """What makes of a parameter what the driver takes, for those of which it does not take everything."""
+    """Conversions to the driver's types, by parameter name, for parameters that need one."""
 
 
 def _compile(statement: Select | Insert | Update, dialect: Dialect, names: Sequence[str]) -> _Compiled:
@@ -70,7 +70,7 @@ def add(db: Connection, table: Table, row: Record) -> None:
 
 
 def add_many(db: Connection, table: Table, rows: Sequence[Record]) -> None:
-    """All of `rows`, of which there is at least one."""
+    """Insert all of `rows`, at least one."""
     db.execute(_insert(table), [msgspec.structs.asdict(row) for row in rows])
 
 

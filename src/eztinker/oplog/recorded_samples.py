@@ -1,4 +1,4 @@
-"""Queries on recorded samples: what was sampled, for as long as training requests may name it as their source."""
+"""Queries on recorded samples: prompts and completions that training requests may name as their source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eztinker.oplog.schema import recorded_samples, recorded_sequences, sessions
 T = TypeVar("T")
 
 _MAX_NAMED = 500
-"""Ids in one statement, which takes a limited number of parameters."""
+"""Most ids in one statement, which takes a limited number of parameters."""
 
 _op_id = recorded_samples.c.op_id
 # One by one: a list of pairs would keep SQLite from using the index.
@@ -34,7 +34,7 @@ def add(db: Connection, sample: RecordedSample, sequences: Sequence[RecordedSequ
 
 
 def num_prompt_bytes(db: Connection, owner: str, session_id: str, op_ids: Iterable[str]) -> int:
-    """What the prompts of these samples take, as far as they are there and were drawn in that session of the owner."""
+    """Total size of the prompts of these samples, not counting samples that are gone or of another session or owner."""
     query = select(func.coalesce(func.sum(func.length(recorded_samples.c.prompt)), 0)).where(
         recorded_samples.c.owner == owner, recorded_samples.c.session_id == session_id
     )
@@ -42,7 +42,7 @@ def num_prompt_bytes(db: Connection, owner: str, session_id: str, op_ids: Iterab
 
 
 def samples(db: Connection, owner: str, session_id: str, op_ids: Iterable[str]) -> list[RecordedSample]:
-    """The records of these samples, as far as they are there and were drawn in that session of the owner."""
+    """Records of these samples, without those that are gone or of another session or owner."""
     query = select(recorded_samples).where(
         recorded_samples.c.owner == owner, recorded_samples.c.session_id == session_id
     )
@@ -52,20 +52,20 @@ def samples(db: Connection, owner: str, session_id: str, op_ids: Iterable[str]) 
 
 
 def sequences(db: Connection, named: Iterable[tuple[str, int]]) -> Iterator[RecordedSequence]:
-    """The completions with these requests and places, as far as they are there, each read when it is asked for."""
+    """Completions by request id and index, each read as it is consumed; missing ones are left out."""
     for op_id, place in named:
         if (row := _SEQUENCE.run(db, {"request": op_id, "nth": place}).fetchone()) is not None:
             yield RecordedSequence(**dict(zip(_SEQUENCE_COLUMNS, row, strict=True)))
 
 
 def renew(db: Connection, op_ids: Iterable[str], now: datetime) -> None:
-    """Note that these were used."""
+    """Set the time at which these samples were last used."""
     for ids in _batched(op_ids):
         db.execute(update(recorded_samples).where(_op_id.in_(ids)).values(used_at=now))
 
 
 def forget_unused(db: Connection, used_before: datetime) -> None:
-    """Drop those that were last used before that time, and those of sessions that are over."""
+    """Drop samples last used before `used_before`, and all samples of sessions that have ended."""
     is_over = recorded_samples.c.session_id.in_(
         select(sessions.c.session_id).where(sessions.c.status != SessionStatus.ACTIVE)
     )
@@ -73,7 +73,11 @@ def forget_unused(db: Connection, used_before: datetime) -> None:
 
 
 def forget_surplus(db: Connection, max_bytes: int) -> list[str]:
-    """Drop those unused for longest until each owner's take at most `max_bytes`; gives the owners who lost some."""
+    """Drop each owner's least recently used samples until the rest take at most `max_bytes`.
+
+    Returns:
+        The owners who lost samples.
+    """
     newer_bytes = func.sum(recorded_samples.c.num_bytes).over(
         partition_by=recorded_samples.c.owner, order_by=(recorded_samples.c.used_at.desc(), _op_id)
     )
@@ -93,7 +97,7 @@ def _drop(db: Connection, chosen: Select[tuple[str]]) -> None:
 
 
 def _batched(named: Iterable[T]) -> Iterator[list[T]]:
-    """Lists of so many as one statement may name."""
+    """Lists of at most as many ids as one statement may have."""
     rest = iter(named)
     while batch := list(islice(rest, _MAX_NAMED)):
         yield batch

@@ -11,19 +11,19 @@ from eztinker.errors import Category, EZTinkerError
 from eztinker.types import CheckpointKind, OperationKind, Record
 
 DEFAULT_PROJECT = "default"
-"""Where the sessions are that name no project."""
+"""Project of sessions that name none."""
 
 
 class SessionStatus(StrEnum):
     ACTIVE = "active"
     FINISHED = "finished"
-    """The client said goodbye."""
+    """The client has closed the session."""
     EXPIRED = "expired"
-    """The client fell silent."""
+    """The client has stopped sending heartbeats."""
 
 
 class Session(Record, kw_only=True):
-    """One run of a client program; everything it creates hangs on it."""
+    """One run of a client program, to which everything that it creates belongs."""
 
     session_id: str
     owner: str
@@ -43,18 +43,18 @@ class Session(Record, kw_only=True):
 class ModelStatus(StrEnum):
     ACTIVE = "active"
     FAILED = "failed"
-    """Its creation failed."""
+    """The creation of the model failed."""
     LOST = "lost"
-    """The engine that held it died, and its state could not be brought back."""
+    """The engine that held the model died, and its state could not be recovered."""
     UNLOADED = "unloaded"
     ARCHIVE = "archive"
-    """Made to hold a copy of a checkpoint; never in an engine."""
+    """The model exists only to hold copies of checkpoints, and is never in an engine."""
 
 
 class Model(Record, kw_only=True):
     """A training run as the Tinker API knows it: one adapter over a base model.
 
-    What users call a run may be several of these, each of which goes on from a checkpoint of the one before.
+    A run in the sense of users may consist of several models, each of which continues from a checkpoint of the last.
     """
 
     model_id: str
@@ -70,14 +70,14 @@ class Model(Record, kw_only=True):
     created_at: datetime
     last_request_at: datetime
     run_id: str | None = None
-    """The run it belongs to; None becomes one of its own when it is stored."""
+    """Run that the model belongs to; when a model is stored with None, it begins a run."""
     name: str | None = None
-    """The user's name for the run; this and the note are kept with the model that the run began as."""
+    """The user's name for the run, which is kept, as is the note, with the first model of the run."""
     note: str | None = None
     num_steps: int = 0
-    """Optimizer steps behind its weights, those before it was loaded included."""
+    """Optimizer steps behind the model's weights, including those of a checkpoint it was loaded from."""
     last_loss: float | None = None
-    """Of the last batch it was trained on, per token that counted, in nats."""
+    """Loss of the model's last training batch, per token with a nonzero weight, in nats."""
 
 
 class Checkpoint(Record, kw_only=True):
@@ -88,7 +88,7 @@ class Checkpoint(Record, kw_only=True):
     model_id: str
     kind: CheckpointKind
     name: str | None
-    """None for the snapshot behind one sampling client, which is never listed and cannot be named."""
+    """Name within the run; None for the checkpoint behind one sampling client, which is never listed."""
     size_bytes: int
     step: int
     user_metadata: dict[str, str] | None
@@ -97,28 +97,28 @@ class Checkpoint(Record, kw_only=True):
     created_at: datetime
     expires_at: datetime | None
     removed_at: datetime | None = None
-    """Set when it was deleted, replaced or expired; its directory goes a little later."""
+    """Time at which the checkpoint was deleted, replaced or expired; its directory is deleted a little later."""
 
     def has_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and self.expires_at <= now
 
 
 class SamplingSession(Record, kw_only=True):
-    """What a sampling client samples from: a base model, or a sampler checkpoint over it."""
+    """The weights that a sampling client samples from: a base model, or a sampler checkpoint over it."""
 
     sampling_session_id: str
     owner: str
     session_id: str
     seq_id: int | None
-    """The client's number for it; None when it came with a save, which has its own number."""
+    """The client's number for the sampling session; None if a save created it, which has its own number."""
     base_model: str
     checkpoint_id: str | None
     inflight_model_id: str | None = None
-    """The run whose newest inflight save it samples from; None: from its own checkpoint for good."""
+    """Model whose newest inflight save to sample from; None to sample from `checkpoint_id` for good."""
     save_seq_id: int | None = None
-    """The number of the inflight save it came with."""
+    """Number of the inflight save that created the sampling session."""
     num_clones: int = 0
-    """Copies of its client that have joined from other processes."""
+    """Number of copies of the client that have joined from other processes."""
     created_at: datetime
 
 
@@ -127,13 +127,13 @@ class OperationStatus(StrEnum):
     DONE = "done"
     FAILED = "failed"
     LOST = "lost"
-    """Never finished, and the client does best to submit it again."""
+    """The operation was never finished, and the client should submit it again."""
     EXPIRED = "expired"
-    """Done, but its result was dropped: the client had fetched it, or the retention time was over."""
+    """The operation was done, but its result has been dropped: it was fetched, or its retention time was over."""
 
 
 class Failure(Record):
-    """Why an operation failed, as the client will read it."""
+    """The reason why an operation failed, as the client will read it."""
 
     category: Category
     code: str
@@ -145,23 +145,22 @@ class Failure(Record):
 
 
 class Operation(Record, kw_only=True):
-    """One accepted request and, once there, its outcome. `op_id` is the promise the client holds."""
+    """One accepted request and, once it is settled, its outcome. `op_id` is the client's future."""
 
     op_id: str
     owner: str
     lane: str
-    """The model or sampling session it belongs to."""
+    """Id of the model or sampling session whose operations run in order with this one."""
     seq_id: int | None
-    """The client's number for it within the lane; a repeat of it is the same operation."""
+    """The client's number for the operation within the lane; a retry has the same number."""
     kind: OperationKind
     status: OperationStatus = OperationStatus.PENDING
     payload: str | None = None
-    """Digest of the command, kept while recovering the run may need it."""
+    """Digest of the command, which is kept while recovery may need it."""
     plan: bytes | None = None
-    """What the outcome is to be made into, empty once that is done; None for a sample and for what was refused at
-    once."""
+    """Encoded plan for settling the outcome, empty once it is settled; None for samples and refused operations."""
     epoch: int | None = None
-    """The engine that gave the outcome."""
+    """Epoch of the engine that computed the outcome."""
     media_type: str | None = None
     result: bytes | None = None
     error_category: Category | None = None
@@ -170,9 +169,9 @@ class Operation(Record, kw_only=True):
     created_at: datetime
     finished_at: datetime | None = None
     completion: int | None = None
-    """Its place among the outcomes of its lane, counted from 1 in the order in which they were stored."""
+    """Number of the outcome within the lane, from 1 in the order in which outcomes were stored."""
     plan_checksum: int | None = None
-    """Of the plan as it was stored; None where an older program stored it."""
+    """CRC-32 of the plan; None in rows from before checksums."""
     result_checksum: int | None = None
 
     @property
@@ -185,7 +184,7 @@ class Operation(Record, kw_only=True):
 
 
 def checksum(content: bytes) -> int:
-    """Tells whether the disk gives back what it was given."""
+    """CRC-32 of `content`, to detect damage on disk."""
     return zlib.crc32(content)
 
 
@@ -193,14 +192,14 @@ def _is_whole(content: bytes | None, expected: int | None) -> bool:
     return content is None or expected is None or checksum(content) == expected
 
 
-class Completion(Record):
-    """An outcome as it is announced, without its content."""
+class SettledOperation(Record):
+    """A settled operation without the content of its result."""
 
     op_id: str
     completion: int
     status: OperationStatus
     num_bytes: int | None
-    """Of the result, where there is one."""
+    """Size of the result; None if there is none."""
 
     @property
     def has_result(self) -> bool:
@@ -214,17 +213,17 @@ class Snapshot(Record, kw_only=True):
     owner: str
     model_id: str
     seq_id: int
-    """The last operation in it."""
+    """Number of the last operation that the snapshot includes."""
     size_bytes: int
     created_at: datetime
 
 
 class AuditEntry(Record):
-    """Something that was done to an object of `owner`, by whom the details say."""
+    """One event on an object of `owner`; the details say who caused it."""
 
     owner: str
     event: str
-    """`<resource>_<action>`."""
+    """Name of the event, `<resource>_<action>`."""
     details: dict[str, Any]
     created_at: datetime
 
@@ -236,11 +235,11 @@ class RecordedSample(Record, kw_only=True):
     owner: str
     session_id: str
     num_bytes: int
-    """What the prompt and all sequences take."""
+    """Size of the prompt and all sequences together."""
     used_at: datetime
-    """When it was drawn or last named by a training request; it is kept for a while after that."""
+    """Time at which the sample was drawn or last named by a training request; it is kept for a while after that."""
     checksum: int
-    """Of the prompt."""
+    """CRC-32 of the prompt."""
     prompt: bytes
     """Token ids, int32."""
 
@@ -250,20 +249,20 @@ class RecordedSequence(Record):
 
     op_id: str
     place: int
-    """Among the completions of its request, from 0."""
+    """Index among the completions of the request, from 0."""
     tokens: bytes
-    """int32."""
+    """Token ids, int32."""
     logprobs: bytes
-    """float32, as the client has them."""
+    """Log-probability of each token, float32, in nats, as sent to the client."""
     checksum: int
-    """Of tokens and logprobs, one behind the other."""
+    """CRC-32 of the tokens followed by the logprobs."""
 
 
 class Upload(Record, kw_only=True):
     """An adapter that a client uploads file by file."""
 
     upload_id: str
-    """Also the name of the directory with the files that have come."""
+    """Id of the upload and name of the directory with the files received."""
     owner: str
     base_model: str
     rank: int
@@ -272,16 +271,16 @@ class Upload(Record, kw_only=True):
     train_unembed: bool
     project_id: str | None
     tinker_path: str | None = None
-    """Of the checkpoint that it has become; None while files may come."""
+    """Path of the checkpoint made from the upload; None while files may still arrive."""
     created_at: datetime
     expires_at: datetime
 
 
 class UsageKind(StrEnum):
-    """What was used: tokens, except for checkpoints."""
+    """Kinds of usage, counted in tokens except for checkpoints."""
 
     TRAINING = "training"
-    """Read by forward and backward passes."""
+    """Tokens in forward and backward passes."""
     PREFILL = "prefill"
     """Prompt tokens that were computed."""
     CACHED_PREFILL = "cached_prefill"
@@ -293,14 +292,14 @@ class UsageKind(StrEnum):
 
 
 class Usage(Record):
-    """How much one run used of one thing within one hour."""
+    """One kind of usage of one run within one hour."""
 
     owner: str
     hour: datetime
-    """Its beginning."""
+    """Start of the hour."""
     session_id: str
     model_id: str | None
-    """The training run whose weights did the work; None for a base model alone."""
+    """Model whose weights were used; None for a base model alone."""
     base_model: str
     kind: UsageKind
     amount: int

@@ -1,6 +1,6 @@
-"""The tables of the operation log as this program uses them. Every row has an owner; every time is UTC with its zone.
+"""Tables of the operation log in their present form. Every row has an owner; every time is UTC with its zone.
 
-Whoever changes them writes the migration too: a file in `migrations/versions`, whose number becomes SCHEMA_VERSION.
+A change to them needs a migration: a file in `migrations/versions`, whose number becomes SCHEMA_VERSION.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking through an owner's sessions: the newest first, with what each has stored, and what it has asked for."""
+"""Queries over an owner's sessions: search, stored checkpoints per session or project, and timelines."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from eztinker.types import Record
 
 
 class StatusFilter(Record):
-    """Sessions in this status; of those the client has finished, with one of these reasons, None for any."""
+    """A condition on a session's status and, for finished sessions, on the reason; None allows any reason."""
 
     status: SessionStatus
     reasons: tuple[str, ...] | None = None
 
 
 class Stored(Record):
-    """The named checkpoints of one session or project."""
+    """Number and size of the named checkpoints of one session or project."""
 
     count: int = 0
     size_bytes: int = 0
 
 
 class TimedOperation(Record):
-    """One request of a session and when it was worked on."""
+    """One request of a session with its times."""
 
     lane: str
     kind: str
@@ -48,10 +48,10 @@ def walk(
     statuses: Collection[StatusFilter] | None,
     after: tuple[datetime, str] | None,
 ) -> Iterator[Session]:
-    """The owner's sessions that pass, newest first, read as they are asked for.
+    """The owner's sessions that match, newest first, each read as it is consumed.
 
     Args:
-        after: creation time and id of the session behind which to begin.
+        after: creation time and id of the session after which to begin.
     """
     query = select(sessions).where(sessions.c.owner == owner)
     if project_ids is not None:
@@ -69,12 +69,12 @@ def walk(
 
 
 def stored_by_session(db: Connection, session_ids: Collection[str], now: datetime) -> dict[str, Stored]:
-    """What each of these sessions keeps; those that keep nothing are left out."""
+    """Stored checkpoints of each of these sessions; sessions without any are left out."""
     return _stored(db, sessions.c.session_id, sessions.c.session_id.in_(session_ids), now)
 
 
 def stored_by_project(db: Connection, owner: str, now: datetime) -> dict[str, Stored]:
-    """What the owner's sessions keep, by the project they are in."""
+    """Stored checkpoints of the owner's sessions by project."""
     return _stored(db, project, sessions.c.owner == owner, now)
 
 
@@ -83,7 +83,7 @@ def assign_project(db: Connection, session_id: str, project_id: str) -> None:
 
 
 def timeline(db: Connection, session_id: str) -> list[TimedOperation]:
-    """Everything that was asked for in the session, in the order of arrival."""
+    """All requests of a session in the order of their arrival."""
     lanes = union(
         select(models.c.model_id).where(models.c.session_id == session_id),
         select(sampling_sessions.c.sampling_session_id).where(sampling_sessions.c.session_id == session_id),

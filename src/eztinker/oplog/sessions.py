@@ -52,7 +52,7 @@ def sessions_of(db: Connection, owner: str, page: Page) -> list[Session]:
 def end_session(
     db: Connection, session_id: str, status: SessionStatus, *, reason: str | None, detail: str | None, now: datetime
 ) -> bool:
-    """Close an active session; False if it was closed already, for the first reason stands."""
+    """End an active session; False if it has ended already, in which case its first reason stays."""
     ended = db.execute(
         update(sessions)
         .where(sessions.c.session_id == session_id, sessions.c.status == SessionStatus.ACTIVE)
@@ -62,7 +62,7 @@ def end_session(
 
 
 def with_leftovers(db: Connection) -> list[str]:
-    """Ids of sessions that are over and still have a loaded run, or snapshots behind their sampling clients."""
+    """Ids of ended sessions that still have a loaded model or unnamed checkpoints."""
     loaded = models.c.status == ModelStatus.ACTIVE
     has_unnamed = exists().where(
         checkpoints.c.model_id == models.c.model_id, checkpoints.c.name.is_(None), checkpoints.c.removed_at.is_(None)
@@ -72,7 +72,7 @@ def with_leftovers(db: Connection) -> list[str]:
 
 
 def add_sampling_session(db: Connection, sampling_session: SamplingSession) -> SamplingSession:
-    """Store it, or return the one with the same number in the same session."""
+    """Store a sampling session, or return the stored one with the same number in the same session."""
     if sampling_session.seq_id is not None:
         query = select(sampling_sessions).where(
             sampling_sessions.c.session_id == sampling_session.session_id,
@@ -90,22 +90,22 @@ def sampling_session(db: Connection, sampling_session_id: str) -> SamplingSessio
 
 
 def current_checkpoint_id(db: Connection, sampling_session: SamplingSession) -> str | None:
-    """What it samples from at this moment: its own checkpoint, or its run's newest inflight save."""
+    """Id of the checkpoint to sample from now: the session's own, or its model's newest inflight save."""
     if sampling_session.inflight_model_id is None:
         return sampling_session.checkpoint_id
     return db.execute(newest_inflight_save(sampling_session.inflight_model_id)).scalar_one()
 
 
 def newest_inflight_save(model_id: str) -> Select:
-    """Selects the checkpoint id of the run's newest inflight save."""
+    """A query for the checkpoint id of the model's newest inflight save."""
     of_run = select(sampling_sessions.c.checkpoint_id).where(sampling_sessions.c.inflight_model_id == model_id)
     return of_run.order_by(sampling_sessions.c.save_seq_id.desc()).limit(1)
 
 
 def sampled_checkpoint_ids(db: Connection) -> set[str]:
-    """The checkpoints from which samples that are not over yet may be drawn.
+    """Ids of the checkpoints that pending samples may be drawn from.
 
-    A sample of an inflight sampler takes what is newest when it is asked for, which may have been replaced since.
+    A sample from an inflight save uses the one that was newest when it was requested, which may be superseded by now.
     """
     asked, drawn = sampling_sessions.alias(), sampling_sessions.alias()
     waiting = select(asked.c.sampling_session_id, asked.c.inflight_model_id).where(
@@ -123,7 +123,7 @@ def sampled_checkpoint_ids(db: Connection) -> set[str]:
 
 
 def count_clone(db: Connection, sampling_session_id: str) -> int:
-    """The number of the next copy of a sampling session's client, from 1."""
+    """Count one more copy of a sampling session's client; returns its number, from 1."""
     row = sampling_sessions.c.sampling_session_id == sampling_session_id
     db.execute(update(sampling_sessions).where(row).values(num_clones=sampling_sessions.c.num_clones + 1))
     return db.execute(select(sampling_sessions.c.num_clones).where(row)).scalar_one()

@@ -9,11 +9,11 @@ from eztinker.oplog.rows import Snapshot
 from eztinker.oplog.schema import snapshots
 
 NUM_KEPT = 2
-"""Per run: should the newest turn out damaged, the one before it and the operations since bring back the same state."""
+"""Snapshots kept per run: if the newest is damaged, recovery takes the one before it and replays more operations."""
 
 
 def add(db: Connection, snapshot: Snapshot) -> None:
-    """Store it, forget those that are no longer needed, and the payloads that the oldest one left covers."""
+    """Store a snapshot, and drop surplus older ones and the payloads that the oldest remaining one covers."""
     queries.add(db, snapshots, snapshot)
     kept = of_model(db, snapshot.model_id)[:NUM_KEPT]
     kept_ids = [each.snapshot_id for each in kept]
@@ -28,13 +28,13 @@ def add(db: Connection, snapshot: Snapshot) -> None:
 
 
 def of_model(db: Connection, model_id: str) -> list[Snapshot]:
-    """Newest first."""
+    """Snapshots of a model, newest first."""
     query = select(snapshots).where(snapshots.c.model_id == model_id).order_by(snapshots.c.seq_id.desc())
     return queries.many(db, query, Snapshot)
 
 
 def forget_model(db: Connection, model_id: str) -> None:
-    """The run is over: nothing of it has to be recovered any more."""
+    """Drop the snapshots and payloads of a model that has ended and will not be recovered."""
     db.execute(delete(snapshots).where(snapshots.c.model_id == model_id))
     payloads.release_all(db, model_id)
 

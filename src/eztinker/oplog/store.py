@@ -1,6 +1,6 @@
-"""The operation log as its users see it: one writer with group commit, readers beside it.
+"""The store behind the operation log: one writer thread with group commit, and reader threads beside it.
 
-A change is durable when `write` returns: what is acknowledged to a client after it survives a power cut.
+A change is durable when `write` returns, so whatever a client is told afterwards survives a power cut.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from sqlalchemy.exc import OperationalError
 
 from eztinker.errors import InvalidInput, LogFull, LogReplaced, LogUnwritable
 from eztinker.failpoints import reach
-from eztinker.oplog.database import flush_again, open_database
-from eztinker.oplog.upgrade import bring_up_to_date
+from eztinker.oplog.database import open_database, reflush_wal
+from eztinker.oplog.upgrade import create_or_upgrade
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _DRIVER_ERRORS = (OperationalError, sqlite3.OperationalError)
-"""The second is what prepared statements raise."""
+"""Errors of the driver, wrapped by SQLAlchemy or, from prepared statements, bare."""
 
 MAX_GROUP = 256
-"""Changes in one transaction; they share one fsync."""
+"""Most changes in one transaction, which share one fsync."""
 READER_THREADS = 4
 
 
-class Outcome(NamedTuple):
-    """What one change came to."""
+class ChangeOutcome(NamedTuple):
+    """The result of one change, or the error that it raised."""
 
     result: Any = None
     error: Exception | None = None
@@ -50,13 +50,17 @@ class Database:
     """Runs changes and queries in the calling thread."""
 
     def __init__(self, engine: Engine, path: Path | None = None) -> None:
-        """`path` is where the database of `engine` lies, if it is a file that others could move."""
+        """Use the database of `engine`.
+
+        Args:
+            path: its file, if it is one that others could move; checked after each commit.
+        """
         self._engine = engine
         self._path = path
         self._identity = _identity(path)
 
-    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
-        """Make these changes durable together; one that raises is undone alone."""
+    def commit(self, changes: Sequence[Change]) -> list[ChangeOutcome]:
+        """Make these changes durable in one transaction; a change that raises is rolled back alone."""
         attempt = _attempt if len(changes) > 1 else _attempt_alone
         try:
             with self._engine.begin() as connection:
@@ -64,16 +68,16 @@ class Database:
                 reach("log.commit")
             self._require_in_place()
         except Exception as error:
-            # Disk full or an I/O error at commit: nothing of the group is durable, so nobody may be told otherwise.
-            return [Outcome(error=_ours(error))] * len(changes)
+            # Disk full or an I/O error at commit: none of the group is durable, so every caller must get the error.
+            return [ChangeOutcome(error=_translated(error))] * len(changes)
         reach("log.committed")
         return outcomes
 
     def _require_in_place(self) -> None:
-        """Require that the next server will find what was just committed.
+        """Require that the path still names the file that was just written, so that the next server will find it.
 
         Raises:
-            LogReplaced: the path names another file by now, or none.
+            LogReplaced: the path names another file or none.
         """
         if _identity(self._path) != self._identity:
             raise LogReplaced(
@@ -82,17 +86,17 @@ class Database:
             )
 
     def read(self, query: Callable[[Connection], T]) -> T:
-        """What `query` returns.
+        """The result of `query`.
 
         Raises:
             LogUnwritable: the disk cannot be read.
-            InvalidInput: it asks for a number that no column can hold.
+            InvalidInput: the query has a number that does not fit a column.
         """
         try:
             with self._engine.connect() as connection:
                 return query(connection)
         except (*_DRIVER_ERRORS, OverflowError) as error:
-            raise _ours(error) from error
+            raise _translated(error) from error
 
     def close(self) -> None:
         self._engine.dispose()
@@ -101,36 +105,36 @@ class Database:
 class Store:
     """Runs changes and queries, each a function of a connection, off the event loop.
 
-    A change that raises is undone alone, and its caller gets the error.
+    A change that raises is rolled back alone, and its caller gets the error.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the database at `path`, or make it; one of an older program is brought up to date.
+        """Open or create the database at `path`, and upgrade one of an older program.
 
         Raises:
-            ConfigError: it cannot be used, for example because a newer program has written it.
+            ConfigError: the file cannot be used, for example because a newer program has written it.
             LogFull, LogUnwritable: the disk is full or broken.
         """
         engine = open_database(path)
         try:
-            flush_again(path)
-            bring_up_to_date(engine, path)
+            reflush_wal(path)
+            create_or_upgrade(engine, path)
         except (OperationalError, OSError) as error:
             engine.dispose()
-            raise _refusal(error) from error
+            raise _disk_error(error) from error
         except BaseException:
             engine.dispose()
             raise
         self._database = Database(engine, path)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="oplog-reader")
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._is_refused = False
-        """Whether the disk refused the last group."""
+        self._is_disk_failing = False
+        """Whether the last group could not be written."""
         self._writer = threading.Thread(target=self._write_groups, name="oplog-writer", daemon=True)
         self._writer.start()
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """What `change` returns, once it is committed to disk.
+        """The result of `change`, once it is committed to disk.
 
         Raises:
             LogFull, LogUnwritable: the disk is full or broken; nothing was changed.
@@ -140,7 +144,7 @@ class Store:
         return await done
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """What `query` returns; it sees every change written before.
+        """The result of `query`, which sees every change written before.
 
         Raises:
             LogUnwritable: the disk cannot be read.
@@ -148,7 +152,7 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
     def close(self) -> None:
-        """Commit what is waiting and let the file go."""
+        """Commit the waiting changes and close the database."""
         self._waiting.put(None)
         self._writer.join()
         self._readers.shutdown()
@@ -158,24 +162,24 @@ class Store:
         while (first := self._waiting.get()) is not None:
             group, is_last = self._gather(first)
             outcomes = self._database.commit([waiting.change for waiting in group])
-            self._tell_operator(outcomes)
+            self._log_disk_state(outcomes)
             for waiting, outcome in zip(group, outcomes, strict=True):
                 with contextlib.suppress(RuntimeError):  # its loop is closed: the caller has gone
                     waiting.done.get_loop().call_soon_threadsafe(_settle, waiting.done, outcome)
             if is_last:
                 return
 
-    def _tell_operator(self, outcomes: list[Outcome]) -> None:
-        """One line when the disk begins to refuse, and one when that is over; clients ask again without a word."""
+    def _log_disk_state(self, outcomes: list[ChangeOutcome]) -> None:
+        """Log one line when writes begin to fail and one when they succeed again; clients retry silently."""
         refusal = next((each.error for each in outcomes if isinstance(each.error, LogUnwritable)), None)
-        if refusal is not None and not self._is_refused:
+        if refusal is not None and not self._is_disk_failing:
             log.error("%s. Requests are answered 503 until then", refusal, extra={"event": "log_refused"})
-        if refusal is None and self._is_refused:
+        if refusal is None and self._is_disk_failing:
             log.warning("The operation log is written again", extra={"event": "log_written_again"})
-        self._is_refused = refusal is not None
+        self._is_disk_failing = refusal is not None
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        """Everything that waits by now, to share one commit; and whether the store is closing."""
+        """The changes that wait now, to share one commit, and whether the store is closing."""
         group = [first]
         while len(group) < MAX_GROUP:
             try:
@@ -204,41 +208,41 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _attempt_alone(connection: Connection, change: Change) -> Outcome:
-    return Outcome(change(connection))  # if it raises, the transaction is undone
+def _attempt_alone(connection: Connection, change: Change) -> ChangeOutcome:
+    return ChangeOutcome(change(connection))  # if it raises, the transaction is undone
 
 
-def _attempt(connection: Connection, change: Change) -> Outcome:
-    """In a savepoint of its own."""
+def _attempt(connection: Connection, change: Change) -> ChangeOutcome:
+    """Apply a change in a savepoint of its own."""
     reason = None
     try:
         with connection.begin_nested():
             try:
-                return Outcome(change(connection))
+                return ChangeOutcome(change(connection))
             except Exception as error:
                 reason = error
                 raise
     except Exception as error:
-        reason = reason or error  # what undoing the change said comes second
+        reason = reason or error  # the change's own error matters more than one of its rollback
     if not _is_in_transaction(connection):
-        raise reason  # a full or broken disk may undo the whole group, and then what comes next must not pass for it
-    return Outcome(error=_ours(reason))
+        raise reason  # a full or broken disk may roll back the whole group; later changes must not be committed alone
+    return ChangeOutcome(error=_translated(reason))
 
 
 def _is_in_transaction(connection: Connection) -> bool:
-    """Whether SQLite has one open."""
+    """Whether SQLite has a transaction open."""
     driver: Any = connection.connection.dbapi_connection
     return driver.in_transaction
 
 
-def _ours(error: Exception) -> Exception:
-    """A refusal of the disk or of a number in our words; any other error as it is."""
+def _translated(error: Exception) -> Exception:
+    """Translate errors of the disk and of too large numbers; return any other error as it is."""
     if isinstance(error, OverflowError):
         return InvalidInput("A number in the request does not fit 64 bits with a sign")
-    return _refusal(error) if isinstance(error, (*_DRIVER_ERRORS, OSError)) else error
+    return _disk_error(error) if isinstance(error, (*_DRIVER_ERRORS, OSError)) else error
 
 
-def _settle(done: asyncio.Future[Any], outcome: Outcome) -> None:
+def _settle(done: asyncio.Future[Any], outcome: ChangeOutcome) -> None:
     if done.done():
         return  # the caller has gone; the change stands
     if outcome.error is not None:
@@ -247,8 +251,8 @@ def _settle(done: asyncio.Future[Any], outcome: Outcome) -> None:
         done.set_result(outcome.result)
 
 
-def _refusal(error: OperationalError | sqlite3.OperationalError | OSError) -> LogUnwritable:
-    """What the disk says, in words for clients, which are going to ask again."""
+def _disk_error(error: OperationalError | sqlite3.OperationalError | OSError) -> LogUnwritable:
+    """An error for clients, which will retry, from an error of the disk."""
     if isinstance(error, OSError):
         reason, is_full = error.strerror, error.errno == errno.ENOSPC
     else:

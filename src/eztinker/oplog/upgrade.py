@@ -1,8 +1,8 @@
-"""Bringing the log of an older program to the present schema: a backup first, then all changes in one transaction.
+"""Upgrades of an older program's log to the present schema: a backup first, then all changes in one transaction.
 
-A process that dies on the way leaves the old log, which the next start upgrades, or the new one. A log that is new is
-made from `schema.metadata` at once; a test holds that the migrations lead to the same tables. So Alembic, which takes
-half a second to import, is imported for an upgrade only.
+A process that dies on the way leaves either the old log, which the next start upgrades, or the new one. A new log is
+created from `schema.metadata` directly; a test checks that the migrations lead to the same tables. Alembic, which takes
+half a second to import, is therefore imported for upgrades only.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from eztinker.oplog.schema import SCHEMA_VERSION, metadata
 log = logging.getLogger(__name__)
 
 FIRST_VERSION = 2
-"""The oldest schema from which migrations lead on."""
+"""Oldest schema version that can be upgraded."""
 VERSION_TABLE = "alembic_version"
 OLD_VERSION_TABLE = "schema_version"
-"""Of logs that were made before there were migrations."""
+"""Version table of logs from before there were migrations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migrations:
-    """The versions of the schema, and where the steps between them are."""
+    """A newest schema version, and the directories with the migrations that lead to it."""
 
     newest: int
     directories: tuple[Path, ...]
@@ -43,12 +43,12 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 OURS = Migrations(SCHEMA_VERSION, (MIGRATIONS / "versions",))
 
 
-def bring_up_to_date(engine: Engine, path: Path, migrations: Migrations = OURS) -> None:
-    """Make the tables in a new database, upgrade those of an older one, and leave one that is up to date alone.
+def create_or_upgrade(engine: Engine, path: Path, migrations: Migrations = OURS) -> None:
+    """Create the tables in a new database, upgrade an older one, and leave an up-to-date one alone.
 
     Raises:
-        ConfigError: the file is no operation log, or one of a newer program; or there was no room to upgrade it.
-        OperationalError: the disk refuses it.
+        ConfigError: the file is no operation log or one of a newer program, or there was no room to upgrade it.
+        OperationalError: the disk refuses to read or write.
     """
     version = _version(engine, path)
     if version is None:
@@ -67,19 +67,19 @@ def bring_up_to_date(engine: Engine, path: Path, migrations: Migrations = OURS) 
 
 
 def backup_path(path: Path, version: int) -> Path:
-    """Where the log at `path` is copied before it is upgraded from `version`."""
+    """Path of the backup that is made of the log at `path` before it is upgraded from `version`."""
     return path.with_name(f"{path.stem}.version-{version}{path.suffix}")
 
 
 def run_migrations(connection: Connection, migrations: Migrations = OURS) -> None:
-    """Take the tables from where they are to the newest version, in the transaction of `connection`."""
+    """Upgrade the tables from their version to the newest, in the transaction of `connection`."""
     from alembic import command
 
     command.upgrade(alembic_config({"connection": connection}, migrations), "head")
 
 
 def alembic_config(target: dict[str, object], migrations: Migrations = OURS):
-    """Alembic's settings, without an ini file; `target` says to `migrations/env.py` what to run on."""
+    """Alembic's settings without an ini file; `target` tells `migrations/env.py` which connection to use."""
     from alembic.config import Config
 
     config = Config()
@@ -91,7 +91,7 @@ def alembic_config(target: dict[str, object], migrations: Migrations = OURS):
 
 
 def _version(engine: Engine, path: Path) -> int | None:
-    """That of the tables, None if there are none."""
+    """Schema version of the database; None if it has no tables."""
     try:
         with engine.connect() as connection:
             tables = inspect(connection).get_table_names()
@@ -130,7 +130,7 @@ def _create(engine: Engine) -> None:
 
 
 def _stamp(connection: Connection, version: int) -> None:
-    """Write the version down as Alembic does."""
+    """Store the schema version as Alembic does."""
     connection.exec_driver_sql(
         f"CREATE TABLE {VERSION_TABLE} ("
         f"version_num VARCHAR(32) NOT NULL, CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))"
@@ -142,7 +142,7 @@ def _upgrade(engine: Engine, path: Path, version: int, migrations: Migrations) -
     reach("upgrade.begin")
     backup = _back_up(path, version)
     with engine.connect() as connection:
-        # A table that is made anew under its old name must not take the rows that refer to it along.
+        # Recreating a table under its old name must not delete the rows that refer to it.
         connection.connection.execute("PRAGMA foreign_keys=OFF")  # pyright: ignore[reportAttributeAccessIssue]
         with connection.begin():
             if not inspect(connection).has_table(VERSION_TABLE):
@@ -162,7 +162,7 @@ def _upgrade(engine: Engine, path: Path, version: int, migrations: Migrations) -
 
 
 def _back_up(path: Path, version: int) -> Path:
-    """A copy of the log on disk, whole under its name or not there."""
+    """Copy the log; the copy appears under its name only once it is complete and on disk."""
     backup = backup_path(path, version)
     partial = backup.with_name(backup.name + ".partial")
     _remove(partial)
@@ -183,7 +183,7 @@ def _back_up(path: Path, version: int) -> Path:
 
 
 def _remove(partial: Path) -> None:
-    """A copy that was not finished, with what SQLite may have left beside it."""
+    """Delete an unfinished copy and the files that SQLite may have left beside it."""
     for leftover in partial.parent.glob(partial.name + "*"):
         leftover.unlink()
 

@@ -20,7 +20,7 @@ def get(db: Connection, upload_id: str) -> Upload | None:
 
 
 def unfinished(db: Connection, owner: str) -> list[Upload]:
-    """The owner's uploads that wait for files, the one that ends first first."""
+    """The owner's uploads that wait for files, in the order of their expiry."""
     query = select(uploads).where(uploads.c.owner == owner, uploads.c.tinker_path.is_(None))
     return queries.many(db, query.order_by(uploads.c.expires_at), Upload)
 
@@ -34,5 +34,5 @@ def expire(db: Connection, now: datetime) -> None:
 
 
 def waiting_ids(db: Connection) -> set[str]:
-    """Ids of all that wait for files; any other directory is the rest of an upload that is over."""
+    """Ids of uploads that wait for files; any other directory was left by an upload that has ended."""
     return set(db.execute(select(uploads.c.upload_id).where(uploads.c.tinker_path.is_(None))).scalars())

@@ -26,13 +26,13 @@ _ADD = queries.Prepared(
 
 
 def add(db: Connection, *uses: Usage) -> None:
-    """Add each to what its run has used of that kind in that hour."""
+    """Add each amount to the ledger row of its hour, run and kind."""
     for used in uses:
         _add(db, used)
 
 
 def between(db: Connection, owner: str, start: datetime, end: datetime) -> list[Usage]:
-    """The owner's use in the hours from `start` and before `end`, by hour, the largest amount first."""
+    """The owner's usage in the hours from `start` up to but not at `end`, by hour, largest amounts first."""
     query = select(usage).where(usage.c.owner == owner, usage.c.hour >= start, usage.c.hour < end)
     return queries.many(db, query.order_by(usage.c.hour, usage.c.amount.desc(), usage.c.usage_id), Usage)
 

@@ -1,4 +1,4 @@
-"""Compressed request bodies, with a bound on what they unpack to."""
+"""Decompression of request bodies, with a bound on their size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from eztinker.errors import MalformedBody, TooLarge
 
 
 def unpacked_size(body: bytes | bytearray, *, max_bytes: int) -> int:
-    """What a zstd frame unpacks to, as its header must declare. Nothing is unpacked yet.
+    """Size of a zstd frame's content in bytes, as its header must declare it. Decompresses nothing.
 
     Raises:
-        MalformedBody: no frame, or one that does not declare its size.
-        TooLarge: it is more than `max_bytes`.
+        MalformedBody: `body` is no frame, or the frame does not declare its size.
+        TooLarge: the size is more than `max_bytes`.
     """
     try:
         content_bytes = zstandard.frame_content_size(body)
@@ -34,7 +34,7 @@ def decompress_zstd(body: bytes | bytearray, *, max_bytes: int) -> bytes:
     The declared size is checked before anything is allocated, so a small body cannot unpack to a huge one.
 
     Raises:
-        MalformedBody: not one complete frame, or a frame that does not declare its size.
+        MalformedBody: `body` is not one complete frame, or the frame does not declare its size.
         TooLarge: the content is larger than `max_bytes`.
     """
     unpacked_size(body, max_bytes=max_bytes)

@@ -1,9 +1,8 @@
-"""What the API process and the engine process say to each other: msgpack frames over a local socket.
+"""Messages between the API process and the engine process: msgpack frames over a local socket.
 
 A frame is a little-endian uint32 length and that many bytes of msgpack. Commands go to the engine, events come
-back. All work that is submitted ends in exactly one outcome with its `op_id`, its own kind of result or
-`Failed`, unless the engine dies. Nothing is pickled; arrays travel as (dtype, shape, raw bytes)
-and are checked on arrival.
+back. All submitted work ends in exactly one outcome with its `op_id`, either its own kind of result or `Failed`,
+unless the engine dies. Nothing is pickled; arrays travel as (dtype, shape, raw bytes) and are checked on arrival.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from eztinker.types import (
 )
 
 MAX_FRAME_BYTES = 1 << 30
-"""A longer length prefix means the two sides lost step; the connection is closed."""
+"""Longest body of a frame; a larger length prefix means that the two sides are out of step."""
 
 HEADER = struct.Struct("<I")
 
@@ -39,22 +38,22 @@ _ARRAY_DTYPES = ("int32", "int64", "float32")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Sent to the engine."""
+    """A message to the engine."""
 
 
 class Configure(Command):
     """The first frame: what this engine serves and with which resources."""
 
     base_models: dict[str, str]
-    """Served name -> directory with config.json, safetensors and tokenizer.json."""
+    """Directories with config.json, safetensors and tokenizer.json, by served name."""
     dtype: str = "auto"
-    """One of auto, bfloat16, float32."""
+    """Dtype of the weights: auto, bfloat16 or float32."""
     device: str = "auto"
     num_threads: int | None = None
     max_batch_size: int = 128
-    """Completions decoded together."""
+    """Most completions decoded together."""
     max_train_tokens: int = 512
-    """Tokens in one training micro-batch."""
+    """Most tokens in one training micro-batch."""
 
 
 class CreateModel(Command):
@@ -65,9 +64,9 @@ class CreateModel(Command):
 
 
 class LoadModel(Command):
-    """Put a checkpoint into `model_id`, which is created if it does not exist.
+    """Load a checkpoint into `model_id`, which is created if it does not exist.
 
-    An existing model must have the checkpoint's base model and LoRA shape. A gradient that was saved comes back too.
+    An existing model must have the checkpoint's base model and LoRA shape. A saved gradient is loaded too.
     """
 
     op_id: str
@@ -94,7 +93,7 @@ class OptimStep(Command):
 class SaveCheckpoint(Command):
     """Write the model's adapter to `directory`; its manifest is written last.
 
-    What lies there already is the rest of the same command in an engine that died, and is replaced.
+    Files already there were left by the same command in an engine that died, and are replaced.
     """
 
     op_id: str
@@ -102,11 +101,11 @@ class SaveCheckpoint(Command):
     kind: CheckpointKind
     directory: str
     tinker_path: str
-    """Recorded in the manifest, so that a folder tells what it is."""
+    """Path of the checkpoint, which the manifest records."""
     with_gradient: bool = False
-    """Also keep the gradient accumulated so far: with adapter and optimizer it is all there is to the model."""
+    """Whether to save the accumulated gradient too, which with adapter and optimizer is the model's whole state."""
     age_recipients: tuple[str, ...] = ()
-    """Public keys for which the files of an export are encrypted; none leaves them plain."""
+    """Public keys for which to encrypt the files of an export; empty leaves them plain."""
 
 
 class UnloadModel(Command):
@@ -115,7 +114,7 @@ class UnloadModel(Command):
 
 
 TrainingCommand = CreateModel | LoadModel | ForwardBackward | OptimStep | SaveCheckpoint | UnloadModel
-"""Run strictly one after another per `model_id`, in the order of arrival."""
+"""Commands that run strictly one after another per `model_id`, in the order of arrival."""
 
 
 class Sample(Command):
@@ -126,25 +125,25 @@ class Sample(Command):
     directory: str | None
     request: SampleRequest
     is_streamed: bool = False
-    """Whether tokens of the first completion are reported as they are drawn."""
+    """Whether to report tokens of the first completion as they are drawn."""
 
 
 class Submit(Command):
-    """Work to be done in the turns of one share, which are all as long in time."""
+    """Work to be done in the turns of one share; shares get equal processor time."""
 
     share: str
-    """Who the work is charged to; a mere name to the engine."""
+    """Name of the party that the work is charged to."""
     work: TrainingCommand | Sample
 
 
 class Cancel(Command):
-    """Drop a waiting or running `Sample`; it then ends in `Failed`. Unknown ids are ignored."""
+    """Drop a waiting or running `Sample`, which then ends in `Failed`. Unknown ids are ignored."""
 
     op_id: str
 
 
 class Shutdown(Command):
-    """Finish nothing more and exit 0."""
+    """Exit 0 without finishing any work."""
 
 
 AnyCommand = Configure | Submit | Cancel | Shutdown
@@ -152,24 +151,24 @@ AnyCommand = Configure | Submit | Cancel | Shutdown
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Sent by the engine."""
+    """A message from the engine."""
 
 
 class Ready(Event):
-    """Answers `Configure`; commands are taken from now on."""
+    """The answer to `Configure`: from now on the engine takes commands."""
 
     pid: int
     device: str
     dtype: str
     num_threads: int
     kernels: str = ""
-    """Instructions that EZTinker's own kernels use, such as "AVX2", or "none: " and why; empty if not known."""
+    """Instruction set that EZTinker's own kernels use, such as "AVX2", or "none: " and why; empty if not known."""
     is_batch_invariant: bool = False
     """Whether a sequence's tokens and logprobs are the same to the bit whatever its batch neighbours are."""
 
 
 class Started(Event):
-    """A training command begins, or goes on after others; until the next one it is in hand when the engine dies."""
+    """A training command begins or goes on; an engine that dies before the next `Started` died in this command."""
 
     op_id: str
 
@@ -215,22 +214,22 @@ class Failed(Event):
 
 
 class Progress(Event):
-    """Tokens of a streamed sample that were drawn since the last report; the outcome has them all once more."""
+    """Tokens of a streamed sample that were drawn since the last report; the outcome repeats all of them."""
 
     op_id: str
     start: int
-    """How many came before them."""
+    """Number of tokens reported before."""
     tokens: list[int]
 
 
 class Status(Event):
-    """Sent about once a second while there is work."""
+    """The engine's status, sent about once a second while there is work."""
 
     status: EngineStatus
 
 
 Outcome = Created | ForwardBackwardDone | OptimStepDone | CheckpointDone | Unloaded | SampleDone | Failed
-"""How a command ended."""
+"""The last event of a command: its result or failure."""
 
 AnyEvent = Ready | Started | Progress | Status | Outcome
 
@@ -253,7 +252,7 @@ def _decode_array(expected: type, value: Any) -> Any:
 
 
 def changes_state(command: TrainingCommand) -> bool:
-    """Whether a model is another one after `command`, so that recovering it means running it again."""
+    """Whether `command` changes a model's state, so that recovery must run it again."""
     match command:
         case CreateModel() | LoadModel() | OptimStep():
             return True
@@ -270,7 +269,7 @@ _event_decoder = msgspec.msgpack.Decoder(AnyEvent, dec_hook=_decode_array)
 
 
 def encode_frame(message: Command | Event) -> bytes:
-    """One frame, length prefix included."""
+    """The frame of a message, length prefix included."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"A frame may hold {MAX_FRAME_BYTES} bytes, this one has {len(body)}")
@@ -288,10 +287,10 @@ def decode_event(body: bytes | memoryview) -> AnyEvent:
 
 
 def encode_payload(command: TrainingCommand) -> bytes:
-    """What `command` does, without the ids of operation and model: equal work gives equal bytes."""
+    """`command` without the ids of operation and model, so that equal work has equal bytes."""
     return _encoder.encode(msgspec.structs.replace(command, op_id="", model_id=""))
 
 
 def decode_payload(payload: bytes, *, op_id: str, model_id: str) -> TrainingCommand:
-    """The command whose payload was kept, for this operation."""
+    """The command of a stored payload, with these ids."""
     return msgspec.structs.replace(_training_decoder.decode(payload), op_id=op_id, model_id=model_id)

@@ -1,4 +1,4 @@
-"""JSON request bodies as typed records: nothing in a body is ignored without a word."""
+"""JSON request bodies as typed records; nothing in a body is silently ignored."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ BodyT = TypeVar("BodyT", bound="Body")
 MAX_SHOWN_FIELDS = 5
 MAX_SHOWN_CHARS = 100
 MAX_DEPTH = 32
-"""Objects and lists inside each other, in every body and so in all metadata; a training batch has 8."""
+"""Deepest nesting of objects and lists in a body, metadata included; a training batch has 8."""
 MAX_CONTAINERS = 1 << 17
-"""Objects and lists in one body. Empty ones take 56 bytes of memory for 2 of text."""
+"""Most objects and lists in one body. Empty ones take 56 bytes of memory for 2 of text."""
 MAX_STRINGS = 1 << 18
-"""Names and strings in one body; a batch of 1,024 data has 30,000."""
+"""Most names and strings in one body; a batch of 1,024 data has 30,000."""
 MAX_VALUES = 1 << 21
-"""Values in one body, so most of them numbers. What the official client puts into one batch has 1,250,000 tokens."""
+"""Most values in one body, usually numbers. The official client puts up to 1,250,000 tokens into one batch."""
 MAX_NAMED_BYTES = 1 << 20
-"""Size up to which a body that repeats a name is read once more, to say which."""
+"""Size up to which a body that repeats a name is parsed again, to say which."""
 _NUMBERS = {int, float, bool, type(None)}
 _ESCAPED_COLONS = (rb"\u003a", rb"\u003A")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A JSON object whose fields are all known to us."""
+    """A JSON object with known fields only."""
 
 
 def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object in `body`; numbers beyond JSON, such as NaN, are refused by the parser.
 
     Raises:
-        MalformedBody: not JSON, not an object, nested too deeply, or with a name that stands twice in one object.
-        TooLarge: it has too many parts.
+        MalformedBody: `body` is not JSON or no object, is nested too deeply, or repeats a name in one object.
+        TooLarge: it has too many objects, lists, strings or values.
     """
     _check_parts(body)
     try:
@@ -54,10 +54,10 @@ def parse_object(body: bytes | bytearray) -> dict[str, Any]:
 
 
 def _check_parts(body: bytes | bytearray) -> None:
-    """Let a body pass whose parts are not too many, counted by their marks before any of them is made.
+    """Require that a body has few enough parts, counted by their delimiters before it is parsed.
 
     Raises:
-        TooLarge: they are.
+        TooLarge: it has too many.
     """
     for num_parts, most, what in (
         (body.count(b"{") + body.count(b"["), MAX_CONTAINERS, "objects and lists"),
@@ -69,14 +69,13 @@ def _check_parts(body: bytes | bytearray) -> None:
 
 
 def _count_colons(value: Any) -> int:
-    """Colons that the text of `value` has: one behind each name, and those within names and strings.
+    """Number of colons in the JSON text of `value`: one after each name, and those within names and strings.
 
-    A text with more than these has said something that is not in `value`: the parser keeps the last of repeated names.
-    To count is some ten times faster than to read the text again in a way that shows each name, and never keeps other
-    threads waiting for long.
+    A text with more has repeated a name, of which the parser keeps the last. Counting is some ten times faster than
+    parsing again in a way that shows every name, and never blocks other threads for long.
 
     Raises:
-        MalformedBody: it is nested too deeply.
+        MalformedBody: `value` is nested too deeply.
     """
     num_colons = 0
     depth, level = 0, [value]
@@ -97,7 +96,7 @@ def _count_colons(value: Any) -> int:
 
 
 def _refuse_repeats(body: bytes | bytearray) -> None:
-    """Refuse a body with a name that stands twice in one object."""
+    """Refuse a body that repeats a name in one object."""
     if len(body) > MAX_NAMED_BYTES:
         raise MalformedBody("The request body names something twice in one object, or writes a colon as \\u003a")
     json.loads(body, object_pairs_hook=_refuse_repeat)
@@ -112,9 +111,9 @@ def _refuse_repeat(pairs: list[tuple[str, Any]]) -> None:
 
 
 def convert_object(value: dict[str, Any], body_type: type[BodyT]) -> BodyT:
-    """`value` as a `body_type`.
+    """Validate `value` as a `body_type`.
 
-    A top-level field we do not know is refused by name, unless it carries an off value (null, false, 0 or empty): newer
+    An unknown top-level field is refused by name, unless it carries an off value (null, false, 0 or empty): newer
     clients send the defaults of features that we lack, and a feature that is off needs no support.
 
     Raises:
@@ -131,5 +130,5 @@ def convert_object(value: dict[str, Any], body_type: type[BodyT]) -> BodyT:
 
 
 def decode_json(body: bytes | bytearray, body_type: type[BodyT]) -> BodyT:
-    """The request in `body`, checked field by field."""
+    """Parse `body` and validate it as a `body_type`."""
     return convert_object(parse_object(body), body_type)

@@ -1,4 +1,4 @@
-"""Model inputs in JSON: a list of chunks, of which we read text."""
+"""Model inputs in JSON: a list of chunks, of which only text is supported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT_CHUNK = "encoded_text"
 
 class ModelInputBody(Body):
     chunks: list[dict[str, Any]]
-    """Kept open, so that an image or audio chunk is refused by its name and not for its fields."""
+    """Chunks, not yet validated, so that an image or audio chunk is refused by its type and not for its fields."""
 
 
 class TextChunkBody(Body):

@@ -1,4 +1,4 @@
-"""Tokens to score at prompt positions: they come as a dense or CSR tensor, and their logprobs go back in its layout."""
+"""Tokens to score at prompt positions: a dense or CSR tensor, and a tensor of logprobs in the same layout."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class TargetTensor(Record):
 
     shape: tuple[int, int]
     crow: np.ndarray | None
-    """int64 row pointers of a CSR tensor; None if it is dense."""
+    """Row pointers of a CSR tensor, int64 (N,); None if it is dense."""
     col: np.ndarray | None
     rows: np.ndarray
-    """int64, the row of each cell that is listed; in a dense tensor all are."""
+    """Row of each listed cell, int64; a dense tensor lists all."""
     tokens: np.ndarray
-    """int64, the token of each listed cell; -1 asks for nothing."""
+    """Token of each listed cell, int64; -1 asks for nothing."""
 
     @property
     def asked(self) -> np.ndarray:
-        """Which of the listed cells ask for a logprob."""
+        """Mask, bool, of the listed cells that ask for a logprob."""
         return self.tokens != -1
 
     def cells(self) -> PromptTargets:
@@ -36,7 +36,7 @@ class TargetTensor(Record):
         return PromptTargets(positions=self.rows[self.asked] + 1, tokens=self.tokens[self.asked])
 
     def encode(self, logprobs: np.ndarray) -> wire_pb2.Tensor:
-        """The logprobs of `cells` in this tensor's layout, 0 where nothing was asked."""
+        """The logprobs of `cells`, float32 (C,), in this tensor's layout; 0 where nothing was asked."""
         values = np.zeros(len(self.tokens), dtype="<f4")
         values[self.asked] = logprobs
         message = wire_pb2.Tensor(dtype=wire_pb2.FLOAT32, shape=self.shape)
@@ -50,10 +50,10 @@ class TargetTensor(Record):
 
 
 def targets_from_json(body: TensorBody) -> TargetTensor:
-    """The tensor as it came.
+    """The target tensor in a JSON body.
 
     Raises:
-        InvalidInput: it is not int64 or not a matrix.
+        InvalidInput: the tensor is not int64 or not a matrix.
     """
     if body.dtype != "int64" or body.shape is None or len(body.shape) != 2:
         shown = body.dtype if body.shape is None else f"{body.dtype} of shape {body.shape[:MAX_DIMENSIONS]}"
@@ -69,7 +69,7 @@ def targets_from_json(body: TensorBody) -> TargetTensor:
 
 
 def tensor_as_json(tensor: wire_pb2.Tensor) -> dict[str, Any]:
-    """A tensor of a result as JSON, in the form in which requests carry them."""
+    """A tensor of a result as JSON, in the form of tensors in requests."""
     is_sparse = tensor.WhichOneof("encoding") == "sparse_csr"
     raw = tensor.sparse_csr.values if is_sparse else tensor.dense
     is_float = tensor.dtype == wire_pb2.FLOAT32

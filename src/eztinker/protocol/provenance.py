@@ -1,4 +1,4 @@
-"""Where the tokens of a training datum come from: runs of the prompts and of the completions of earlier samples."""
+"""Provenance of training data: spans of tokens from the prompts and completions of earlier samples."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from eztinker.protocol import wire_pb2
 from eztinker.types import Record
 
 MAX_SPANS = 1 << 16
-"""In one request; each names a record that has to be found."""
+"""Most spans in one request; each names a record that has to be looked up."""
 
 
 class Span(Record):
-    """A run of positions of a datum that are `offset` and what follows in a prompt or a completion."""
+    """Consecutive positions of a datum that come from `offset` on of a prompt or a completion."""
 
     sequence_id: str
     is_sampled: bool
-    """Whether it is the completion, and not the prompt it was drawn for."""
+    """Whether the tokens come from the completion, and not from its prompt."""
     offset: int
     length: int
 
@@ -27,7 +27,7 @@ class Provenance(Record):
 
     model_input: tuple[Span, ...]
     loss_fn_inputs: tuple[Span, ...]
-    """Of the target tokens."""
+    """Spans of the target tokens."""
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -35,9 +35,10 @@ class Provenance(Record):
 
 
 def check_num_spans(data: Iterable[wire_pb2.Datum]) -> None:
-    """
+    """Require that the data of one request have few enough spans.
+
     Raises:
-        InvalidInput: there are more spans than one request may have.
+        InvalidInput: they have too many.
     """
     num_spans = sum(len(datum.model_input_spans) + len(datum.loss_fn_input_spans) for datum in data)
     if num_spans > MAX_SPANS:
@@ -45,10 +46,10 @@ def check_num_spans(data: Iterable[wire_pb2.Datum]) -> None:
 
 
 def provenance_from_wire(datum: wire_pb2.Datum) -> Provenance | None:
-    """The spans of one datum; None if it came without.
+    """Spans of one datum; None if it has none.
 
     Raises:
-        InvalidInput: a span says nothing, or is no run of positions.
+        InvalidInput: a span names neither prompt nor sampled tokens, or has a negative offset or length.
     """
     if not datum.model_input_spans and not datum.loss_fn_input_spans:
         return None

@@ -1,4 +1,4 @@
-"""asample on the wire: requests in JSON, results in protobuf or, for older clients, JSON."""
+"""Codec of asample: requests in JSON, results in protobuf or, for older clients, JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eztinker.protocol.tensors import TensorBody
 from eztinker.types import ABSENT_LOGPROB, PromptAltTokens, Record, SampledSequence, SampleResult, TopkLogprobs
 
 _NOT_SUPPORTED = ("base_model", "model_path")
-"""Known fields that we refuse as soon as they ask for something."""
+"""Known fields that are refused unless they have an off value."""
 
 
 class SamplingParamsBody(Body):
@@ -46,13 +46,13 @@ class SampleBody(Body):
 
 
 class WireSampleRequest(Record):
-    """A sample as the client asked for it; defaults that depend on the model are still open."""
+    """A sample request as the client sent it; defaults that depend on the model are not filled in."""
 
     sampling_session_id: str
     seq_id: int
-    """64 bits: clients in other processes number from clone * 10^9."""
+    """The client's number for the request, 64 bits: clients in other processes count from clone * 10^9."""
     prompt: np.ndarray
-    """int64 (N,)"""
+    """Token ids, int64 (N,)."""
     num_samples: int
     params: SamplingParamsBody
     prompt_logprobs: bool = False
@@ -70,7 +70,7 @@ def decode_request(body: bytes | bytearray) -> WireSampleRequest:
 
     Raises:
         InvalidInput: the body does not have the shape of a sample request.
-        Unsupported: it asks for a feature that is not there, which the message names.
+        Unsupported: the request asks for a feature that is not supported, which the message names.
     """
     sample = decode_json(body, SampleBody)
     targets = sample.target_prompt_logprobs
@@ -94,7 +94,7 @@ def decode_request(body: bytes | bytearray) -> WireSampleRequest:
 
 
 def encode_result(result: SampleResult, targets: TargetTensor | None = None) -> bytes:
-    """The serialized SampleResponse; `targets` as they came with the request."""
+    """Serialize a SampleResponse; `targets` are those of the request."""
     message = wire_pb2.SampleResponse(
         sequences=[_sequence(sequence) for sequence in result.sequences],
         prompt_cache_hit_tokens=result.prompt_cache_hit_tokens,
@@ -170,7 +170,7 @@ def _sequence_as_json(sequence: wire_pb2.SampledSequence) -> dict[str, Any]:
 
 
 def _floats_as_json(raw: bytes) -> list[float | None]:
-    """JSON has no NaN; a position without a logprob is null."""
+    """Logprobs as JSON numbers, with null for NaN, which JSON does not have."""
     return [None if np.isnan(value) else float(value) for value in np.frombuffer(raw, "<f4")]
 
 

@@ -1,6 +1,6 @@
 """Tensors of the Tinker wire as numpy arrays: dense or sparse CSR, from protobuf or JSON.
 
-Whatever arrives is checked before an array of the claimed size is made.
+Every tensor is checked before an array of the claimed size is allocated.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from eztinker.protocol import wire_pb2
 from eztinker.protocol.json_bodies import Body
 
 MAX_TENSOR_CELLS = 1 << 24
-"""Cells of one dense tensor: 128 MiB of int64."""
+"""Most cells of one dense tensor: 128 MiB of int64."""
 MAX_DIMENSIONS = 4
-"""Two are ever needed."""
+"""Most dimensions of a tensor; none needs more than two."""
 _PIECE = 1 << 16
-"""Numbers of a list that become an array at once. Other threads wait that long: 5 ms."""
+"""Numbers of a list converted at a time, which blocks other threads for 5 ms."""
 
 WIRE_DTYPES = {
     wire_pb2.FLOAT32: np.dtype("<f4"),
@@ -30,7 +30,7 @@ WIRE_DTYPES = {
 
 
 class TensorBody(Body):
-    """A tensor in JSON. With the two `sparse_` fields it is CSR and `data` holds the listed cells only."""
+    """A tensor in JSON: dense or, with the two `sparse_` fields, CSR, where `data` holds the listed cells only."""
 
     data: list[int | float]
     dtype: Literal["float32", "int64"]
@@ -75,7 +75,7 @@ def csr_from_json(tensor: TensorBody) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Listed values, row pointers and column indices of a sparse JSON tensor.
 
     Raises:
-        InvalidInput: one of the three or the shape is missing, or does not fit its dtype.
+        InvalidInput: a part or the shape is missing, or a part does not fit its dtype.
     """
     if tensor.sparse_crow_indices is None or tensor.sparse_col_indices is None or tensor.shape is None:
         raise InvalidInput("A sparse tensor needs sparse_crow_indices, sparse_col_indices and shape")
@@ -117,20 +117,20 @@ def int64_array(numbers: Sequence[int]) -> np.ndarray:
     """A list of integers as an int64 array.
 
     Raises:
-        OverflowError: one of them does not fit.
+        OverflowError: an integer does not fit.
     """
     return _array(numbers, "int64")
 
 
 def _array(numbers: Sequence[float], dtype: str) -> np.ndarray:
-    """A list of numbers as an array, made in pieces; what is beyond float32 becomes infinite."""
+    """A list of numbers as an array, converted in pieces; numbers beyond float32 become infinite."""
     with np.errstate(over="ignore"):
         pieces = [np.array(numbers[start : start + _PIECE], dtype) for start in range(0, len(numbers), _PIECE)]
     return np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
 
 def _data(tensor: TensorBody) -> np.ndarray:
-    """The numbers that a JSON tensor lists, one-dimensional."""
+    """Numbers that a JSON tensor lists, one-dimensional."""
     if tensor.dtype == "int64" and float in set(map(type, tensor.data)):
         raise InvalidInput("The tensor's data do not fit int64: there is a fraction among them")
     try:

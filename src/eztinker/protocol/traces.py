@@ -9,25 +9,25 @@ from eztinker.protocol.trace_pb2 import DebugAnnotation, Trace, TrackEvent
 from eztinker.types import Record
 
 SEQUENCE = 1
-"""All packets come from one writer."""
+"""Sequence id of the only writer of packets."""
 
 
 class Slice(Record):
-    """Something that took time."""
+    """One request on a track, with its start and end."""
 
     track: str
     name: str
     start: datetime
     end: datetime | None
-    """None while it has not ended."""
+    """End of the request; None if it has not ended."""
     details: dict[str, str | int]
 
 
 def encode_trace(title: str, slices: Iterable[Slice]) -> bytes:
-    """A .pftrace file.
+    """Serialize slices as a .pftrace file.
 
-    Slices of one Perfetto track must not overlap, while requests do: a track here is as many of Perfetto's as there
-    are requests at once, all of one name, which the viewer shows together.
+    Slices on one Perfetto track must not overlap, but requests do. Each track here therefore becomes as many Perfetto
+    tracks of one name as it has concurrent requests; the viewer shows them together.
     """
     trace = Trace()
     root = _add_track(trace, title, parent=0)
@@ -44,7 +44,7 @@ def encode_trace(title: str, slices: Iterable[Slice]) -> bytes:
 
 
 class _Row:
-    """One of Perfetto's tracks, and when its last slice ended."""
+    """One Perfetto track, and when its last slice ended."""
 
     def __init__(self, uuid: int) -> None:
         self.uuid = uuid

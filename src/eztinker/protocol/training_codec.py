@@ -1,4 +1,4 @@
-"""forward_backward on the wire: requests in protobuf or JSON, results in protobuf or, for older clients, JSON."""
+"""Codec of forward_backward: requests in protobuf or JSON, results in protobuf or, for older clients, JSON."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ DecodedT = TypeVar("DecodedT")
 
 TYPE_TAG = "ArrayRecord"
 MAX_DATA = 4096
-"""In one request; the official client sends 1,024 at most."""
+"""Most data in one request; the official client sends at most 1,024."""
 _WIRE_DTYPE_OF = {dtype: wire for wire, dtype in WIRE_DTYPES.items()}
 
 
 class TrainingBatch(Record):
-    """What to compute in one forward_backward."""
+    """Data and loss of one forward_backward."""
 
     data: list[Datum]
     loss_fn: str
     loss_fn_config: dict[str, float | str]
     forward_only: bool
     provenance: list[Provenance | None] | None = None
-    """One per datum; None where the form of the request has no place for it."""
+    """Provenance of each datum; None if the request is in JSON, which has no field for it."""
 
 
 class ForwardBackwardRequest(Record):
-    """A request that names its run and its place; its content may still be bad.
+    """A request with a valid run and sequence number, whose content may be invalid.
 
-    A place in a run's order is used up even by bad content, so bad content is kept as the error to report and is no
-    reason to refuse the request: the official client would stop sending for good.
+    A sequence number is used up even by invalid content, so invalid content is kept as the error to report and does not
+    make the request itself fail, after which the official client would stop sending for good.
     """
 
     model_id: str
@@ -62,7 +62,7 @@ class TrainingBatchBody(Body):
 
 
 class ForwardBackwardBody(Body, kw_only=True):
-    """The JSON form; `forward_input` is what the older forward endpoint calls its batch."""
+    """JSON body of forward_backward; `forward_input` is the name of the batch at the older forward endpoint."""
 
     forward_backward_input: TrainingBatchBody | None = None
     forward_input: TrainingBatchBody | None = None
@@ -76,8 +76,8 @@ def decode_protobuf(body: bytes | bytearray) -> ForwardBackwardRequest:
     """The request in a protobuf body.
 
     Raises:
-        MalformedBody: the bytes are not the message, or do not say which run and place they are for.
-        TooLarge: it has too many parts.
+        MalformedBody: `body` is not the message, or has no valid run and sequence number.
+        TooLarge: it has too many fields.
     """
     check_fields(body, wire_pb2.ForwardBackwardRequest)
     try:
@@ -88,17 +88,19 @@ def decode_protobuf(body: bytes | bytearray) -> ForwardBackwardRequest:
 
 
 def decode_json(body: bytes | bytearray, *, forward_only: bool) -> ForwardBackwardRequest:
-    """The request in a JSON body; `forward_only` when it came to the older forward endpoint.
+    """The request in a JSON body.
 
+    Args:
+        forward_only: whether the request came to the older forward endpoint.
     Raises:
-        MalformedBody: the body is not a JSON object, or does not say which run and place it is for.
+        MalformedBody: `body` is not a JSON object, or has no valid run and sequence number.
     """
     value = parse_object(body)
     return _identified(value.get("model_id"), value.get("seq_id"), lambda: _batch_from_json(value, forward_only))
 
 
 def encode_result(result: ForwardBackwardResult) -> bytes:
-    """The serialized ForwardBackwardOutput: one ArrayRecord per run of data with equal trailing shapes."""
+    """Serialize a ForwardBackwardOutput: one ArrayRecord per group of neighbouring data with equal trailing shapes."""
     message = wire_pb2.ForwardBackwardOutput(loss_fn_output_type=TYPE_TAG, metrics=result.metrics)
     for _, outputs in groupby(result.loss_fn_outputs, key=_layout):
         message.loss_fn_outputs.append(_array_record(list(outputs)))
@@ -142,7 +144,7 @@ def _batch_from_wire(message: wire_pb2.ForwardBackwardRequest) -> TrainingBatch:
 
 
 def _check_num_data(num_data: int) -> None:
-    """Refuse too many before they are decoded."""
+    """Refuse too many data before they are decoded."""
     if num_data > MAX_DATA:
         raise InvalidInput(f"A request needs 1 to {MAX_DATA} data, got {num_data}", field="data")
 
@@ -203,12 +205,12 @@ def _datum(token_chunks: list[np.ndarray], inputs: dict[str, np.ndarray]) -> Dat
 
 
 def _joined(chunks: list[np.ndarray]) -> np.ndarray:
-    """All tokens. One chunk, the rule, is taken as it is: a copy of it may be 100 MB."""
+    """Tokens of all chunks. A single chunk, the usual case, is not copied: it may have 100 MB."""
     return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, np.int64), *chunks])
 
 
 def _named(index: int, decode: Callable[[Any], DecodedT], datum: Any) -> DecodedT:
-    """Decode one datum, or a part of it; an error says which one it was."""
+    """Decode one datum or a part of it; errors name its index."""
     try:
         return decode(datum)
     except UserError as error:

@@ -1,6 +1,6 @@
-"""How much a protobuf body says, found out before any of it is made into objects.
+"""A bound on the number of fields in a protobuf body, checked before it is parsed into objects.
 
-An empty message takes two bytes on the wire and a hundred in memory, so a small body could fill the machine.
+An empty message takes two bytes on the wire and a hundred in memory, so a small body could fill the machine's memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from eztinker.errors import MalformedBody, TooLarge
 
 MAX_FIELDS = 1 << 18
-"""Fields of one body, those of all messages in it included. A batch of 1,024 data with four tensors each has 36,000."""
+"""Most fields of one body and all messages in it. A batch of 1,024 data with four tensors each has 36,000."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
@@ -22,13 +22,13 @@ _NOT_PACKED = (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING)
 
 
 def check_fields(body: bytes | bytearray, message: type[Message]) -> None:
-    """Let a body pass that has at most `MAX_FIELDS` fields. What is none at all is left for the parser to refuse.
+    """Require that a body has at most `MAX_FIELDS` fields; a body that is no message is left to the parser.
 
-    Each number of a packed list counts as a field, by the bytes of the list, and so does what `message` does not know.
+    Unknown fields count too, and a packed list counts as many fields as it has bytes.
 
     Raises:
-        TooLarge: it has more.
-        MalformedBody: it has groups, which no message of ours does and whose size is not known before they end.
+        TooLarge: the body has more fields.
+        MalformedBody: it has groups, which no message of ours has and whose size is not known before they end.
     """
     num_fields = 0
     spans: list[tuple[int, int, Any]] = [(0, len(body), message.DESCRIPTOR)]
@@ -58,7 +58,7 @@ def check_fields(body: bytes | bytearray, message: type[Message]) -> None:
 
 
 def _varint(body: bytes | bytearray, at: int, end: int) -> tuple[int, int]:
-    """The number that starts at `at`, and where it ends; 0 and `end` if it is cut off."""
+    """The varint that starts at `at`, and the offset of its end; 0 and `end` if it is cut off."""
     number = shift = 0
     while at < end:
         byte = body[at]

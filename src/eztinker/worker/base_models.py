@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from eztinker.engine.sampler import Sampler
+from eztinker.engine.sampler import BatchSampler
 from eztinker.engine.scheduler import Scheduler
 from eztinker.errors import DataDamaged, ModelNotServed
 from eztinker.model.decoder import Decoder
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     decoder: Decoder
-    sampler: Sampler
+    sampler: BatchSampler
 
 
 class BaseModels:
@@ -56,7 +56,7 @@ class BaseModels:
         started = time.monotonic()
         directory = Path(self._directories[name])
         decoder = Decoder.load(directory, self._dtype, self._device)
-        sampler = Sampler(decoder, _tokenizer(directory, name), max_batch_size=self._max_batch_size)
+        sampler = BatchSampler(decoder, _tokenizer(directory, name), max_batch_size=self._max_batch_size)
         self._scheduler.add_sampler(sampler)
         log.info("Base model %s loaded in %.1f s", name, time.monotonic() - started)
         return LoadedModel(decoder, sampler)

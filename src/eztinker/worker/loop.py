@@ -7,7 +7,7 @@ import os
 import time
 
 from eztinker.engine.scheduler import Scheduler
-from eztinker.engine.training_queue import Outcome
+from eztinker.engine.training_queue import JobOutcome
 from eztinker.errors import Cancelled
 from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text, set_up_cpu
@@ -36,7 +36,7 @@ _GUARANTEE = {
     True: "What is sampled has the same bits whatever is sampled beside it",
     False: "What is sampled beside a sequence may change last bits of its logprobs, and now and then a token",
 }
-"""What the engine's first log line says, by whether the engine is batch invariant."""
+"""Sentence in the engine's first log line, by whether the engine is batch invariant."""
 
 
 def serve(link: Link) -> None:
@@ -124,14 +124,14 @@ class Loop:
         if self._scheduler.cancel(command.op_id):
             self._link.send(failed(command.op_id, Cancelled()))
 
-    def _report(self, outcomes: list[Outcome]) -> None:
+    def _report(self, outcomes: list[JobOutcome]) -> None:
         events = [failed(each.op_id, each.error) if each.error else success(each) for each in outcomes]
         reach("engine.report")
         self._link.send(*events)
         reach("engine.reported")
 
     def _report_news(self) -> None:
-        for job, tokens in self._scheduler.news():
+        for job, tokens in self._scheduler.new_tokens():
             self._link.send(Progress(op_id=job.op_id, start=job.num_reported - len(tokens), tokens=tokens))
 
     def _send_status(self) -> None:

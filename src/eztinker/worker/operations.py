@@ -1,14 +1,14 @@
-"""What each command does to the engine's training runs, and the event that reports it."""
+"""Execution of commands on the engine's training runs, and the events that report their results."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from eztinker.checkpoints.store import read_manifest, remove_checkpoint
+from eztinker.checkpoints.checkpoint_files import read_manifest, remove_checkpoint
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.trainer import Pass, TrainingRun
-from eztinker.engine.training_queue import Operation, Outcome
+from eztinker.engine.trainer import Pass, TrainingState
+from eztinker.engine.training_queue import JobOutcome, TrainingJob
 from eztinker.errors import AlreadyExists, NotFound
 from eztinker.model.lora import Adapter
 from eztinker.protocol.frames import (
@@ -46,10 +46,10 @@ class Operations:
 
     def __init__(self, base_models: BaseModels) -> None:
         self._base_models = base_models
-        self._runs: dict[str, TrainingRun] = {}
+        self._runs: dict[str, TrainingState] = {}
         self._sampler_adapters = SamplerAdapters()
 
-    def training(self, command: TrainingCommand, *, share: str) -> Operation:
+    def training(self, command: TrainingCommand, *, share: str) -> TrainingJob:
         """The command as work for the scheduler. Nothing happens before its turn comes."""
         work = {
             CreateModel: self._create,
@@ -60,7 +60,7 @@ class Operations:
             UnloadModel: self._unload,
         }[type(command)]
         data = command.data if isinstance(command, ForwardBackward) else []
-        return Operation(
+        return TrainingJob(
             command.op_id,
             command.model_id,
             lambda: work(command),
@@ -121,21 +121,21 @@ class Operations:
     def _unload(self, command: UnloadModel) -> None:
         self._runs.pop(command.model_id, None)
 
-    def _run(self, model_id: str) -> TrainingRun:
+    def _run(self, model_id: str) -> TrainingState:
         if model_id not in self._runs:
             raise NotFound(f"No training run {model_id} is loaded")
         return self._runs[model_id]
 
-    def _new_run(self, model_id: str, base_model: str, lora: LoraSpec) -> TrainingRun:
+    def _new_run(self, model_id: str, base_model: str, lora: LoraSpec) -> TrainingState:
         decoder = self._base_models.get(base_model).decoder
-        self._runs[model_id] = TrainingRun(base_model, decoder, Adapter.new(decoder.config, lora, decoder.device))
+        self._runs[model_id] = TrainingState(base_model, decoder, Adapter.new(decoder.config, lora, decoder.device))
         return self._runs[model_id]
 
-    def _state(self, run: TrainingRun) -> AdapterState:
+    def _state(self, run: TrainingState) -> AdapterState:
         return AdapterState(lora=run.adapter.lora, base_model=run.base_model, step=run.optimizer.step)
 
 
-def success(outcome: Outcome) -> Event:
+def success(outcome: JobOutcome) -> Event:
     """The event that reports an operation's result."""
     op_id, value = outcome.op_id, outcome.value
     match value:

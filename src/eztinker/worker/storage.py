@@ -8,10 +8,7 @@ from pathlib import Path
 
 import torch
 
-from eztinker.checkpoints.encryption import encrypted, parse_recipients
-from eztinker.checkpoints.manifest import Manifest
-from eztinker.checkpoints.peft import peft_parts
-from eztinker.checkpoints.store import (
+from eztinker.checkpoints.checkpoint_files import (
     ADAPTER_PART,
     GRADIENT_PART,
     OPTIMIZER_PART,
@@ -20,8 +17,11 @@ from eztinker.checkpoints.store import (
     tensors_part,
     write_checkpoint,
 )
+from eztinker.checkpoints.encryption import encrypted, parse_recipients
+from eztinker.checkpoints.manifest import Manifest
+from eztinker.checkpoints.peft import peft_parts
 from eztinker.engine.adamw import AdamW
-from eztinker.engine.trainer import TrainingRun
+from eztinker.engine.trainer import TrainingState
 from eztinker.errors import InvalidInput
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter
@@ -34,7 +34,7 @@ MAX_SAMPLER_ADAPTERS = 32
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
+def save_run(run: TrainingState, command: SaveCheckpoint) -> Manifest:
     """Write what `command` calls for; the run is not changed."""
     parts = _parts(run, command.kind)
     if command.with_gradient:
@@ -52,7 +52,7 @@ def save_run(run: TrainingRun, command: SaveCheckpoint) -> Manifest:
     )
 
 
-def load_run(run: TrainingRun, directory: Path, manifest: Manifest, *, with_optimizer: bool) -> None:
+def load_run(run: TrainingState, directory: Path, manifest: Manifest, *, with_optimizer: bool) -> None:
     """Put a checkpoint's adapter into `run`, with its optimizer or with a fresh one.
 
     The gradient accumulated so far is the checkpoint's if it was saved with one, else none. If anything fails, the run
@@ -112,7 +112,7 @@ def _read_adapter(directory: Path, decoder_of: Callable[[str], Decoder]) -> LowR
     return adapter.for_sampling(decoder.dtype)
 
 
-def _parts(run: TrainingRun, kind: CheckpointKind) -> dict[str, bytes]:
+def _parts(run: TrainingState, kind: CheckpointKind) -> dict[str, bytes]:
     arrays = run.adapter.named_arrays()
     if kind is CheckpointKind.EXTERNAL:
         return peft_parts(arrays, run.adapter.lora, run.base_model, head_is_tied=run.decoder.head_is_tied)

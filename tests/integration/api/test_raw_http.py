@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from eztinker.api import http_protocol, reading
+from eztinker.api import http_server, reading
 from tests.servers import API_KEY, RunningServer
 from tests.wire import chunk, loss_of, new_run, optim_step, outcome, post, send_chunk
 
@@ -190,7 +190,7 @@ def test_an_upgrade_is_answered_as_the_request_it_is(server: RunningServer):
 
 
 def test_a_head_that_does_not_come_is_given_up(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
     for begun in (b"", b"GET /api/v1/sessions HTTP/1.1\r\n"):
         with connect(server) as connection:
             connection.sendall(begun)
@@ -206,7 +206,7 @@ def test_a_body_that_does_not_come_is_given_up(server: RunningServer, monkeypatc
 
 @pytest.mark.conforms(14)
 def test_an_idle_connection_outlives_the_time_for_a_head(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
     with connect(server) as connection:
         for _ in range(2):
             connection.sendall(get(b"/healthz").replace(b"Connection: close\r\n", b""))

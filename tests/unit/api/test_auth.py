@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from eztinker.api.auth import API_PREFIX, Holder, Owner, ServiceDep, router_with_key, router_without_key
-from eztinker.api.errors import install_error_handlers
+from eztinker.api.error_responses import install_error_handlers
 from eztinker.api.wrong_keys import WrongKeys
 from eztinker.keys.issued_keys import issue_key
 from eztinker.service.accounts.access import Keys

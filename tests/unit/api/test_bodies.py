@@ -118,7 +118,7 @@ HONOURED = honoured_fields()
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(futures, "SHORTEST_HOLD", 1.0)  # else a poll asks for a random time
+        patch.setattr(futures, "MIN_HOLD_SHARE", 1.0)  # else a poll asks for a random time
         yield observing(tmp_path_factory.mktemp("data"))
 
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from eztinker.api import reading
 from eztinker.api.body_budget import HOLD, BodyBudget, Hold
-from eztinker.api.errors import install_error_handlers
+from eztinker.api.error_responses import install_error_handlers
 from eztinker.api.reading import (
     FREE_BYTES,
     SMALL_BYTES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eztinker.api import wrong_keys
-from eztinker.api.errors import Refused
+from eztinker.api.error_responses import RequestRefused
 from eztinker.api.wrong_keys import MAX_ADDRESSES, MAX_REMEMBERED, WINDOW_SECONDS, WrongKeys
 
 LIMIT = 3
@@ -32,7 +32,7 @@ def keys(time: Time) -> WrongKeys:
 def is_looked_at(keys: WrongKeys, address: str, key: str = "tml-new") -> bool:
     try:
         keys.check(address, key)
-    except Refused:
+    except RequestRefused:
         return False
     return True
 
@@ -50,7 +50,7 @@ def test_an_address_is_turned_away_at_its_limit_alone_and_until_the_minute_is_ov
     send_wrong(keys, "192.0.2.1", 1)
     assert not is_looked_at(keys, "192.0.2.1")
     assert is_looked_at(keys, "192.0.2.2")
-    with pytest.raises(Refused, match=r"has sent 3 wrong keys in a minute; try again in 30 s") as refusal:
+    with pytest.raises(RequestRefused, match=r"has sent 3 wrong keys in a minute; try again in 30 s") as refusal:
         keys.check("192.0.2.1", "tml-new")
     assert (refusal.value.status, refusal.value.headers) == (429, {"Retry-After": "30"})
     time.seconds += WINDOW_SECONDS / 2 - 0.1

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eztinker.checkpoints.disk import appearing_whole, in_words, try_to_remove, write_file
+from eztinker.checkpoints.disk import atomic_directory, disk_error, try_to_remove, write_file
 from eztinker.errors import DiskBroken, DiskFull
 
 
@@ -26,7 +26,7 @@ def break_off(staging: Path, error: BaseException) -> None:
 
 def test_a_folder_is_there_with_all_its_files_at_the_end_of_the_block_and_not_before(tmp_path: Path):
     directory = tmp_path / "parent" / "whole"
-    with appearing_whole(directory, num_bytes=3) as staging:
+    with atomic_directory(directory, num_bytes=3) as staging:
         write_file(staging / "a", b"abc")
         assert not directory.exists()
     assert (directory / "a").read_bytes() == b"abc"
@@ -38,7 +38,7 @@ def test_a_folder_is_there_with_all_its_files_at_the_end_of_the_block_and_not_be
 def test_a_block_that_fails_leaves_nothing(tmp_path: Path, error: BaseException):
     with (
         pytest.raises(DiskBroken if isinstance(error, OSError) else type(error)),
-        appearing_whole(tmp_path / "whole", num_bytes=3) as staging,
+        atomic_directory(tmp_path / "whole", num_bytes=3) as staging,
     ):
         break_off(staging, error)
     assert list(tmp_path.iterdir()) == []
@@ -47,14 +47,14 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path, error: BaseException)
 def test_the_rest_of_one_that_was_killed_is_replaced(tmp_path: Path):
     (tmp_path / ".whole.partial").mkdir()
     (tmp_path / ".whole.partial" / "old").write_bytes(b"old")
-    with appearing_whole(tmp_path / "whole", num_bytes=3) as staging:
+    with atomic_directory(tmp_path / "whole", num_bytes=3) as staging:
         write_file(staging / "new", b"new")
     assert [each.name for each in (tmp_path / "whole").iterdir()] == ["new"]
 
 
 def test_what_is_there_is_never_written_over(tmp_path: Path):
     (tmp_path / "whole").mkdir()
-    with pytest.raises(FileExistsError), appearing_whole(tmp_path / "whole", num_bytes=3):
+    with pytest.raises(FileExistsError), atomic_directory(tmp_path / "whole", num_bytes=3):
         raise AssertionError("the block was entered")
     with pytest.raises(FileExistsError):
         write_file(Path(__file__), b"")
@@ -66,14 +66,14 @@ def test_what_does_not_fit_beside_the_reserve_is_refused_before_it_is_begun(
 ):
     with_free(monkeypatch, free)
     if fits:
-        with appearing_whole(tmp_path / "whole", num_bytes=100, reserve_bytes=50):
+        with atomic_directory(tmp_path / "whole", num_bytes=100, reserve_bytes=50):
             pass
         return
     with (
         pytest.raises(
             DiskFull, match=r"needs 0\.1 kB, and 0\.1 kB must stay free beside it; the disk has 0\.1 kB free"
         ),
-        appearing_whole(tmp_path / "whole", num_bytes=100, reserve_bytes=50),
+        atomic_directory(tmp_path / "whole", num_bytes=100, reserve_bytes=50),
     ):
         raise AssertionError("the block was entered")
     assert list(tmp_path.iterdir()) == []
@@ -84,7 +84,7 @@ def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ):
     with_free(monkeypatch, 1_500_000)
-    words = in_words(OSError(number, os.strerror(number)), tmp_path, 2_500_000_000, 0)
+    words = disk_error(OSError(number, os.strerror(number)), tmp_path, 2_500_000_000, 0)
     assert isinstance(words, DiskFull)
     assert "needs 2.5 GB; the disk has 1.5 MB free" in words.message
 

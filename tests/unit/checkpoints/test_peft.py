@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS, changes_tied_head, peft_parts, with_plain_names
-from eztinker.engine.trainer import TrainingRun
+from eztinker.engine.trainer import TrainingState
 from tests.oracles import draw_tokens, load_decoder, packed_logits
 from tests.unit.engine.engine_helpers import TinyModel, new_run
 
@@ -23,14 +23,14 @@ pytestmark = [
 ]
 
 
-def write_export(run: TrainingRun, directory: Path, *, plain_names: bool = False) -> None:
+def write_export(run: TrainingState, directory: Path, *, plain_names: bool = False) -> None:
     is_tied = run.decoder.head_is_tied
     parts = peft_parts(run.adapter.named_arrays(), run.adapter.lora, "tiny", head_is_tied=is_tied)
     for name, content in (with_plain_names(parts) if plain_names else parts).items():
         (directory / name).write_bytes(content)
 
 
-def assert_same_logits(run: TrainingRun, model: torch.nn.Module) -> None:
+def assert_same_logits(run: TrainingState, model: torch.nn.Module) -> None:
     """Hold that model and adapter have the same logits, and that the adapter changes something."""
     tokens = draw_tokens(20, seed=1)
     with torch.inference_mode():

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import Sampler
-from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.sampler import BatchSampler
+from eztinker.engine.trainer import Pass, TrainingState
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter, LowRankAdapter
 from eztinker.types import (
@@ -29,13 +29,15 @@ from tests.oracles import CPU, draw_tokens
 TinyModel = Callable[..., Path]
 
 
-def new_run(decoder: Decoder, *, rank: int = 4, seed: int = 1, is_fresh: bool = False, **targets: bool) -> TrainingRun:
+def new_run(
+    decoder: Decoder, *, rank: int = 4, seed: int = 1, is_fresh: bool = False, **targets: bool
+) -> TrainingState:
     """A training run; unless `is_fresh`, with a B that is not zero, which would hide A."""
     adapter = Adapter.new(decoder.config, LoraSpec(rank=rank, seed=seed, **targets), CPU)
     if not is_fresh:
         noise = np.random.default_rng(seed).normal(0, 0.05, adapter.flat.numel()).astype(np.float32)
         adapter.fill(adapter.named_arrays(adapter.flat + adapter.flat.new_tensor(noise)))
-    return TrainingRun("tiny", decoder, adapter)
+    return TrainingState("tiny", decoder, adapter)
 
 
 def cross_entropy_datum(length: int, seed: int, weight: float = 1.0) -> Datum:
@@ -46,7 +48,7 @@ def cross_entropy_datum(length: int, seed: int, weight: float = 1.0) -> Datum:
 
 
 def run_pass(
-    run: TrainingRun,
+    run: TrainingState,
     data: Sequence[Datum],
     loss_fn: str = "cross_entropy",
     *,
@@ -64,8 +66,8 @@ def run_pass(
     return each.result()
 
 
-def new_sampler(decoder: Decoder, directory: Path, max_batch_size: int = 64) -> Sampler:
-    return Sampler(decoder, Tokenizer.from_file(str(directory / "tokenizer.json")), max_batch_size=max_batch_size)
+def new_sampler(decoder: Decoder, directory: Path, max_batch_size: int = 64) -> BatchSampler:
+    return BatchSampler(decoder, Tokenizer.from_file(str(directory / "tokenizer.json")), max_batch_size=max_batch_size)
 
 
 def job(
@@ -83,7 +85,7 @@ def job(
     return SampleJob(name, Prompt(request, adapter, id(adapter)), share)
 
 
-def finish(sampler: Sampler, *jobs: SampleJob) -> dict[str, SampleResult]:
+def finish(sampler: BatchSampler, *jobs: SampleJob) -> dict[str, SampleResult]:
     """Submit jobs and step until the sampler is idle; results by name."""
     for each in jobs:
         sampler.submit(each)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from eztinker.engine.sampler import Sampler, SamplerStep
+from eztinker.engine.sampler import BatchSampler, SamplerStep
 from eztinker.engine.trainer import Pass
-from eztinker.engine.training_queue import Operation
+from eztinker.engine.training_queue import TrainingJob
 
 
 class CountedClock:
@@ -44,19 +44,19 @@ def counted_pass(
     share: str,
     num_pieces: int = 1,
     longest: int = 0,
-) -> Operation:
-    return Operation(name, run, lambda: CountedPass(clock, costs, num_pieces), share=share, longest=longest)
+) -> TrainingJob:
+    return TrainingJob(name, run, lambda: CountedPass(clock, costs, num_pieces), share=share, longest=longest)
 
 
-def counted_step(name: str, run: str, clock: CountedClock, *, share: str, cost: float = 0.001) -> Operation:
+def counted_step(name: str, run: str, clock: CountedClock, *, share: str, cost: float = 0.001) -> TrainingJob:
     def step() -> str:
         clock.seconds += cost
         return "stepped"
 
-    return Operation(name, run, step, is_step=True, share=share)
+    return TrainingJob(name, run, step, is_step=True, share=share)
 
 
-class CountedSampler(Sampler):
+class CountedSampler(BatchSampler):
     """The real one, with a decode step that costs `overhead` and one more unit for each sample in it."""
 
     def __init__(self, clock: CountedClock, *args: object, unit: float = 0.01, overhead: int = 8, **more: object):
@@ -75,9 +75,9 @@ class CountedSampler(Sampler):
         self._clock.seconds += self._unit * (self._overhead + num_rows)
         return super()._decode(num_rows)
 
-    def advance(self, share: str, beside: Sequence[str] = (), *, max_rows: int | None = None) -> SamplerStep:
+    def advance(self, share: str, neighbours: Sequence[str] = (), *, max_rows: int | None = None) -> SamplerStep:
         num_before = len(self.decoded)
-        step = super().advance(share, beside, max_rows=max_rows)
+        step = super().advance(share, neighbours, max_rows=max_rows)
         if len(self.decoded) == num_before:
             self._clock.seconds += self._unit * self._overhead  # a prompt was read
         return step

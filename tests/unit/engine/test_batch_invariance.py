@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import Sampler
+from eztinker.engine.sampler import BatchSampler
 from eztinker.model.decoder import Decoder
 from eztinker.model.device import is_batch_invariant
 from eztinker.model.lora import LowRankAdapter
@@ -91,7 +91,7 @@ def requests(adapters: list[LowRankAdapter | None]) -> list[SampleJob]:
     return jobs
 
 
-def in_turns(sampler: Sampler, jobs: list[SampleJob], seed: int) -> dict[str, SampleResult]:
+def in_turns(sampler: BatchSampler, jobs: list[SampleJob], seed: int) -> dict[str, SampleResult]:
     """Results of jobs that arrive in some order, some steps apart."""
     generator = random.Random(seed)
     waiting = generator.sample(jobs, len(jobs))

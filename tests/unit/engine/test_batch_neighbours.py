@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from eztinker.engine.scheduler import Scheduler
-from eztinker.engine.trainer import Pass, TrainingRun
-from eztinker.engine.training_queue import Operation
+from eztinker.engine.trainer import Pass, TrainingState
+from eztinker.engine.training_queue import TrainingJob
 from eztinker.errors import NonFiniteUpdate
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter
@@ -39,8 +39,8 @@ def decoder(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> 
     return load_decoder(tiny_model("qwen2", tie=True, **MODELS[request.param]))
 
 
-def new_run(decoder: Decoder, spec: LoraSpec) -> TrainingRun:
-    run = TrainingRun("tiny", decoder, Adapter.new(decoder.config, spec, CPU))
+def new_run(decoder: Decoder, spec: LoraSpec) -> TrainingState:
+    run = TrainingState("tiny", decoder, Adapter.new(decoder.config, spec, CPU))
     noise = torch.randn(run.adapter.flat.numel(), generator=torch.Generator().manual_seed(spec.seed))
     run.adapter.flat.add_(0.05 * noise)  # B is zero at birth, and so would be A's gradient
     return run
@@ -63,7 +63,7 @@ def example(loss_fn: str, length: int, generator: np.random.Generator) -> Datum:
     return Datum(tokens=tokens[:-1], loss_fn_inputs=inputs)
 
 
-def one_pass_each(runs: list[TrainingRun], *, forward_only: bool = False) -> list[Pass]:
+def one_pass_each(runs: list[TrainingState], *, forward_only: bool = False) -> list[Pass]:
     return [
         Pass(run, examples(loss_fn, seed), loss_fn, {}, forward_only)
         for seed, (run, loss_fn) in enumerate(zip(runs, LOSSES, strict=True))
@@ -76,15 +76,15 @@ def carry_out(passes: list[Pass], max_tokens: int = 2048) -> None:
             pass
 
 
-def train(schedule: list[tuple[TrainingRun, str, int]], num_rounds: int) -> dict[int, list[float]]:
+def train(schedule: list[tuple[TrainingState, str, int]], num_rounds: int) -> dict[int, list[float]]:
     """Passes and steps of all runs through one engine, which runs them in turns; the loss curve of each run."""
     curves: dict[int, list[float]] = {seed: [] for _, _, seed in schedule}
     scheduler = Scheduler(max_train_tokens=25)
 
-    def submit(run: TrainingRun, loss_fn: str, seed: int) -> None:
+    def submit(run: TrainingState, loss_fn: str, seed: int) -> None:
         model = f"run {seed}"
-        scheduler.submit(Operation(model, model, lambda: Pass(run, examples(loss_fn, seed), loss_fn, {}, False)))
-        scheduler.submit(Operation("step", model, lambda: run.optim_step(AdamParams(learning_rate=1e-2))))
+        scheduler.submit(TrainingJob(model, model, lambda: Pass(run, examples(loss_fn, seed), loss_fn, {}, False)))
+        scheduler.submit(TrainingJob("step", model, lambda: run.optim_step(AdamParams(learning_rate=1e-2))))
 
     for _ in range(num_rounds):
         for run, loss_fn, seed in schedule:
@@ -97,7 +97,7 @@ def train(schedule: list[tuple[TrainingRun, str, int]], num_rounds: int) -> dict
 
 
 def test_runs_of_mixed_rank_targets_and_loss_train_bit_for_bit_as_if_alone(decoder: Decoder):
-    def runs() -> list[tuple[TrainingRun, str, int]]:
+    def runs() -> list[tuple[TrainingState, str, int]]:
         return [(new_run(decoder, spec), loss, i) for i, (spec, loss) in enumerate(zip(SPECS, LOSSES, strict=True))]
 
     together, alone = runs(), runs()

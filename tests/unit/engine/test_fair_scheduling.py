@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from eztinker.engine.sampler import Sampler
+from eztinker.engine.sampler import BatchSampler
 from eztinker.engine.scheduler import MAX_OPEN, MAX_SHARED_ROWS, Scheduler
-from eztinker.engine.training_queue import Operation
+from eztinker.engine.training_queue import TrainingJob
 from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.model.decoder import Decoder
 from eztinker.types import SamplingParams
@@ -178,7 +178,7 @@ def test_an_optimizer_step_waits_for_no_more_than_the_piece_in_hand(decoder: Dec
         step = counted_step(f"step {number}", "other run", engine.clock, share="light")
         came: list[float] = []
 
-        def come(step: Operation = step, came: list[float] = came) -> None:
+        def come(step: TrainingJob = step, came: list[float] = came) -> None:
             came.append(engine.clock.seconds)
             engine.scheduler.submit(step)
 
@@ -294,7 +294,7 @@ def test_a_sample_that_needs_most_of_the_memory_gets_in_beside_owners_who_always
 ):
     """Whenever one of two owners has no place, the other's sample runs."""
     tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
-    sampler = Sampler(decoder, tokenizer, max_batch_size=2, kv_cache_bytes=100 * decoder.kv_bytes_per_token)
+    sampler = BatchSampler(decoder, tokenizer, max_batch_size=2, kv_cache_bytes=100 * decoder.kv_bytes_per_token)
     names = (f"sample {number}" for number in itertools.count())
 
     def ask_for(share: str, num_tokens: int) -> None:

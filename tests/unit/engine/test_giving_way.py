@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from eztinker.engine.scheduler import Scheduler
-from eztinker.engine.trainer import Pass, TrainingRun
-from eztinker.engine.training_queue import Operation
+from eztinker.engine.trainer import Pass, TrainingState
+from eztinker.engine.training_queue import TrainingJob
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import HEAD, Adapter
@@ -42,10 +42,10 @@ class WholePass(Pass):
         yield
 
 
-def adapted_run(decoder: Decoder, spec: LoraSpec) -> TrainingRun:
+def adapted_run(decoder: Decoder, spec: LoraSpec) -> TrainingState:
     adapter = Adapter.new(decoder.config, spec, CPU)
     adapter.flat.add_(0.05 * torch.randn(adapter.flat.numel(), generator=torch.Generator().manual_seed(3)))
-    return TrainingRun("tiny", decoder, adapter)
+    return TrainingState("tiny", decoder, adapter)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=["all", "no head", "head alone"])
@@ -75,7 +75,7 @@ def test_a_pass_stops_for_another_owners_operation_and_its_own_runs_follow_micro
 
     def submit(name: str, share: str, data: list[Datum]) -> None:
         run = new_run(decoder)
-        scheduler.submit(Operation(name, name, lambda: Pass(run, data, "cross_entropy", {}, False), share=share))
+        scheduler.submit(TrainingJob(name, name, lambda: Pass(run, data, "cross_entropy", {}, False), share=share))
 
     submit("long", "heavy", DATA)
     submit("other", "heavy", DATA)
@@ -94,7 +94,7 @@ def test_a_turn_ends_after_the_piece_during_which_something_new_arrived(tiny_mod
     started: list[str] = []
     scheduler = Scheduler(50, on_start=started.append, clock=lambda: 0.0)  # no turn is over by the clock
     run = new_run(load_decoder(tiny_model_dir))
-    scheduler.submit(Operation("long", "long", lambda: Pass(run, DATA, "cross_entropy", {}, False)))
+    scheduler.submit(TrainingJob("long", "long", lambda: Pass(run, DATA, "cross_entropy", {}, False)))
     questions = itertools.count(1)
     assert scheduler.turn(lambda: next(questions) == 3) == []
     assert next(questions) == 4

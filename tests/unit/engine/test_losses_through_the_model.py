@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from eztinker.checkpoints.peft import peft_parts
-from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.trainer import Pass, TrainingState
 from eztinker.model.decoder import Decoder
 from eztinker.types import Datum
 from tests.oracles import draw_tokens, load_decoder
@@ -37,12 +37,12 @@ def decoder(base: Path) -> Decoder:
 
 
 @pytest.fixture
-def run(decoder: Decoder) -> TrainingRun:
+def run(decoder: Decoder) -> TrainingState:
     return new_run(decoder, rank=3)
 
 
 @pytest.fixture
-def oracle(run: TrainingRun, base: Path, tmp_path: Path) -> Callable[[list[Datum], Loss], dict[str, np.ndarray]]:
+def oracle(run: TrainingState, base: Path, tmp_path: Path) -> Callable[[list[Datum], Loss], dict[str, np.ndarray]]:
     """The gradient of every factor, by its name, when a loss over all data's logprobs is differentiated by torch."""
     parts = peft_parts(run.adapter.named_arrays(), run.adapter.lora, "tiny", head_is_tied=False)
     for name, content in parts.items():
@@ -97,7 +97,7 @@ def all_in(generator: np.random.Generator, size: int) -> np.ndarray:
     return np.ones(size)
 
 
-def assert_same_gradient(run: TrainingRun, expected: dict[str, np.ndarray]) -> None:
+def assert_same_gradient(run: TrainingState, expected: dict[str, np.ndarray]) -> None:
     ours = run.adapter.named_arrays(run.grads)
     assert ours.keys() == expected.keys()
     assert max(np.abs(gradient).max() for gradient in expected.values()) > 1e-2
@@ -105,7 +105,7 @@ def assert_same_gradient(run: TrainingRun, expected: dict[str, np.ndarray]) -> N
         np.testing.assert_allclose(ours[name], gradient, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def a_pass(run: TrainingRun, batch: list[Datum], loss_fn: str) -> Pass:
+def a_pass(run: TrainingState, batch: list[Datum], loss_fn: str) -> Pass:
     each = Pass(run, batch, loss_fn, {}, False)
     for _ in each.carry_out(max_tokens=2048):
         pass
@@ -118,7 +118,7 @@ def tensor(datum: Datum, name: str) -> Tensor:
 
 @pytest.mark.conforms(51, 57)
 @pytest.mark.parametrize("num_targets", [None, 3], ids=["(N,)", "(N, K)"])
-def test_cross_entropy_with_weights_of_any_sign(run: TrainingRun, oracle, num_targets: int | None):
+def test_cross_entropy_with_weights_of_any_sign(run: TrainingState, oracle, num_targets: int | None):
     batch = data(targets_per_position=num_targets, weights=of_any_sign)
     done = a_pass(run, batch, "cross_entropy")
 
@@ -164,7 +164,9 @@ POLICY_LOSSES = [importance_sampling, ppo, cispo, dro, gspo, stable_reinforce]
 
 @pytest.mark.conforms(50, 51)
 @pytest.mark.parametrize("terms", POLICY_LOSSES, ids=lambda terms: terms.__name__)
-def test_policy_losses_with_their_defaults(run: TrainingRun, oracle, terms: Callable[[Tensor, Tensor, Tensor], Tensor]):
+def test_policy_losses_with_their_defaults(
+    run: TrainingState, oracle, terms: Callable[[Tensor, Tensor, Tensor], Tensor]
+):
     drawn: dict[str, Any] = {"logprobs": around_the_trainer, "advantages": of_any_sign, "weights": of_any_sign}
     if terms is gspo:
         drawn["sequence_ratio_mask"] = all_in
@@ -184,7 +186,7 @@ def test_policy_losses_with_their_defaults(run: TrainingRun, oracle, terms: Call
 
 
 @pytest.mark.conforms(60)
-def test_a_custom_loss_in_the_clients_two_passes_is_autograd_through_the_model(run: TrainingRun, oracle):
+def test_a_custom_loss_in_the_clients_two_passes_is_autograd_through_the_model(run: TrainingState, oracle):
     batch = data(weights=all_in)
 
     def contrast(logprobs: list[Tensor]) -> Tensor:

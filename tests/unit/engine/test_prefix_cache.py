@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eztinker.engine.prefix_cache import MIN_SHARED_TOKENS, PrefixCache, shared_beginning, shared_length
+from eztinker.engine.prefix_cache import MIN_SHARED_TOKENS, PrefixCache, shared_length, shared_prefix
 from eztinker.model.kv_cache import KVBlock
 
 TOKEN_BYTES = 2 * 4
@@ -77,5 +77,5 @@ def test_common_beginnings_end_where_the_first_prompt_differs():
     assert shared_length(first, second) == 2
     assert shared_length(first, first[:3]) == 3
     assert shared_length(first, np.array([], int)) == 0
-    assert shared_beginning([first, second, np.array([1])]).tolist() == [1]
-    assert shared_beginning([first]).tolist() == [1, 2, 3, 4]
+    assert shared_prefix([first, second, np.array([1])]).tolist() == [1]
+    assert shared_prefix([first]).tolist() == [1, 2, 3, 4]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import Sampler
+from eztinker.engine.sampler import BatchSampler
 from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.model.decoder import Decoder
 from eztinker.types import Datum, SamplingParams
@@ -119,7 +119,7 @@ def test_more_samples_than_places_all_come(decoder: Decoder, tiny_model_dir: Pat
 def test_a_batch_that_outgrows_its_memory_is_drawn_in_turns(decoder: Decoder, tiny_model_dir: Path):
     tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
     three_samples = 3 * (len(PROMPT) + WARM.max_tokens) * decoder.kv_bytes_per_token
-    sampler = Sampler(decoder, tokenizer, max_batch_size=64, kv_cache_bytes=three_samples)
+    sampler = BatchSampler(decoder, tokenizer, max_batch_size=64, kv_cache_bytes=three_samples)
     sampler.submit(job("a", PROMPT, WARM, num_samples=8))
     sampler.step()
     assert sampler.num_running == 3

@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import Sampler
+from eztinker.engine.sampler import BatchSampler
 from eztinker.model.decoder import Decoder
 from eztinker.types import SamplingParams
 from tests.oracles import draw_tokens, load_decoder
@@ -66,7 +66,7 @@ def test_a_request_can_be_cancelled_while_a_fault_is_looked_for(decoder: Decoder
     assert done.keys() == {"bad", "stays"}
 
 
-def run_to_the_end(sampler: Sampler, jobs: list[SampleJob]) -> dict[str, SampleJob]:
+def run_to_the_end(sampler: BatchSampler, jobs: list[SampleJob]) -> dict[str, SampleJob]:
     """Submit jobs and step until the sampler is idle; what it gave back, each job once."""
     for each in jobs:
         sampler.submit(each)

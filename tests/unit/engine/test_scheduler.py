@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from eztinker.engine.scheduler import Scheduler
-from eztinker.engine.trainer import Pass, TrainingRun
-from eztinker.engine.training_queue import Operation, Outcome
+from eztinker.engine.trainer import Pass, TrainingState
+from eztinker.engine.training_queue import JobOutcome, TrainingJob
 from eztinker.errors import InvalidInput, NonFiniteUpdate
 from eztinker.model.decoder import Decoder
 from eztinker.types import AdamParams, Datum, ForwardBackwardResult, SamplingParams
@@ -21,15 +21,15 @@ def decoder(tiny_model_dir: Path) -> Decoder:
     return load_decoder(tiny_model_dir)
 
 
-def pass_of(name: str, run: TrainingRun, data: list[Datum], model: str) -> Operation:
-    return Operation(name, model, lambda: Pass(run, data, "cross_entropy", {}, False))
+def pass_of(name: str, run: TrainingState, data: list[Datum], model: str) -> TrainingJob:
+    return TrainingJob(name, model, lambda: Pass(run, data, "cross_entropy", {}, False))
 
 
-def step_of(name: str, run: TrainingRun, model: str) -> Operation:
-    return Operation(name, model, lambda: run.optim_step(AdamParams(learning_rate=1e-2)), is_step=True)
+def step_of(name: str, run: TrainingState, model: str) -> TrainingJob:
+    return TrainingJob(name, model, lambda: run.optim_step(AdamParams(learning_rate=1e-2)), is_step=True)
 
 
-def run_all(scheduler: Scheduler) -> list[Outcome]:
+def run_all(scheduler: Scheduler) -> list[JobOutcome]:
     outcomes = []
     while not scheduler.is_idle:
         outcomes += scheduler.turn()
@@ -97,7 +97,7 @@ def test_work_that_raises_fails_alone(decoder: Decoder):
 
     run = new_run(decoder)
     scheduler = Scheduler(max_train_tokens=2048)
-    scheduler.submit(Operation("bad", "a", refuse))
+    scheduler.submit(TrainingJob("bad", "a", refuse))
     scheduler.submit(pass_of("good", run, [cross_entropy_datum(9, seed=1)], "b"))
     outcomes = {outcome.op_id: outcome for outcome in run_all(scheduler)}
     assert isinstance(outcomes["bad"].error, InvalidInput)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eztinker.checkpoints.store import read_manifest
+from eztinker.checkpoints.checkpoint_files import read_manifest
 from eztinker.engine.adamw import AdamW
 from eztinker.engine.scheduler import Scheduler
-from eztinker.engine.trainer import Pass, TrainingRun
-from eztinker.engine.training_queue import Operation
+from eztinker.engine.trainer import Pass, TrainingState
+from eztinker.engine.training_queue import TrainingJob
 from eztinker.model.decoder import Decoder
 from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.types import AdamParams, CheckpointKind, ForwardBackwardResult
@@ -69,7 +69,7 @@ def checkpoint(decoder: Decoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return directory
 
 
-def state(run: TrainingRun) -> list[Tensor]:
+def state(run: TrainingState) -> list[Tensor]:
     return [
         tensor.clone()
         for tensor in (
@@ -84,11 +84,11 @@ def state(run: TrainingRun) -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def used_run(decoder: Decoder) -> Callable[[int], TrainingRun]:
+def used_run(decoder: Decoder) -> Callable[[int], TrainingState]:
     """A run with moments and a pending gradient, the same for the same seed."""
     made = {seed: _used_run(decoder, seed) for seed in (1, 2)}
 
-    def copy(seed: int) -> TrainingRun:
+    def copy(seed: int) -> TrainingState:
         run, original = new_run(decoder, seed=seed), made[seed]
         moments = original.optimizer
         run.replace_state(
@@ -101,14 +101,14 @@ def used_run(decoder: Decoder) -> Callable[[int], TrainingRun]:
     return copy
 
 
-def _used_run(decoder: Decoder, seed: int) -> TrainingRun:
+def _used_run(decoder: Decoder, seed: int) -> TrainingState:
     run = new_run(decoder, seed=seed)
     for work in (one_pass(run), lambda: run.optim_step(STEP), one_pass(run)):
         through_the_engine({"run": [work]})
     return run
 
 
-def one_pass(run: TrainingRun) -> Callable[[], object]:
+def one_pass(run: TrainingState) -> Callable[[], object]:
     return lambda: Pass(run, DATA, "cross_entropy", {}, False)
 
 
@@ -117,7 +117,7 @@ def through_the_engine(work_by_run: dict[str, list[Callable[[], object]]]) -> di
     scheduler = Scheduler(max_train_tokens=16)
     for name, works in work_by_run.items():
         for work in works:
-            scheduler.submit(Operation(name, name, work))
+            scheduler.submit(TrainingJob(name, name, work))
     outcomes: dict[str, list[Any]] = {name: [] for name in work_by_run}
     while not scheduler.is_idle:
         for outcome in scheduler.turn():
@@ -143,9 +143,9 @@ def short_of_memory(work: Callable[[], object], fails_at: int | None) -> tuple[C
 
 @pytest.mark.parametrize("kind", ["pass", "step", "load", "sampler"])
 def test_an_operation_that_runs_out_of_memory_anywhere_fails_alone_and_changes_nothing(
-    decoder: Decoder, used_run: Callable[[int], TrainingRun], checkpoint: Path, kind: str
+    decoder: Decoder, used_run: Callable[[int], TrainingState], checkpoint: Path, kind: str
 ):
-    def work_on(run: TrainingRun) -> Callable[[], object]:
+    def work_on(run: TrainingState) -> Callable[[], object]:
         return {
             "pass": one_pass(run),
             "step": lambda: run.optim_step(STEP),
@@ -175,7 +175,7 @@ def test_an_operation_that_runs_out_of_memory_anywhere_fails_alone_and_changes_n
 
 
 def test_numbers_that_are_not_finite_fail_one_operation_with_advice_and_leave_the_weights(
-    used_run: Callable[[int], TrainingRun],
+    used_run: Callable[[int], TrainingState],
 ):
     alone = used_run(2)
     expected = through_the_engine({"neighbour": [one_pass(alone), lambda: alone.optim_step(STEP)]})

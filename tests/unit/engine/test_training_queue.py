@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from eztinker.engine.trainer import Pass
-from eztinker.engine.training_queue import Operation, Outcome, TrainingQueue
+from eztinker.engine.training_queue import JobOutcome, TrainingJob, TrainingQueue
 from eztinker.errors import InvalidInput
 from tests.oracles import load_decoder
 from tests.unit.engine.engine_helpers import cross_entropy_datum, new_run
 
 
-def plain(name: str, run: str, **fields: object) -> Operation:
+def plain(name: str, run: str, **fields: object) -> TrainingJob:
     """Work that is done in one piece and results in its own name."""
-    return Operation(name, run, lambda: name, **fields)  # pyright: ignore[reportArgumentType]
+    return TrainingJob(name, run, lambda: name, **fields)  # pyright: ignore[reportArgumentType]
 
 
 def new_queue(max_train_tokens: int = 100) -> tuple[TrainingQueue, list[str]]:
@@ -25,8 +25,8 @@ def new_queue(max_train_tokens: int = 100) -> tuple[TrainingQueue, list[str]]:
     return TrainingQueue(max_train_tokens, announced.append), announced
 
 
-def emptied(queue: TrainingQueue) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def emptied(queue: TrainingQueue) -> list[JobOutcome]:
+    outcomes: list[JobOutcome] = []
     while not queue.is_empty:
         outcomes += queue.advance()
     return outcomes
@@ -69,7 +69,7 @@ def test_an_operation_that_raises_ends_in_its_error_and_the_next_goes_on():
         raise InvalidInput("no")
 
     queue, _ = new_queue()
-    queue.submit(Operation("bad", "run", broken))
+    queue.submit(TrainingJob("bad", "run", broken))
     queue.submit(plain("good", "run"))
     first, second = emptied(queue)
     assert (first.op_id, first.value, str(first.error)) == ("bad", None, "no")
@@ -91,7 +91,7 @@ def test_a_run_with_a_micro_batch_in_hand_goes_first_and_a_long_datum_makes_room
     run = new_run(load_decoder(tiny_model_dir))
     data = [cross_entropy_datum(30, seed=1), cross_entropy_datum(20, seed=2)]
     queue, announced = new_queue(max_train_tokens=30)
-    queue.submit(Operation("long", "a", lambda: Pass(run, data, "cross_entropy", {}, False), longest=50))
+    queue.submit(TrainingJob("long", "a", lambda: Pass(run, data, "cross_entropy", {}, False), longest=50))
     queue.submit(plain("other", "b"))
     assert queue.num_tokens == 50
     while not queue.is_open:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from eztinker.errors import Unsupported
-from eztinker.model_files.config import FAMILIES as READ_FAMILIES
+from eztinker.model_files.decoder_config import FAMILIES as READ_FAMILIES
 from eztinker.types import KNOWN_MODEL_TYPES
 from tests.oracles import draw_tokens, load_decoder, packed_logits, transformers_logits
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from eztinker.engine.trainer import Pass, TrainingRun
+from eztinker.engine.trainer import Pass, TrainingState
 from eztinker.model.decoder import Decoder
 from eztinker.model.lora import Adapter
 from eztinker.types import Datum, LoraSpec
@@ -89,7 +89,7 @@ def test_loss_and_gradients_equal_peft(tiny_model: Callable[..., Path], family: 
     directory = tiny_model(family)
     decoder = load_decoder(directory)
     flags, modules = TARGETS[targets]
-    run = TrainingRun("tiny", decoder, trained_adapter(decoder, LoraSpec(rank=4, seed=0, **flags)))
+    run = TrainingState("tiny", decoder, trained_adapter(decoder, LoraSpec(rank=4, seed=0, **flags)))
     data = [
         datum(draw_tokens(length, seed=length), [(-1.0, 0.0, 0.5, 2.0)[i % 4] for i in range(length - 1)])
         for length in (20, 7, 2, 13)

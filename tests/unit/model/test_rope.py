@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eztinker.model.rope import FREQUENCIES, RopeConfig, RotationTable
-from eztinker.model_files.rope import ROPE_KINDS
+from eztinker.model_files.rope_config import ROPE_KINDS
 from tests.oracles import CPU
 
 

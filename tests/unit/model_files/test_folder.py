@@ -24,7 +24,7 @@ from eztinker.model import device
 from eztinker.model.attention import PackedAttention
 from eztinker.model.decoder import Decoder
 from eztinker.model.weights import WeightFiles
-from eztinker.model_files.config import config_of
+from eztinker.model_files.decoder_config import parse_config
 from eztinker.model_files.folder import read_model_folder
 from tests.odd_configs import FAMILIES, SPOILT, Config, drawn_config
 from tests.oracles import CPU, draw_tokens, load_decoder, packed_logits
@@ -122,7 +122,7 @@ def test_what_is_not_served_is_refused_at_start_by_name(
 def test_a_family_says_by_default_what_transformers_says():
     """A config that names nothing but its family."""
     for family in FAMILIES:
-        theirs, ours = AutoConfig.for_model(family), config_of({"model_type": family}, "x")
+        theirs, ours = AutoConfig.for_model(family), parse_config({"model_type": family}, "x")
         assert ours.num_layers == theirs.num_hidden_layers
         for field in ("vocab_size", "hidden_size", "intermediate_size", "rms_norm_eps", "tie_word_embeddings"):
             assert getattr(ours, field) == getattr(theirs, field), field

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.oplog import database
-from eztinker.oplog.database import WAL_BYTES, flush_again, open_database
+from eztinker.oplog.database import WAL_BYTES, open_database, reflush_wal
 
 
 def test_a_commit_is_on_disk_when_it_returns_and_references_are_checked(tmp_path: Path):
@@ -57,11 +57,11 @@ def test_writing_the_log_of_changes_again_changes_no_byte_of_it(
         wal = path.with_name("log-wal")
         before = wal.read_bytes()
         assert len(before) > 100
-        flush_again(path)
+        reflush_wal(path)
         assert wal.read_bytes() == before
         assert db.execute("SELECT n FROM numbers").fetchall() == [(7,)]
 
 
 def test_where_there_is_none_none_is_made(tmp_path: Path):
-    flush_again(tmp_path / "log")
+    reflush_wal(tmp_path / "log")
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,7 @@ def test_a_name_means_the_run_of_the_owner_who_is_asked_first(store: Store, owne
         sessions.add_session(db, session())
         for owner in ("ann", "bob"):
             models.add(db, msgspec.structs.replace(model(f"of-{owner}"), owner=owner, name="mine"))
-        return [models.meant(db, reference, owners) for reference in ("mine", "of-ann")]
+        return [models.resolve(db, reference, owners) for reference in ("mine", "of-ann")]
 
     by_name, by_id = asyncio.run(store.write(named))
     assert [each.model_id for each in by_name] == [f"of-{owners[0]}"]

@@ -33,7 +33,7 @@ def test_outcomes_are_numbered_in_their_lane_in_the_order_in_which_they_come(sto
             operations.append(db, operation(f"{lane}{seq_id}", lane=lane, seq_id=seq_id))
         finish(db, "a1", b"12345")
         finish(db, "b0", b"1")
-        operations.lose(db, "a0", NOW)
+        operations.mark_lost(db, "a0", NOW)
         finish(db, f"a{10**18}", b"1")
 
     def completions(after: int, seq_ids: range = range(10**9)) -> list[tuple[str, int, str, int | None]]:

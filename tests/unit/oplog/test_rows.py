@@ -30,7 +30,7 @@ from eztinker.oplog import (
     uploads,
     usage,
 )
-from eztinker.oplog.rows import Completion, Operation, OperationStatus
+from eztinker.oplog.rows import Operation, OperationStatus, SettledOperation
 from eztinker.oplog.schema import metadata
 from eztinker.types import CheckpointKind, OperationKind, Page, Record
 
@@ -212,7 +212,7 @@ def test_an_outcome_is_announced_with_the_size_of_its_result(db: Connection, res
     values = bare(metadata.tables["operations"], Operation) | DONE | {"result": result}
     db.execute(insert(metadata.tables["operations"]), values)
     (announced,) = operations.completions(db, "model", after=0, seq_ids=range(100), limit=10)
-    assert announced == Completion(
+    assert announced == SettledOperation(
         op_id="text", completion=7, status=OperationStatus.DONE, num_bytes=None if result is None else len(result)
     )
 

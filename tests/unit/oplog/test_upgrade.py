@@ -30,7 +30,7 @@ from eztinker.oplog.database import open_database
 from eztinker.oplog.models import run_id_of
 from eztinker.oplog.schema import SCHEMA_VERSION, metadata
 from eztinker.oplog.store import Store
-from eztinker.oplog.upgrade import _stamp, alembic_config, backup_path, bring_up_to_date, run_migrations
+from eztinker.oplog.upgrade import _stamp, alembic_config, backup_path, create_or_upgrade, run_migrations
 from tests.servers import serving_scripted
 from tests.unit.oplog.upgrade_kills import SYNTHETIC, VERSION_2
 from tests.wire import PROTOBUF, loss_of, outcome
@@ -87,7 +87,7 @@ def options_of(index: Mapping[str, Any]) -> dict[str, str]:
 
 def test_migrations_lead_to_the_schema_that_a_new_log_gets(tmp_path: Path):
     made, migrated = open_database(tmp_path / "made"), open_database(tmp_path / "migrated")
-    bring_up_to_date(made, tmp_path / "made")
+    create_or_upgrade(made, tmp_path / "made")
     with migrated.begin() as connection:
         run_migrations(connection)
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})

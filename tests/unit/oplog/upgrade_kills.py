@@ -19,7 +19,7 @@ from pathlib import Path
 from eztinker import failpoints
 from eztinker.oplog.database import open_database
 from eztinker.oplog.schema import SCHEMA_VERSION
-from eztinker.oplog.upgrade import OURS, Migrations, backup_path, bring_up_to_date
+from eztinker.oplog.upgrade import OURS, Migrations, backup_path, create_or_upgrade
 
 VERSION_2 = Path(__file__).with_name("oplog_version_2.sql")
 SYNTHETIC = Migrations(SCHEMA_VERSION + 1, (*OURS.directories, Path(__file__).with_name("migrations_of_tests")))
@@ -43,7 +43,7 @@ def make_log(path: Path) -> None:
 
 def upgrade(path: Path) -> None:
     engine = open_database(path)
-    bring_up_to_date(engine, path, SYNTHETIC)
+    create_or_upgrade(engine, path, SYNTHETIC)
     engine.dispose()
 
 

@@ -1,4 +1,4 @@
-"""Adapters as archives: a signed link to a checkpoint's, as clients before exports ask for it, and imports."""
+"""Adapters as archives: signed links to a checkpoint's archive, for older clients, and imports."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ open_router = router_without_key()
 """Routes that a signature opens instead of a key."""
 
 MAX_ADAPTER_BYTES = 512 << 20
-"""Of an adapter that is imported; one of rank 64 on every weight of a model of 3 billion parameters has 400 MB."""
+"""Largest archive to import. Rank 64 on every weight of a model of 3 billion parameters takes 400 MB."""
 
 
 @router.get("/training_runs/{model_id}/checkpoints/{kind}/{name}/archive")
 async def checkpoint_archive(
     model_id: str, kind: str, name: str, request: Request, service: ServiceDep, owner: Owner
 ) -> RedirectResponse:
-    """The client does not follow the redirect, but hands its address to the user."""
+    """Redirect to a signed link, which the client does not follow but hands to the user."""
     checkpoint, _ = await service.checkpoints.open(owner, f"{TINKER_SCHEME}{model_id}/{kind}/{name}", "download")
     expires_at = service.clock.now() + LIFETIME
     signature = service.links.sign("archive", checkpoint.checkpoint_id, expires_at=expires_at)
@@ -36,7 +36,7 @@ async def checkpoint_archive(
 
 @open_router.get("/archives/{checkpoint_id}")
 async def archive(checkpoint_id: str, expires: int, signature: str, service: ServiceDep) -> Response:
-    """A checkpoint's adapter as a PEFT folder in a tar file, for whoever has a link that we signed."""
+    """A checkpoint's adapter as a PEFT folder in a tar file, for the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("archive", checkpoint_id, signature=signed, now=service.clock.now())
     checkpoint = await service.checkpoints.linked(checkpoint_id)
@@ -47,10 +47,11 @@ async def archive(checkpoint_id: str, expires: int, signature: str, service: Ser
 async def import_adapter(
     request: Request, base_model: str, name: str, service: ServiceDep, owner: Owner
 ) -> dict[str, Any]:
-    """Our own addition to the protocol: the body is an archive as above, the answer where it can be sampled from.
+    """Import an adapter from a PEFT archive in the body; an addition of ours to the protocol.
 
-    `warning` is a sentence for the user if the adapter may be one of another base model.
+    `tinker_path` is the checkpoint to sample from, `warning` a sentence for the user if the adapter may have been
+    trained on another base model.
     """
     body = await read_body(request, max_bytes=MAX_ADAPTER_BYTES)
     imported = await service.adapters.import_archive(owner, body, base_model=base_model, name=name)
-    return {"tinker_path": imported.path, "warning": imported.doubt}
+    return {"tinker_path": imported.path, "warning": imported.warning}

@@ -17,7 +17,7 @@ _RESOURCE = {
     "teams": "team",
     "organizations": "organization",
 }
-"""How events of each type begin. There are no teams and organizations here, so nothing happens to them."""
+"""First word of the events of each type. This server has no teams and organizations, hence no events of them."""
 
 
 @router.get("/audit")
@@ -32,6 +32,6 @@ async def audit_log(
 
 
 def _as_json(entry: AuditEntry) -> dict[str, Any]:
-    """Clients of before `event_details` look for three of them one level up."""
+    """An entry as JSON; three of its details are repeated at the top level, where older clients look for them."""
     older = {name: entry.details.get(name) for name in ("model_id", "tinker_path", "purpose")}
     return {"timestamp": entry.created_at.isoformat(), "event": entry.event, "event_details": entry.details} | older

@@ -1,4 +1,4 @@
-"""What was used and what is stored, in the form of a bill that always comes to nothing."""
+"""Usage and storage in the form of a bill that always amounts to 0 USD."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ async def external_weights_urls(
 
 @router.post("/copy_weights")
 async def copy_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """The token for another owner's weights comes as a header or in the body; clients prefer the header."""
+    """Copy a checkpoint. The token for another owner's weights comes as a header or in the body; the header wins."""
     body = await read_json(request, CopyWeightsBody)
     path = await service.checkpoint_copies.copy(
         owner,
@@ -121,7 +121,7 @@ async def weights_info(request: Request, service: ServiceDep, owner: Owner) -> d
 async def exported_file(
     checkpoint_id: str, file_name: str, expires: int, signature: str, service: ServiceDep
 ) -> FileResponse:
-    """One file of an export, for whoever has a link that we signed."""
+    """One file of an export, for the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("export", checkpoint_id, file_name, signature=signed, now=service.clock.now())
     checkpoint = await service.checkpoints.linked(checkpoint_id)

@@ -1,4 +1,4 @@
-"""What a client asks before it does anything: flags and capabilities; and its telemetry, which is dropped."""
+"""Client flags and server capabilities, which a client asks for first; and telemetry, which is discarded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MAX_TELEMETRY_BYTES = 8 << 20
 
 @router.post("/client/config")
 async def client_config(request: Request, owner: Owner) -> dict[str, Any]:
-    """Flags of the client; those that are not named keep the client's defaults.
+    """Feature flags for the client; flags that are not named keep the client's defaults.
 
-    What the client says of itself here has no effect, so it is not looked at: a newer client must not fail at hello.
+    The body, in which the client describes itself, is not decoded: a newer client must not fail here.
     """
     await drop_body(request, max_bytes=MAX_JSON_BYTES)
     return {
@@ -53,6 +53,6 @@ async def get_server_capabilities(service: ServiceDep, owner: Owner) -> dict[str
 
 @router.post("/telemetry")
 async def telemetry(request: Request, owner: Owner) -> dict[str, str]:
-    """Taken and dropped: it may hold prompts and error texts, which are the user's own."""
+    """Accept telemetry and discard it: it may contain prompts and error texts, which are the user's own."""
     await drop_body(request, max_bytes=MAX_TELEMETRY_BYTES)
     return {"status": "accepted"}

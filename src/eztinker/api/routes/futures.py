@@ -1,4 +1,4 @@
-"""Outcomes of promises: by long poll for one, or for all of a sampling client; and giving them up."""
+"""Futures: long polls for one outcome or for all of a sampling client, and cancellation."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from eztinker.protocol import sampling_codec, training_codec
 from eztinker.service.execution.operations import Done, Failure
 from eztinker.service.execution.plans import PROTOBUF
 from eztinker.service.execution.queue_state import QueueState
-from eztinker.service.sampling.completions import Completion
+from eztinker.service.sampling.completions import SettledOperation
 from eztinker.types import OperationKind
 
 router = router_with_key()
 
 MAX_UNANNOUNCED_BYTES = 1 << 20
-"""A larger result is announced to clients that make room for it."""
-SHORTEST_HOLD = 2 / 3
-"""Share of the hold time. Polls that came together are let go one by one, or they would all come back together."""
+"""Size above which a result is announced first, to clients that ask for it."""
+MIN_HOLD_SHARE = 2 / 3
+"""Shortest hold of a poll as a share of the hold time. Holds are random, so that polls do not all return together."""
 
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -> Response:
-    """The outcome, as soon as it is there; 408 if it is not within the hold time, and the client asks again.
+    """The outcome as soon as there is one; 408 if there is none within the hold time, and the client polls again.
 
-    Of a large result only the size, to a client that wants to make room first; it then asks for the result itself.
+    A client that asks for it gets only the size of a large result first, and then polls for the result itself.
     """
     body = await read_json(request, RetrieveFutureBody)
-    hold_seconds = service.config.poll_hold_seconds * random.uniform(SHORTEST_HOLD, 1)
+    hold_seconds = service.config.poll_hold_seconds * random.uniform(MIN_HOLD_SHARE, 1)
     with service.polls.held(owner):
         outcome = await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds)
     match outcome:
@@ -51,7 +51,7 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -
 
 @router.post("/retrieve_futures")
 async def retrieve_futures(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """Which samples of a client are over; what they came to is fetched with retrieve_future."""
+    """Ids of a client's samples that have ended; their results are fetched with retrieve_future."""
     body = await read_json(request, RetrieveFuturesBody)
     hold_seconds = service.config.poll_hold_seconds
     if body.timeout is not None:
@@ -73,13 +73,13 @@ async def retrieve_futures(request: Request, service: ServiceDep, owner: Owner) 
 
 @router.post("/cancel_future")
 async def cancel_future(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """Best effort: what is over, or unknown, or no sample, stays as it is, and the answer is the same."""
+    """Cancel a sample, if the id is one of a sample that has not ended; the answer is always the same."""
     body = await read_json(request, CancelFutureBody)
     service.sampling.cancel(owner, body.request_id)
     return {}
 
 
-def _completion(completion: Completion) -> dict[str, Any]:
+def _completion(completion: SettledOperation) -> dict[str, Any]:
     if not completion.has_result:
         return {"state": "failed", "request_id": completion.op_id}
     size = completion.num_bytes
@@ -94,7 +94,7 @@ async def _result(done: Done, *, accepts: str) -> Response:
 
 
 def _not_yet(state: QueueState) -> JSONResponse:
-    """408 rather than a try_again body: the client asks again at once either way, and logs a warning for the latter."""
+    """A 408, after which the client polls again at once, as after a try_again body, but logs no warning."""
     body = {"queue_state": state.queue, "detail": state.reason or "The result is not there yet"}
     if state.reason is not None:
         body["queue_state_reason"] = state.reason

@@ -1,4 +1,4 @@
-"""Is the server alive, and can it serve? The only questions that need no key."""
+"""Liveness and readiness of the server; neither route needs a key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def healthz() -> JSONResponse:
 
 @router.get("/readyz")
 async def readyz(service: ServiceDep) -> JSONResponse:
-    """200 once the engine takes commands."""
+    """Answer 200 once the engine takes commands, else 503."""
     if service.engine.ready is None:
         return JSONResponse({"status": "starting", "detail": "The engine is starting"}, status_code=503)
     # Why there are no kernels is for those with a key, on /status: it may quote paths of this machine.

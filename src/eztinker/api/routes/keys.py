@@ -1,4 +1,4 @@
-"""What the holder of a key may do with the key itself: look at it, trade it for a token, give it up."""
+"""The caller's own key: look at it, exchange it for a token, revoke it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request
 
 from eztinker.api.auth import KEY_HEADER, Holder, ServiceDep, router_with_key
-from eztinker.api.errors import Refused
+from eztinker.api.error_responses import RequestRefused
 from eztinker.service.accounts.access import SERVER_KEY_ID
 from eztinker.service.accounts.tokens import ORGANIZATION, TOKEN_PREFIX
 
@@ -18,9 +18,9 @@ router = router_with_key()
 
 @router.post("/auth/token")
 async def exchange_key(request: Request, service: ServiceDep, holder: Holder) -> dict[str, str]:
-    """A token for the key; a token buys no other token, or one would last for ever."""
+    """A token for the key. A token buys no other token: it could be prolonged for ever."""
     if request.headers[KEY_HEADER].startswith(TOKEN_PREFIX):
-        raise Refused(HTTPStatus.FORBIDDEN, "key_needed", "A token is given for a key, not for another token")
+        raise RequestRefused(HTTPStatus.FORBIDDEN, "key_needed", "A token is given for a key, not for another token")
     return {"jwt": service.tokens.issue(holder)}
 
 
@@ -38,6 +38,8 @@ async def get_own_key(holder: Holder) -> dict[str, Any]:
 @router.delete("/auth/apikey/me")
 async def revoke_own_key(service: ServiceDep, holder: Holder) -> dict[str, Any]:
     if holder.key_id == SERVER_KEY_ID:
-        raise Refused(HTTPStatus.FORBIDDEN, "server_key", "The server's own key can only be changed on its machine")
+        raise RequestRefused(
+            HTTPStatus.FORBIDDEN, "server_key", "The server's own key can only be changed on its machine"
+        )
     await asyncio.to_thread(service.keys.revoke, holder, service.clock.now())
     return {}

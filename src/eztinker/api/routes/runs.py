@@ -1,4 +1,4 @@
-"""Runs by the ids and names that users know: what each has come to, and what it is called."""
+"""Runs by the ids and names that users know: their progress, their names and notes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def get_run(run: str, service: ServiceDep, owner: Owner) -> dict[str, Any]
 
 @router.patch("/runs/{run}")
 async def label_run(run: str, request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """Another name or note; null takes it away, and what is left out stays."""
+    """Set a run's name or note; null clears a field, and a field that is left out stays."""
     body = await read_json(request, LabelRunBody)
     return _as_json(await service.run_directory.label(owner, run, body.changes()))
 

@@ -53,9 +53,10 @@ async def get_sampler(sampler_id: str, service: ServiceDep, owner: Owner) -> dic
 
 @router.post("/stream_sample")
 async def stream_sample(request: Request, service: ServiceDep, owner: Owner) -> StreamingResponse:
-    """Our own addition to the protocol: the body of an asample, answered with lines of JSON as tokens are drawn.
+    """Stream a sample as lines of JSON while its tokens are drawn; an addition of ours to the protocol.
 
-    The last line has a `stop_reason`, or an `error`. A client that leaves gives the sample up.
+    The body is that of an asample. The last line has a `stop_reason` or an `error`. A client that disconnects cancels
+    the sample.
     """
     body = await read_json_bytes(request, max_bytes=MAX_SAMPLE_BYTES)
     stream = await service.sampling.stream(owner, await decoded(decode_request, body))
@@ -63,7 +64,7 @@ async def stream_sample(request: Request, service: ServiceDep, owner: Owner) -> 
 
 
 class _Streamed(StreamingResponse):
-    """Closes the stream even if the client has left before the first line."""
+    """A streaming response that closes its sample even if the client disconnects before the first line."""
 
     def __init__(self, stream: SampleStream) -> None:
         super().__init__(_lines(stream), media_type="application/x-ndjson")
@@ -89,5 +90,5 @@ def _as_json(piece: Drawn | Failure) -> dict[str, Any]:
 @router.post("/asample")
 async def asample(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     body = await read_json_bytes(request, max_bytes=MAX_SAMPLE_BYTES)
-    promise = await service.sampling.sample(owner, await decoded(decode_request, body))
-    return {"request_id": promise.op_id, "sample_sequence_ids": promise.sequence_ids}
+    future = await service.sampling.sample(owner, await decoded(decode_request, body))
+    return {"request_id": future.op_id, "sample_sequence_ids": future.sequence_ids}

@@ -1,4 +1,4 @@
-"""Sessions in hindsight: search, the project they are in, and the trace of their requests."""
+"""Past and present sessions: search, the project they belong to, and traces of their requests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def export_session_trace(session_id: str, request: Request, service: Servi
 
 @open_router.get("/traces/{session_id}")
 async def session_trace(session_id: str, expires: int, signature: str, service: ServiceDep) -> Response:
-    """A session's timeline in Perfetto's format, for whoever has a link that we signed."""
+    """A session's timeline in Perfetto's format, for the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("trace", session_id, signature=signed, now=service.clock.now())
     return Response(await service.traces.export(session_id), media_type="application/octet-stream")
@@ -76,7 +76,7 @@ def _cursor(last: Session) -> dict[str, str]:
 
 
 def _status(session: Session) -> dict[str, Any] | None:
-    """None for a session whose client fell silent: it has neither finished nor is it known to run."""
+    """A session's status as JSON; None if it expired: its client stopped without saying that it finished."""
     match session.status:
         case SessionStatus.ACTIVE:
             return {"type": "active"}

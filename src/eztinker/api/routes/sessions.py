@@ -36,7 +36,7 @@ async def create_session(request: Request, service: ServiceDep, owner: Owner) ->
 
 @router.post("/session_heartbeat")
 async def session_heartbeat(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """The client is alive; 410 tells it that its session is over."""
+    """Keep a session alive; 410 if it has ended."""
     body = await read_json(request, HeartbeatBody)
     await service.sessions.require_active(owner, body.session_id)
     return {"type": "session_heartbeat"}

@@ -1,4 +1,4 @@
-"""What the server does at this moment, and with what: for `eztinker status`."""
+"""The server's present activity and resources, for `eztinker status`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = router_with_key()
 
 @router.get("/status")
 async def status(service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """Queue and rates are those of the whole server, runs and checkpoints the caller's own."""
+    """Activity, queue and rates of the whole server, and numbers of the caller's own runs and checkpoints."""
     nothing = Page(offset=0, limit=0)
     _, num_runs = await service.run_directory.page(owner, nothing)
     _, num_checkpoints = await service.checkpoints.of_owner(owner, nothing)

@@ -1,7 +1,7 @@
 """Tokenizers for clients without a model hub: set HF_ENDPOINT to this server, and `from_pretrained` finds them here.
 
-The hub's own protocol, as far as loading a tokenizer goes, and without a key, which its client would not send. Nothing
-but the tokenizer files of served models can be had.
+The routes follow the hub's protocol as far as loading a tokenizer goes. They need no key, which the hub's client would
+not send, and serve nothing but the tokenizer files of served models.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ TOKENIZER_FILES = frozenset(
     }
 )
 LLAMA_3, LLAMA_3_TOKENIZER = "meta-llama/Llama-3", "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"
-"""Under the second name clients ask for the tokenizer of every model whose name begins with the first."""
+"""Prefix of model names, and the repository from which clients load the tokenizer of each such model."""
 
 
 @router.get("/{repository:path}/resolve/{revision}/{file_name}")
 @router.head("/{repository:path}/resolve/{revision}/{file_name}")
 async def tokenizer_file(repository: str, revision: str, file_name: str, service: ServiceDep) -> Response:
-    """A tokenizer file of a served model; every revision is the one that is served."""
+    """A tokenizer file of a served model, whatever revision is asked for."""
     directory = _directory_of(service.catalog, repository)
     if directory is None:
         return _absent("RepoNotFound", f"The base model {repository!r} is not served here")
@@ -53,7 +53,7 @@ async def tokenizer_file(repository: str, revision: str, file_name: str, service
 
 @router.get("/api/models/{rest:path}")
 async def repository_listing(rest: str) -> Response:
-    """There are no listings; clients then ask for the files they know."""
+    """Answer 404, after which clients ask for the files they know: this server lists no repositories."""
     return _absent("EntryNotFound", "This server lists no repositories; it has the tokenizer files of its base models")
 
 
@@ -68,14 +68,14 @@ def _directory_of(catalog: Catalog, repository: str) -> Path | None:
 
 
 def _commit(directory: Path) -> str:
-    """What the hub calls the state of a repository: another one as soon as a file is another, so that caches notice."""
+    """A commit hash for the repository, which changes as soon as a file does, so that the client's cache notices."""
     stats = {name: (directory / name).stat() for name in sorted(TOKENIZER_FILES) if (directory / name).is_file()}
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
     return hashlib.sha256(repr(state).encode()).hexdigest()[:40]
 
 
 def _absent(code: str, sentence: str) -> JSONResponse:
-    """As a model hub says it, and with the sentence where our other routes have it."""
+    """A 404 in the form of a model hub, with the sentence also where our other routes have it."""
     headers = {"X-Error-Code": code, "X-Error-Message": code}
     sentence = without_secrets(sentence)
     return JSONResponse({"error": sentence, "detail": sentence}, status_code=HTTPStatus.NOT_FOUND, headers=headers)

@@ -1,4 +1,4 @@
-"""Training runs and their numbered operations. Every answer here is a promise, except get_info."""
+"""Training runs and their numbered operations. Every answer here is a future, except get_info's."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def create_model(request: Request, service: ServiceDep, owner: Owner) -> d
         ),
         optimizer_family=optimizer_family(body.optimizer_config),
     )
-    return _promise(op_id, new.model_id)
+    return _future(op_id, new.model_id)
 
 
 @router.post("/get_info")
@@ -75,18 +75,18 @@ async def get_info(request: Request, service: ServiceDep, owner: Owner) -> dict[
 @router.post("/unload_model")
 async def unload_model(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
     body = await read_json(request, ModelBody)
-    return _promise(await service.runs.unload(owner, body.model_id), body.model_id)
+    return _future(await service.runs.unload(owner, body.model_id), body.model_id)
 
 
 @router.post("/forward_backward")
 async def forward_backward(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """Protobuf from current clients, JSON from older ones and by hand."""
+    """Run one pass with gradients; the body is protobuf from current clients, JSON from older ones."""
     return await _forward_backward(request, service, owner, forward_only=False)
 
 
 @router.post("/forward")
 async def forward(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """What clients before protobuf call for a pass without gradients."""
+    """Run one pass without gradients, as clients before protobuf ask for it."""
     return await _forward_backward(request, service, owner, forward_only=True)
 
 
@@ -115,7 +115,7 @@ async def save_weights_external(request: Request, service: ServiceDep, owner: Ow
 
 @router.post("/load_weights")
 async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> dict[str, Any]:
-    """Into the model that is named, or into a new one of the session that is named."""
+    """Load a checkpoint into the named model, or into a new model of the named session."""
     value = await read_object(request)
     if value.get("session_id") is None:
         load = partial(_load, request, service, owner)
@@ -133,7 +133,7 @@ async def load_weights(request: Request, service: ServiceDep, owner: Owner) -> d
         optimizer_family=optimizer_family(body.optimizer_config),
         lender=lender(request, body.weights_access_token),
     )
-    return _promise(op_id, new.model_id)
+    return _future(op_id, new.model_id)
 
 
 async def _save(
@@ -168,7 +168,7 @@ async def _load(request: Request, service: Service, owner: str, body: LoadWeight
 async def _forward_backward(request: Request, service: Service, owner: str, *, forward_only: bool) -> dict[str, Any]:
     decode = decode_protobuf if is_protobuf(request) else partial(decode_json, forward_only=forward_only)
     body = await decoded(decode, await read_training_body(request))
-    return _promise(await service.training.forward_backward(owner, body), body.model_id)
+    return _future(await service.training.forward_backward(owner, body), body.model_id)
 
 
 async def _numbered(
@@ -191,7 +191,7 @@ async def _accept(
     kind: OperationKind,
     submit: Callable[[BodyT], Awaitable[str]],
 ) -> dict[str, Any]:
-    """A promise for a numbered operation, even for one that is wrong, as soon as its run and number can be read."""
+    """A future for a numbered operation, even for an invalid one as long as its run and number can be read."""
     model_id, seq_id = value.get("model_id"), value.get("seq_id")
     if not isinstance(model_id, str) or not isinstance(seq_id, int) or isinstance(seq_id, bool) or seq_id < 1:
         raise InvalidInput(f"{kind} must name its model_id and a seq_id of at least 1", field="seq_id")
@@ -199,13 +199,13 @@ async def _accept(
         op_id = await submit(convert_object(value, body_type))
     except (InvalidInput, Unsupported) as error:
         op_id = await service.training.refuse(owner, model_id, seq_id, kind, error)
-    return _promise(op_id, model_id)
+    return _future(op_id, model_id)
 
 
 def _tokenizer_id(base_model: BaseModel, service: Service) -> str:
-    """What the client loads the tokenizer by: where this machine is the client's too, a folder, which takes no hub."""
+    """Source from which the client loads the tokenizer: a folder on this machine, else the base model's name."""
     return str(base_model.directory) if is_loopback(service.config.host) else base_model.name
 
 
-def _promise(op_id: str, model_id: str) -> dict[str, Any]:
+def _future(op_id: str, model_id: str) -> dict[str, Any]:
     return {"request_id": op_id, "model_id": model_id}

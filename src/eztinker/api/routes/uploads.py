@@ -10,7 +10,7 @@ from fastapi import Request
 
 from eztinker.api.auth import Owner, ServiceDep, router_with_key, router_without_key
 from eztinker.api.bodies import UploadFinishBody, UploadStartBody
-from eztinker.api.errors import Refused
+from eztinker.api.error_responses import RequestRefused
 from eztinker.api.listing import signed_url
 from eztinker.api.reading import read_json
 from eztinker.service.accounts.signed_links import Signature
@@ -21,7 +21,7 @@ open_router = router_without_key()
 """Routes that a signature opens instead of a key."""
 
 FILE_SECONDS = 1800.0
-"""How long one file may take to come."""
+"""Longest time that one file may take to arrive."""
 
 
 @router.post("/external_weights_upload_start")
@@ -47,7 +47,7 @@ async def start_upload(request: Request, service: ServiceDep, owner: Owner) -> d
 async def upload_file(
     upload_id: str, file_name: str, expires: int, signature: str, request: Request, service: ServiceDep
 ) -> dict[str, Any]:
-    """One file of an upload, from whoever has a link that we signed."""
+    """Receive one file of an upload from the holder of a signed link."""
     signed = Signature(expires=expires, signature=signature)
     service.links.check("upload", upload_id, file_name, signature=signed, now=service.clock.now())
     try:
@@ -55,7 +55,9 @@ async def upload_file(
             await service.uploads.receive(upload_id, file_name, request.stream())
     except TimeoutError as error:
         message = f"A file must come within {FILE_SECONDS:.0f} s"
-        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", message, headers={"Connection": "close"}) from error
+        raise RequestRefused(
+            HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", message, headers={"Connection": "close"}
+        ) from error
     return {}
 
 

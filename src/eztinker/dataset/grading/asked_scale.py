@@ -1,4 +1,4 @@
-"""Takes a scaling word for a unit where the question asks for it: to "How many dozen eggs?", "7 dozen" means 7."""
+"""Scaling words that a question uses as its unit: to "How many dozen eggs?", "7 dozen" means 7."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _ASKED = re.compile(rf"\b(?:how many|in) ({SCALE_WORD})s?\b", re.IGNORECASE)
 
 
 def without_asked_scale(text: str, question: str) -> str:
-    """`text` without the scaling word that `question` asks for a number of."""
+    """Remove the scaling word that is the unit of `question` from `text`."""
     asked = _ASKED.search(question)
     return re.sub(rf"(?<=[0-9])[ ]?{asked[1]}s?\b", "", text, flags=re.IGNORECASE) if asked else text

@@ -1,7 +1,7 @@
-"""Spells every character that is a number, a sign or a space as ASCII does: one way to write each thing.
+"""Spells numbers, signs and spaces in ASCII, so that each of them is written in one way.
 
 Digits of all scripts become 0 to 9, all minus signs "-", all spaces " ", money signs "$", fractions "1/2", superscripts
-"^2", subscripts "_2". Relations take their LaTeX name. Marks without width, such as direction marks, go.
+"^2", subscripts "_2". Relations become their LaTeX names. Marks without width, such as direction marks, are removed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 from functools import lru_cache
 
 UNREADABLE = "\ufffd"
-"""Stands for a numeric character without plain spelling (such as 万, ten thousand): no number touches it."""
+"""Placeholder of a numeric character without plain spelling (such as 万, ten thousand): no number may touch it."""
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _STACKED_FRACTION = re.compile(r"([0-9]?)\^([0-9]+)/_([0-9]+)")  # a superscript, a slash, a subscript
@@ -31,7 +31,7 @@ _SPELLINGS = {
 
 
 def plain_characters(text: str) -> str:
-    """`text` with its numbers, signs and spaces in ASCII, but for × and ÷. Other letters stay as they are."""
+    """Spell the numbers, signs and spaces of `text` in ASCII, except for × and ÷. Other letters stay as they are."""
     if text.isascii():
         return text
     text = _EM_DASH_OF_A_NUMBER.sub("-", text)
@@ -77,7 +77,7 @@ def _plain_character(char: str) -> str:
 
 
 def _compatible_spelling(char: str, category: str) -> str:
-    """What Unicode says the character is a variant of, where that is plain text; a mark on a digit makes it none."""
+    """The plain text that Unicode says a character is a variant of; UNREADABLE for other numeric characters."""
     compatible = unicodedata.normalize("NFKC", char).replace("⁄", "/").replace("−", "-")
     if unicodedata.decomposition(char).startswith(("<super>", "<sub>")) and compatible in set("0123456789+-"):
         return ("^" if "<super>" in unicodedata.decomposition(char) else "_") + compatible

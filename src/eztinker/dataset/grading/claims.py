@@ -1,4 +1,4 @@
-"""Tells what is said about a number besides stating it: that it is not the answer, a bound of it, or one of several.
+"""Detects words around a number that deny it, make it a bound, or make it one of several numbers.
 
 "About 5" is 5: it is the answer, rounded. "Nearly 5" and "less than 5" are bounds, and so is "5 or more". A range, a
 quantity in two units ("5 feet 7 inches") and "5 out of 7" are several numbers. Numbers that are equal are one answer.
@@ -14,7 +14,7 @@ from eztinker.dataset.grading.numbers import is_same_number, parse_number, parse
 Claim = Literal["denied", "bound", "several"]
 
 _WINDOW_CHARS = 60
-"""Read before and after a number, in lower case."""
+"""Characters to look at before and after a number, in lower case."""
 
 
 def _any_of(*patterns: str) -> str:
@@ -23,7 +23,7 @@ def _any_of(*patterns: str) -> str:
 
 _UNIT = r"(?:[ ]?(?!(?:which|that|who|and|or|but|because|since|so|as|if|to|is|are|at)\b)[A-Za-z%]{1,20}\b){0,2}"
 _OPENING = r"(?:[ \t$*:=({\[\"']|\\(?:boxed|fbox)|\\[(\[]|\b[a-z] ?=){0,8}"
-"""What may stand between a word about a number and the number."""
+"""Characters that may be between a word about a number and the number."""
 _CLOSING = r"[ \t$)}\]]{0,4}"
 _COMPARED = r"(?:more|less|fewer|greater|larger|smaller|higher|lower|bigger|better|longer|shorter|older|younger)"
 _RELATION = r"(?:[<>]=?|\\[gl](?:t|eq?|eqslant)(?![a-z]))"
@@ -84,7 +84,7 @@ _MAX_GAP_CHARS = 60
 
 
 def claim_about(text: str, start: int, end: int) -> Claim | None:
-    """Whether the words around a number, at `start` to `end`, deny it or make it a bound; None where it is stated."""
+    """The claim of the words around a number, at `start` to `end`; None if they simply state it."""
     before = text[max(0, start - _WINDOW_CHARS) : start].rsplit("\n", 1)[-1].lower()
     if before and (words := _BEFORE.search(before)):
         return "denied" if words["denied"] else "bound"
@@ -95,11 +95,11 @@ def claim_about(text: str, start: int, end: int) -> Claim | None:
 
 
 def is_joined(text: str, first: re.Match[str], second: re.Match[str], *, is_answer: bool) -> bool:
-    """Whether two neighbouring numbers are given together, so that neither is the answer; equal ones are one answer.
+    """Whether two neighbouring numbers are given together, so that neither is the answer; False for equal ones.
 
     Args:
-        is_answer: whether the first is known to be given as the answer; in running text a comma or "to" between two
-            numbers says less.
+        is_answer: whether the first is known to be given as the answer; in running text, a comma or "to" between two
+            numbers does not join them.
     """
     gap = text[first.end() : second.start()]
     if len(gap) > _MAX_GAP_CHARS:

@@ -16,7 +16,7 @@ from eztinker.dataset.grading.statements import (
     EXPRESSION,
     UNIT,
     VARIABLE,
-    Answer,
+    StatedAnswer,
     is_stated,
     last_stated_number,
     numbers_in,
@@ -24,12 +24,12 @@ from eztinker.dataset.grading.statements import (
 )
 
 MAX_RESPONSE_CHARS = 65_536
-"""Of a longer response the end is read: the last answer wins."""
+"""Longest part of a response that is read, from its end: the last answer counts."""
 MAX_ANSWER_CHARS = 300
 
 _EQUALS = re.compile(rf"{UNIT}=[ \t]{{0,3}}")
 _FORMULA = re.compile(r"[\\{}_^|<>&;]|[0-9] ?[nxyz]\b|[0-9][abeijoqruvw]\b")
-"""In a formula a number is a part, not the answer."""
+"""Signs of a formula, of which a number is a part and not the answer."""
 _RELATION = re.compile(r"[<>±]|!=|\\(?:[gl](?:t|eq?|eqslant)|neq?|pm)(?![A-Za-z])")
 
 _MARK = re.compile(
@@ -42,7 +42,7 @@ _LEAD_IN = re.compile(
     r"[^\w.-]{0,8}(?:(?:about|approx(?:imately)?|around|roughly|exactly|just|only|simply|either|both|between|from"
     r"|[a-z] ?=) ?)?[^\w.\n-]{0,8}"
 )
-"""What may stand between "the answer is" and the answer: punctuation, money signs, "about", "x ="."""
+"""Text that may be between "the answer is" and the answer: punctuation, money signs, "about", "x ="."""
 _MATH = re.compile(
     r"[\s:*]{0,6}(?:\$(?P<dollars>[^$\n]{1,200}(?<![\s,]))\$(?!\d)|\\[(\[](?P<brackets>[^\n]{1,200}?)\\[)\]])"
 )
@@ -50,27 +50,27 @@ _BRACE = re.compile(r"[{}]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _WORDS = re.compile(r"[^0-9.!?\n-]{0,40}")
 _COMPUTES_ON = re.compile(rf"(?:{VARIABLE}|[ ]?{COMPUTES}|\^)[^$\n,;]{{0,100}}")
-"""What makes a number after "the answer is" the first part of a formula."""
+"""Text that makes a number before it, after "the answer is", the first part of a formula."""
 _JOINED_BOXES = re.compile(r"[\s$]{0,4}(?:,|&|,?\s?(?:and|or))[\s$]{0,4}(?:[a-z]\w?\s?=\s?)?", re.IGNORECASE)
 _DOUBT = re.compile(r"(?:(?:n't|\bnot) (?:think|believe|say|true|correct|right|the case)|\bdoubt)\b[^.!?\n]*\Z")
 
 
-def final_answer(response: str) -> Answer | None:
+def final_answer(response: str) -> StatedAnswer | None:
     """The response's last answer ("1234", "3/4", "50%", "10-3", "x+1"), or None."""
     text = plain(response[-MAX_RESPONSE_CHARS:])
     return _last_marked_answer(text) or last_stated_number(text)
 
 
-def expected_answer(ground_truth: str) -> Answer:
-    """The answer at the end of a worked solution; a ground truth that states no one number is the answer as a whole."""
+def expected_answer(ground_truth: str) -> StatedAnswer:
+    """The answer at the end of a worked solution, or the whole ground truth if it states no single number."""
     text = plain(ground_truth[-MAX_RESPONSE_CHARS:])
     answer = _last_marked_answer(text) or last_stated_number(text)
     if answer and (answer.is_one_value or _MARK.search(text)):
         return answer
-    return Answer(text.strip(), is_one_value=answer is None)
+    return StatedAnswer(text.strip(), is_one_value=answer is None)
 
 
-def _last_marked_answer(text: str) -> Answer | None:
+def _last_marked_answer(text: str) -> StatedAnswer | None:
     marks = list(_MARK.finditer(text))
     for place in reversed(range(len(marks))):
         answer = _marked_answer(text, marks, place)
@@ -79,7 +79,7 @@ def _last_marked_answer(text: str) -> Answer | None:
     return None
 
 
-def _marked_answer(text: str, marks: list[re.Match[str]], place: int) -> Answer | None:
+def _marked_answer(text: str, marks: list[re.Match[str]], place: int) -> StatedAnswer | None:
     mark = marks[place]
     if mark["line"]:
         return _answer_in(text[mark.end() : mark.end() + MAX_ANSWER_CHARS].split("\n", 1)[0])
@@ -87,10 +87,10 @@ def _marked_answer(text: str, marks: list[re.Match[str]], place: int) -> Answer 
         return _boxed_answer(text, mark, marks[place - 1] if place else None)
     answer = _answer_after_phrase(text, mark)
     is_doubted = _DOUBT.search(text, max(0, mark.start() - 60), mark.start())
-    return Answer(answer.text, is_one_value=False) if answer and is_doubted else answer
+    return StatedAnswer(answer.text, is_one_value=False) if answer and is_doubted else answer
 
 
-def _boxed_answer(text: str, mark: re.Match[str], earlier: re.Match[str] | None) -> Answer | None:
+def _boxed_answer(text: str, mark: re.Match[str], earlier: re.Match[str] | None) -> StatedAnswer | None:
     content = _braced(text, mark)
     answer = _answer_in(content)
     if answer is None:
@@ -99,19 +99,19 @@ def _boxed_answer(text: str, mark: re.Match[str], earlier: re.Match[str] | None)
     if claim == "denied":
         return None
     if claim or (earlier and earlier["brace"] and _are_two_answers(text, earlier, mark)):
-        return Answer(answer.text, is_one_value=False)
+        return StatedAnswer(answer.text, is_one_value=False)
     return answer
 
 
 def _are_two_answers(text: str, earlier: re.Match[str], mark: re.Match[str]) -> bool:
-    """Whether two boxes are given side by side, with different content."""
+    """Whether two boxes are side by side with different content."""
     first, second = _braced(text, earlier), _braced(text, mark)
     between = text[earlier.end() + len(first) + 1 : mark.start()]
     return first.strip() != second.strip() and _JOINED_BOXES.fullmatch(between) is not None
 
 
 def _braced(text: str, mark: re.Match[str]) -> str:
-    """The text up to the brace that closes the mark's; nothing where none does."""
+    """Text up to the brace that closes the mark's; empty if none does."""
     content = text[mark.end() : mark.end() + MAX_ANSWER_CHARS]
     depth = 1
     for brace in _BRACE.finditer(content):
@@ -121,8 +121,8 @@ def _braced(text: str, mark: re.Match[str]) -> str:
     return ""
 
 
-def _answer_in(content: str) -> Answer | None:
-    """The answer in text that is an answer as a whole: its one number, without the words around it, or all of it."""
+def _answer_in(content: str) -> StatedAnswer | None:
+    """The answer in text that is nothing but an answer: its only number without the words around it, or all of it."""
     content = content.strip().strip("$").rstrip(".").strip()
     if in_braces := _BRACES.fullmatch(content):
         content = in_braces[1].strip()
@@ -135,16 +135,16 @@ def _answer_in(content: str) -> Answer | None:
         or any(claim_about(content, *number.span()) for number in numbers)
         or any(is_joined(content, *pair, is_answer=True) for pair in pairs)
     ):
-        return Answer(content, is_one_value=False)
+        return StatedAnswer(content, is_one_value=False)
     if not _FORMULA.search(content):
         content = content.rsplit("=", 1)[-1].strip()
         numbers = numbers_in(content)
         if len(numbers) == 1 and is_stated(content, numbers[0]):
-            return Answer(spelled_number(numbers[0][0]))
-    return Answer(content)
+            return StatedAnswer(spelled_number(numbers[0][0]))
+    return StatedAnswer(content)
 
 
-def _answer_after_phrase(text: str, mark: re.Match[str]) -> Answer | None:
+def _answer_after_phrase(text: str, mark: re.Match[str]) -> StatedAnswer | None:
     if (math := _MATH.match(text, mark.end())) and re.search(r"[\\^]", content := math[1] or math[2]):
         return _answer_in(content)
     lead_in = _LEAD_IN.match(text, mark.end())
@@ -154,21 +154,21 @@ def _answer_after_phrase(text: str, mark: re.Match[str]) -> Answer | None:
     if number is None:
         return _bound_after_phrase(text, mark)
     if mark["colon"] and "=" in text[number.end() :].split("\n", 1)[0]:
-        return None  # working that happens to follow "Answer:"
+        return None  # working that happens to follow "StatedAnswer:"
     if formula := _COMPUTES_ON.match(text, number.end()):
-        return Answer(number[0] + formula[0])
+        return StatedAnswer(number[0] + formula[0])
     claim = claim_about(text, *number.span())
     following = EXPRESSION.search(text, number.end(), number.end() + MAX_ANSWER_CHARS)
     if following and not claim and is_joined(text, number, following, is_answer=True):
-        return Answer(text[number.start() : following.end()], is_one_value=False)
+        return StatedAnswer(text[number.start() : following.end()], is_one_value=False)
     if claim == "denied":
         return None
-    return Answer(spelled_number(number[0]), is_one_value=claim is None)
+    return StatedAnswer(spelled_number(number[0]), is_one_value=claim is None)
 
 
-def _bound_after_phrase(text: str, mark: re.Match[str]) -> Answer | None:
+def _bound_after_phrase(text: str, mark: re.Match[str]) -> StatedAnswer | None:
     """The answer in "the answer is at least 5"."""
     words = _WORDS.match(text, mark.end())
     number = EXPRESSION.match(text, words.end()) if words else None
     is_bound = number is not None and claim_about(text, *number.span()) == "bound"
-    return Answer(text[mark.end() : number.end()].strip(), is_one_value=False) if number and is_bound else None
+    return StatedAnswer(text[mark.end() : number.end()].strip(), is_one_value=False) if number and is_bound else None

@@ -1,4 +1,4 @@
-"""Grades responses to word problems: is the last answer the right one?"""
+"""Grades responses to word problems by their last answer."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from eztinker.dataset.grading.numbers import (
     parse_ratio,
 )
 from eztinker.dataset.grading.prompt_echo import without_prompt
-from eztinker.dataset.grading.statements import Answer
+from eztinker.dataset.grading.statements import StatedAnswer
 from eztinker.dataset.grading.verifier import shared_verifier
 from eztinker.errors import InvalidInput
 
 Strategy = Literal["math_verify", "numeric"]
 CONFIDENCE: dict[Strategy, float] = {"math_verify": 1.0, "numeric": 0.9}
-"""How far a "right" can be trusted, by who said it."""
+"""Confidence in a verdict of "correct", by strategy."""
 CORRECT_BONUS = 0.5
 
 
 class Grade(TypedDict):
     is_correct: bool
     confidence: float
-    """1.0 or 0.9 for a right answer, as math-verify or the numbers say; 0.0 for a wrong one."""
+    """Confidence of a correct answer: 1.0 by math-verify, 0.9 by exact numbers; 0.0 for a wrong one."""
     strategy: Strategy
-    """Who decided: "numeric" where math-verify is missing, failed, or had nothing to compare."""
+    """Strategy that decided: "numeric" if math-verify is missing, failed, or had nothing to compare."""
     pred_answer: str | None
-    """The answer found in the response; None where there is none."""
+    """Answer found in the response; None if there is none."""
     ground_truth: str
-    """The answer expected, without the working around it."""
+    """Expected answer, without its working."""
     score: float
-    """`confidence`, plus 0.5 for a right answer."""
+    """Score of the response: `confidence`, plus 0.5 for a correct answer."""
 
 
 def evaluate_answer(
     model_response: str, ground_truth_str: str, question: str = "", *, use_math_verify: bool = True
 ) -> Grade:
-    """Grade one response. Any thread may call, and no response takes more than five seconds, whatever it holds.
+    """Grade one response. It is safe to call from any thread, and takes at most five seconds, whatever the response.
 
     Args:
-        model_response: the completion; copies of `question` in it are not read.
+        model_response: the completion; copies of `question` in it are ignored.
         ground_truth_str: the answer, bare or at the end of its working.
     Raises:
         InvalidInput: the ground truth is empty.
@@ -61,7 +61,7 @@ def evaluate_answers(
     *,
     use_math_verify: bool = True,
 ) -> list[Grade]:
-    """`evaluate_answer` for many responses, faster: math-verify is asked about several at a time."""
+    """Grade many responses, faster than one by one: math-verify is asked about several at a time."""
     questions = [""] * len(model_responses) if questions is None else questions
     if not len(model_responses) == len(ground_truths) == len(questions):
         counts = (len(model_responses), len(ground_truths), len(questions))
@@ -79,19 +79,21 @@ def evaluate_answers(
 
 
 def extract_answer(ground_truth: str) -> str:
-    """The answer at the end of a worked solution, thousands commas removed: "... #### 1,234" gives "1234"."""
+    """The answer at the end of a worked solution, without thousands commas: "... #### 1,234" gives "1234"."""
     return _expected(ground_truth).text
 
 
-def _expected(ground_truth: str) -> Answer:
+def _expected(ground_truth: str) -> StatedAnswer:
     answer = expected_answer(ground_truth)
     if not answer.text:
         raise InvalidInput("The ground truth is empty; give the expected answer, such as '72' or '... #### 72'")
     return answer
 
 
-def _math_verify_verdicts(expected: Sequence[Answer], answers: Sequence[Answer | None]) -> list[bool | None]:
-    """One verdict per answer; None where there is nothing that math-verify should compare."""
+def _math_verify_verdicts(
+    expected: Sequence[StatedAnswer], answers: Sequence[StatedAnswer | None]
+) -> list[bool | None]:
+    """Verdict on each answer; None where math-verify has nothing to compare."""
     pairs = {
         position: (_latex(truth.text), _latex(answer.text))
         for position, (truth, answer) in enumerate(zip(expected, answers, strict=True))
@@ -101,8 +103,8 @@ def _math_verify_verdicts(expected: Sequence[Answer], answers: Sequence[Answer |
     return [verdicts.get(position) for position in range(len(answers))]
 
 
-def _is_for_math_verify(truth: Answer, answer: Answer) -> bool:
-    """Whether both are of a size that could be right, and neither is a ratio, nor a bound set against a number."""
+def _is_for_math_verify(truth: StatedAnswer, answer: StatedAnswer) -> bool:
+    """Whether math-verify may compare the two: both short enough, no ratio, and no bound with a number."""
     if max(len(truth.text), len(answer.text)) > MAX_ANSWER_CHARS:
         return False
     if truth.is_one_value != answer.is_one_value and (_number_in(truth) or _number_in(answer)):
@@ -110,7 +112,7 @@ def _is_for_math_verify(truth: Answer, answer: Answer) -> bool:
     return parse_ratio(truth.text) is None and parse_ratio(answer.text) is None
 
 
-def _number_in(answer: Answer) -> ExactNumber | None:
+def _number_in(answer: StatedAnswer) -> ExactNumber | None:
     return parse_number(answer.text) if answer.is_one_value else None
 
 
@@ -119,7 +121,7 @@ def _latex(answer: str) -> str:
     return as_latex(number) if number else answer
 
 
-def _grade(expected: Answer, answer: Answer | None, verdict: bool | None) -> Grade:
+def _grade(expected: StatedAnswer, answer: StatedAnswer | None, verdict: bool | None) -> Grade:
     strategy: Strategy = "numeric" if verdict is None else "math_verify"
     is_correct = _is_equal(expected, answer) if verdict is None else verdict
     confidence = CONFIDENCE[strategy] if is_correct else 0.0
@@ -133,8 +135,8 @@ def _grade(expected: Answer, answer: Answer | None, verdict: bool | None) -> Gra
     )
 
 
-def _is_equal(expected: Answer, answer: Answer | None) -> bool:
-    """Equality of exact numbers, of ratios, or else of the words, where neither is one value that the other is not."""
+def _is_equal(expected: StatedAnswer, answer: StatedAnswer | None) -> bool:
+    """Whether two answers are equal as exact numbers, as ratios, or else as words; a bound equals no single value."""
     if answer is None or expected.is_one_value != answer.is_one_value:
         return False
     truth, number = _number_in(expected), _number_in(answer)

@@ -1,7 +1,7 @@
-"""Joins digits that are set apart in groups: 1,234 and 1 234 and 1'234 and 1_234 are 1234, and 12,34,567 is 1234567.
+"""Digit grouping: 1,234 and 1 234 and 1'234 and 1_234 are 1234, and 12,34,567 is 1234567.
 
-Groups hold three digits, or, as in India, two before the last three. What is grouped in any other way stays as it is
-and is no number: 1,05 may be meant as 1.05 or as 105. The point always is the decimal point: 1.500 is one and a half.
+Groups have three digits, or, as in India, two before the last three. Text grouped in any other way stays as it is and
+is no number: 1,05 may mean 1.05 or 105. The point is always the decimal point: 1.500 is one and a half.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MARKS = str.maketrans("", "", " ,'_")
 
 
 def without_grouping(text: str) -> str:
-    """`text` with each well-grouped number in plain digits."""
+    """Write each well-grouped number of `text` in plain digits."""
     if not _GROUP.search(text):
         return text
     return _GROUPED.sub(lambda match: match[0].translate(_MARKS), text)

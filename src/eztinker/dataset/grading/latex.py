@@ -1,4 +1,4 @@
-"""Spells LaTeX as plain text where it only lays a number out: spaces, words, units, fractions, fonts, brackets."""
+"""Spells LaTeX for layout as plain text: spaces, words, units, fractions, fonts, brackets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _VARIABLE = re.compile(r"[abeijnoqruvwxyz]")
 
 
 def plain_latex(text: str) -> str:
-    """`text` without the commands that say how it looks; those that compute stay."""
+    """Remove layout commands from `text`; commands with a mathematical meaning stay."""
     if "\\" not in text and "{,}" not in text:
         return text
     for pattern, replacement in _REWRITES:
@@ -43,14 +43,14 @@ def plain_latex(text: str) -> str:
 
 
 def _plain_fraction(match: re.Match[str]) -> str:
-    """1/2, and behind a whole number the rest of a mixed one."""
+    """A fraction as "1/2", with a space before it after a whole number, with which it is a mixed number."""
     before = match.string[max(0, match.start() - 2) : match.start()].rstrip()
     space = " " if before[-1:].isdigit() else ""
     return f"{space}{match[1] or match[2]}/{match[3] or match[4]}"
 
 
 def _plain_words(match: re.Match[str]) -> str:
-    """Words in upright letters are a unit, and so is their exponent; a lone variable such as e goes on as one."""
+    """Plain spelling of words in upright letters: a unit loses its exponent, a lone variable such as e keeps it."""
     words, power = match[1].strip(" ~"), match[2] or ""
     unit = _EXPONENT_OF_A_UNIT.sub("", words)
     if _VARIABLE.fullmatch(unit):

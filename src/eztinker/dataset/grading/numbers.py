@@ -1,6 +1,6 @@
-"""Exact numbers as people write them, once spelled plainly: signs, money, fractions, powers of ten, percents, scales.
+"""Exact numbers in plain spelling, with signs, money, fractions, powers of ten, percents and scales.
 
-A ratio or a clock time, such as 2:3 or 4:30, is one value too, of several numbers.
+A ratio or a clock time, such as 2:3 or 4:30, is one value of several numbers.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _SCALES = {
     **dict.fromkeys(("thousandth",), Fraction(1, 1000)),
 }
 SCALE_WORD = "(?i:" + "|".join(sorted((word for word in _SCALES if len(word) > 2), key=len, reverse=True)) + ")"
-"""A word that multiplies the number before it."""
+"""Pattern of a word that multiplies the number before it."""
 _SCALE = rf"(?:(?:[ -]?{SCALE_WORD}s?\b)+|[kKMB]\b|[mb]n\b)"
 _PERCENT = r"(?: ?%| ?(?i:percent|per cent)\b)"
 NUMBER = rf"{_SIGN}(?:(?:{_MIXED}|{_FRACTION}|{_DIGITS}){_SCALE}?{_PERCENT}?|{_RATIO})"
-"""One number in running text, sign, scale and percent included."""
+"""Pattern of one number in running text, with sign, scale and percent."""
 
 _WRITTEN = re.compile(
     r"(?P<sign>-)?"
@@ -56,16 +56,16 @@ _SCALE_WORDS = re.compile(rf"{SCALE_WORD}|[kmb]n?", re.IGNORECASE)
 _PLAIN = re.compile(r"-?[0-9]*\.?[0-9]+ ?%?")
 _RATIO_PARTS = re.compile(r"(?P<parts>[0-9.]+(?: ?: ?[0-9.]+)+)(?: ?(?P<half>[ap])\.?m\.?)?", re.IGNORECASE)
 _MAX_CHARS = 64
-"""Longer digit strings are no answer to a word problem, and big-integer arithmetic on them is slow."""
+"""Longest number to parse; a longer one is no answer to a word problem, and arithmetic on it is slow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExactNumber:
     value: Fraction
-    """As written: 50 for "50%", 3000000 for "3 million"."""
+    """Value as written: 50 for "50%", 3000000 for "3 million"."""
     is_percent: bool
     text: str
-    """As written, without money signs; scales and powers of ten multiplied out."""
+    """Text as written, without money signs, and with scales and powers of ten multiplied out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,12 +74,12 @@ class Ratio:
 
     parts: tuple[Fraction, ...]
     half_of_day: str
-    """"a" or "p" for a time with am or pm; empty where nothing is said."""
+    """Half of the day of a time: "a" for am, "p" for pm, empty if it is not given."""
 
 
 @lru_cache(maxsize=4_096)
 def parse_number(text: str) -> ExactNumber | None:
-    """The exact value of one written number; None where the text is anything else, "1,05" and "1/0" included."""
+    """Exact value of one written number; None if the text is anything else, such as "1,05" or "1/0"."""
     text = text.replace("$", "").strip()
     if len(text) > _MAX_CHARS:
         return None
@@ -112,7 +112,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def parse_ratio(text: str) -> Ratio | None:
-    """The parts of a ratio or clock time; None where the text is anything else."""
+    """Parts of a ratio or clock time; None if the text is anything else."""
     match = _RATIO_PARTS.fullmatch(text.strip()) if len(text) <= _MAX_CHARS else None
     if match is None:
         return None
@@ -124,7 +124,7 @@ def parse_ratio(text: str) -> Ratio | None:
 
 
 def is_same_number(first: ExactNumber, second: ExactNumber) -> bool:
-    """Exact equality. Against a plain number a percent may be meant either way: "50%" is 50 and 0.5."""
+    """Whether two numbers are exactly equal; a percent also equals a plain number if both say 50, or 50% and 0.5."""
     if first.value == second.value:
         return True
     if first.is_percent == second.is_percent:
@@ -134,13 +134,13 @@ def is_same_number(first: ExactNumber, second: ExactNumber) -> bool:
 
 
 def is_same_ratio(first: Ratio, second: Ratio) -> bool:
-    """Equality part by part; morning and afternoon differ only where both are said."""
+    """Whether two ratios are equal part by part; am and pm differ only if both are given."""
     halves = {first.half_of_day, second.half_of_day} - {""}
     return first.parts == second.parts and len(halves) < 2
 
 
 def as_latex(number: ExactNumber) -> str:
-    """The number in a form every LaTeX reader takes alike: a plain decimal, else an improper fraction."""
+    """The number in LaTeX that every reader parses alike: a plain decimal, else an improper fraction."""
     numerator, denominator = number.value.numerator, number.value.denominator
     if denominator == 1:
         latex = str(numerator)

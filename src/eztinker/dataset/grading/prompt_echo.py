@@ -1,4 +1,4 @@
-"""Takes the prompt out of a response, so that numbers the model merely repeats are never graded."""
+"""Removes the prompt from a response, so that numbers that the model merely repeats are not graded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LEADING_QUESTION = re.compile(rf"\s*{_QUESTION_LABEL}", re.IGNORECASE)
 _ANSWER_LINE = re.compile(rf"^[ \t]*{_ANSWER_LABEL}", re.IGNORECASE | re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.?!])[ \t]+|\n+")
 _MIN_ECHO_WORDS = 3
-"""Shorter repetitions are ordinary words, or the answer itself."""
+"""Fewest words of a sentence that counts as copied; shorter ones may be the answer itself."""
 
 
 def without_prompt(response: str, question: str = "") -> str:
-    """What the model said beyond its prompt.
+    """Remove the parts of a response that repeat its prompt.
 
-    Dropped are: every copy of the question, with its labels; any other "Question:" (a worked example before it, or a
-    problem the model went on to invent) up to the next copy of the question; and sentences, whole or cut off, that
-    stand word for word in the question. With no question given, a question that opens the response is dropped.
+    Removed are: every copy of the question, with its labels; any other "Question:" (a worked example before it, or a
+    problem that the model went on to invent) up to the next copy of the question; and sentences, whole or truncated,
+    that occur word for word in the question. Without a question, a question that opens the response is removed.
     """
     words = question.split()
     if not words:

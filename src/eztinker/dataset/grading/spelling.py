@@ -1,4 +1,4 @@
-"""Brings a response to one plain spelling, so that what reads answers meets each thing written in one way."""
+"""Normalises the spelling of a response, so that answers are written in one way."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from eztinker.dataset.grading.grouping import without_grouping
 from eztinker.dataset.grading.latex import plain_latex
 
 _CALCULATOR_NOTE = re.compile(r"<<[^<>\n]{0,200}>>")
-"""GSM8K's, as in "48/2 = <<48/2=24>>24"."""
+"""Calculator annotations of GSM8K, as in "48/2 = <<48/2=24>>24"."""
 _TAG = re.compile(r"</?[A-Za-z][\w-]{0,20}(?: [^<>\n]{0,80})?/?>|<\|[^|<>\n]{1,40}\|>")
 _BOLD = re.compile(r"(?<![0-9])\*\*|\*\*(?![0-9])")  # not a power
 _UNIT_POWER = re.compile(
     r"(?<![A-Za-z\\])((?:[kcdm]m|in|inch(?:es)?|ft|feet|foot|yd|yards?|mi|miles?|units?|secs?|seconds?"
     r"|(?:kilo|centi|deci|milli)?met(?:er|re)s?|(?<=[ /])[msh]))[ ]?\^[ ]?-?[1-9]\b"
 )
-"""A unit of length, area, volume or acceleration; "12m^2" without a space may be a variable's square."""
+"""Unit of length, area, volume or acceleration with an exponent; "12m^2" may be a variable's square instead."""
 _LABEL = re.compile(
     r"\b((?:[Ss]tep|[Dd]ay|[Ww]eek|[Mm]onth|[Yy]ear|[Hh]our|[Pp]art|[Cc]ase|[Rr]ound|[Gg]roup) [0-9]{1,3}):(?=\S)"
 )
-"""In "Week 3:210 pages" the colon ends a label, and is none of a ratio."""
+"""Label with a colon, such as "Week 3:" in "Week 3:210 pages", which is no ratio."""
 _AND_A_PART = re.compile(
     r"(?<=[0-9]) and (?:([1-9]/[1-9][0-9]?)\b|(?:an?|one)[ -](half|third|quarter|fourth|fifth)\b|three[ -]quarters\b)"
 )
@@ -37,7 +37,7 @@ _MONEY_SCALE = re.compile(r"(?<=\$)([0-9.]{1,20})([mb])\b(?!\$)")
 
 
 def plain(text: str) -> str:
-    """`text` with its numbers in ASCII, ungrouped and signed, and without notes, tags and layout."""
+    """Spell the numbers of `text` in ASCII, ungrouped and with their signs; remove annotations, tags and layout."""
     text = plain_latex(plain_characters(text))
     if "<" in text:
         text = _TAG.sub(" ", _CALCULATOR_NOTE.sub("", text))
@@ -54,7 +54,7 @@ def plain(text: str) -> str:
 
 
 def _plain_operators(text: str) -> str:
-    """Signs set against their number: "= - 5", "-(5)" and "minus 5" are "-5"; operators in words become signs."""
+    """Join signs with their numbers ("= - 5", "-(5)" and "minus 5" become "-5"), and spell operators as signs."""
     if "inus " in text or "egative " in text:
         text = _SIGN_WORD.sub("-", text)
     if " plus " in text or " times " in text or "ed by " in text:
@@ -68,5 +68,5 @@ def _plain_operators(text: str) -> str:
 
 
 def _opens_a_number(sign: re.Match[str]) -> bool:
-    """Whether what stands before a sign makes it the number's own rather than an operator."""
+    """Whether the text before a sign makes it part of the number rather than an operator."""
     return _OPENS_A_NUMBER.search(sign.string[max(0, sign.start() - 12) : sign.start()]) is not None

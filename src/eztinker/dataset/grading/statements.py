@@ -1,6 +1,6 @@
-"""Finds the numbers of a text, and the last one that is stated rather than worked with.
+"""Finds the numbers of a text, and the last one that is stated as a result.
 
-In "5 + 7 = 12" that is 12, in "10-3" there is none. The expressions here may hold several numbers and their operators.
+In "5 + 7 = 12" that is 12; "10-3" has none. An expression may have several numbers and the operators between them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _SENTENCE_ENDS = (". ", "! ", "? ")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer a response gives, in plain spelling."""
+class StatedAnswer:
+    """The answer that a response states, in plain spelling."""
 
     text: str
     is_one_value: bool = True
-    """False for a bound, a denial or several values: such an answer equals no number."""
+    """Whether the answer is a single value; a bound, a denial or several values equal no number."""
 
 
-def last_stated_number(text: str) -> Answer | None:
+def last_stated_number(text: str) -> StatedAnswer | None:
     """The last number that is stated, line by line from the end."""
     for line in reversed(text.split("\n")):
         if answer := _stated_in(line):
@@ -39,8 +39,8 @@ def last_stated_number(text: str) -> Answer | None:
     return None
 
 
-def _stated_in(text: str) -> Answer | None:
-    """The last number that a line states; one that is denied or a bound gives way to another in its sentence."""
+def _stated_in(text: str) -> StatedAnswer | None:
+    """The last number that a line states; another one in the same sentence is preferred to a denial or a bound."""
     numbers = numbers_in(text)
     refused: list[str] = []
     sentence_start = 0
@@ -54,17 +54,19 @@ def _stated_in(text: str) -> Answer | None:
         if claim is None:
             earlier = numbers[place - 1] if place else None
             is_one = earlier is None or not is_joined(text, earlier, number, is_answer=False)
-            return Answer(spelled if is_one else text[numbers[place - 1].start() : number.end()], is_one_value=is_one)
+            return StatedAnswer(
+                spelled if is_one else text[numbers[place - 1].start() : number.end()], is_one_value=is_one
+            )
         if claim == "several":
-            return Answer(spelled, is_one_value=False)
+            return StatedAnswer(spelled, is_one_value=False)
         if not refused:
             sentence_start = max(text.rfind(end, 0, number.start()) for end in _SENTENCE_ENDS) + 1
         refused.append(spelled)
-    return Answer(refused[0], is_one_value=False) if refused else None
+    return StatedAnswer(refused[0], is_one_value=False) if refused else None
 
 
 def numbers_in(text: str) -> list[re.Match[str]]:
-    """Every number, or expression of several, from left to right."""
+    """Numbers and expressions of several numbers, from left to right."""
     numbers: list[re.Match[str]] = []
     candidate = _STARTS_NUMBER.search(text)
     while candidate:
@@ -76,7 +78,7 @@ def numbers_in(text: str) -> list[re.Match[str]]:
 
 
 def is_stated(text: str, expression: re.Match[str]) -> bool:
-    """Whether it is one value that no operator or equals sign takes further."""
+    """Whether an expression is a single value with no operator or equals sign before or after it."""
     if not _is_value(expression[0]) or _GOES_ON.match(text, expression.end()):
         return False
     before = text[max(0, expression.start() - 20) : expression.start()].rsplit("\n", 1)[-1].rstrip(" $")

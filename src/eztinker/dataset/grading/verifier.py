@@ -1,4 +1,4 @@
-"""math-verify behind a process boundary: hostile answers cost at most a worker, which is replaced."""
+"""math-verify in a worker process, which is replaced if an answer crashes or blocks it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from eztinker.extras import RECIPES_COMMAND, missing_recipes
 log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
-"""A ground truth and an answer, each as LaTeX without dollar signs."""
+"""Ground truth and answer, each as LaTeX without dollar signs."""
 
 START_LIMIT_SECONDS = 60.0
-"""Importing math-verify takes half a second on an idle machine; loaded machines take far longer."""
+"""Longest start of the worker: importing math-verify takes half a second, but far longer on a loaded machine."""
 ANSWER_LIMIT_SECONDS = 2.0
 CHUNK_PAIRS = 16
-"""Pairs written before their verdicts are read. Few enough to fit a pipe, so that writing never blocks."""
+"""Pairs written before their verdicts are read, few enough to fit a pipe, so that writing never blocks."""
 _WORKER = [sys.executable, "-P", "-m", "eztinker.dataset.grading.worker"]
 
 
 class WorkerLost(Exception):
-    """The worker ended, or was ended because it gave no verdict in time."""
+    """The worker ended, or gave no verdict in time."""
 
 
 class MathVerifier:
-    """Asks one math-verify process, started at the first question and shared by all threads."""
+    """A math-verify process, started on first use and shared by all threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -42,7 +42,7 @@ class MathVerifier:
         self._cannot_start = False
 
     def verdicts(self, pairs: Sequence[Pair]) -> list[bool | None]:
-        """For each pair, whether math-verify holds them equal; None where it is missing, failed or took too long."""
+        """Whether math-verify finds each pair equal; None where it is missing, failed or took too long."""
         verdicts: list[bool | None] = []
         while len(verdicts) < len(pairs):
             with self._lock:  # per chunk, so that threads take turns
@@ -56,7 +56,7 @@ class MathVerifier:
             self._worker = None
 
     def _ask(self, chunk: Sequence[Pair]) -> list[bool | None]:
-        """Verdicts on the chunk, or on its first part: the pair that cost the worker its life is the last."""
+        """Verdicts on the chunk, or on its first pairs up to the one that ended the worker."""
         worker = self._running_worker()
         if worker is None:
             return [None] * len(chunk)
@@ -68,7 +68,7 @@ class MathVerifier:
         except WorkerLost:
             verdicts.append(None)
             worker.end()
-            self._worker = _Worker()  # loads while the caller looks at these verdicts
+            self._worker = _Worker()  # loads while the caller handles these verdicts
         except BaseException:  # Ctrl-C: the verdicts still to come would answer later questions
             worker.end()
             self._worker = None
@@ -158,5 +158,5 @@ os.register_at_fork(after_in_child=_forget_parents_worker)
 
 
 def shared_verifier() -> MathVerifier:
-    """The one verifier of this process."""
+    """The verifier that this process shares among its threads."""
     return _shared

@@ -1,8 +1,8 @@
-"""The child process in which math-verify runs: `python -m eztinker.dataset.grading.worker`.
+"""The worker process in which math-verify runs: `python -m eztinker.dataset.grading.worker`.
 
-It says `ready`, then answers each line `[ground_truth, answer]` (JSON) with `true` or `false`, or with `null` where
-math-verify cannot read one of them, or not in time. It ends when its input does, so it never outlives its parent.
-Memory and processor time are bounded here; an answer stuck in native code is ended by the parent, or by the kernel.
+It prints `ready`, then answers each line `[ground_truth, answer]` (JSON) with `true` or `false`, or with `null` if
+math-verify cannot parse one of them, or not in time. It ends when its input does, so it never outlives its parent.
+Memory and processor time are bounded here; an answer stuck in native code is ended by the parent or by the kernel.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 
 ADDRESS_SPACE_BYTES = 2 * 1024**3
 SOFT_LIMIT_SECONDS = 1.0
-"""Ends an answer that loops in Python code; the process lives on."""
+"""Time limit for an answer in Python code, after which the process goes on with the next one."""
 CPU_LIMIT_SECONDS = 4
-"""Processor time for one answer; past it the kernel ends the process."""
+"""Processor time for one answer, after which the kernel ends the process."""
 
 _PLAIN_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+")
 _NO_LIMIT: Any = None
-"""math-verify takes None for no limit, though one of its signatures says int."""
+"""No time limit, for which math-verify takes None, though one of its signatures says int."""
 
 
 class _AnswerTookTooLong(BaseException):
-    """Not an Exception: math-verify catches those and would go on."""
+    """The time limit was reached; not an Exception, because math-verify catches those and would go on."""
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def _is_equal(ground_truth: str, answer: str) -> bool | None:
 
 
 def _parsed(latex: str) -> list:
-    """What `verify` compares; empty where math-verify finds no mathematics in the text."""
+    """Parsed form for `verify`; empty if math-verify finds no mathematics in the text."""
     from math_verify import LatexExtractionConfig, parse
     from sympy import Rational
 

@@ -23,7 +23,7 @@ PREBUILT = "prebuilt"
 _OPTIONS = ("-O3", "-fopenmp", "-fPIC")
 _DTYPE_OPTIONS = {"float32": (), "bfloat16": ("-DBFLOAT16",)}
 COMPILE_SECONDS = 240
-"""How long a compiler may take for one library.
+"""Longest time that a compiler may take for one library.
 
 An idle core of a 2024 server takes 3 seconds, a busy one 15, so this is enough for a machine fifty times slower: an
 emulated processor, or a container that gets a small part of a core. An engine compiles two libraries in turn before it
@@ -38,9 +38,9 @@ class InstructionSet:
 
     name: str
     needed: frozenset[str]
-    """What a processor must have, in the words of /proc/cpuinfo."""
+    """Flags that a processor must have, by their names in /proc/cpuinfo."""
     options: tuple[str, ...]
-    """What tells the compiler to use them."""
+    """Options by which the compiler uses these instructions."""
 
 
 AVX2 = InstructionSet("AVX2", frozenset({"avx2", "fma"}), ("-mavx2", "-mfma"))

@@ -58,7 +58,7 @@ class AdaptedRows:
     """Row indices in ascending order; None means all rows."""
 
 
-class _Layer(ctypes.Structure):
+class _LayerStruct(ctypes.Structure):
     _fields_ = [
         *((name, Weight) for name in WEIGHTS),
         *((name, Pointer) for name in NORMS),
@@ -68,7 +68,7 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        ("layers", ctypes.POINTER(_Layer)),
+        ("layers", ctypes.POINTER(_LayerStruct)),
         *((name, Int) for name in ("num_layers", "heads", "kv_heads", "dim")),
         ("eps", Float),
     ]
@@ -105,7 +105,7 @@ class DecodeKernel:
         """
         self._kernels = kernels
         self._tensors = layers  # which the pointers lead to
-        self._layers = (_Layer * len(layers))(*map(_layer, layers))
+        self._layers = (_LayerStruct * len(layers))(*map(_layer, layers))
         first = layers[0]
         head_dim = first.output.weight.inputs // num_heads
         for index, layer in enumerate(layers):
@@ -230,11 +230,11 @@ def _fits(weight: Weight, a: PackedWeight, b: PackedWeight) -> bool:
     return (b.weight.outputs, b.weight.inputs, inputs_of_a) == (weight.outputs, outputs_of_a, weight.inputs)
 
 
-def _layer(layer: LayerWeights) -> _Layer:
+def _layer(layer: LayerWeights) -> _LayerStruct:
     weights = {name: getattr(layer, name).weight for name in WEIGHTS}
     norms = {name: getattr(layer, name) for name in NORMS}
     pointers = {name: None if norm is None else norm.data_ptr() for name, norm in norms.items()}
-    return _Layer(**weights, **pointers, window=layer.window or _NO_WINDOW)
+    return _LayerStruct(**weights, **pointers, window=layer.window or _NO_WINDOW)
 
 
 def _adapted_rows(adapted: AdaptedRows) -> _AdaptedRows:

@@ -1,4 +1,4 @@
-"""Run by Alembic for every command; `upgrade.alembic_config` has said on what."""
+"""Alembic's entry point for every command; `upgrade.alembic_config` passes the connection to work on."""
 
 from __future__ import annotations
 

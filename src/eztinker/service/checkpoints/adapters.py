@@ -12,11 +12,7 @@ from sqlalchemy import Connection
 from eztinker.base_models.base_model import BaseModel
 from eztinker.base_models.catalog import Catalog
 from eztinker.base_models.naming import Sameness, sameness
-from eztinker.checkpoints.peft import CONFIG, peft_parts
-from eztinker.checkpoints.peft_archive import FILES, pack, unpack
-from eztinker.checkpoints.peft_config import read_peft_config
-from eztinker.checkpoints.peft_reading import read_peft
-from eztinker.checkpoints.store import (
+from eztinker.checkpoints.checkpoint_files import (
     ADAPTER_PART,
     read_manifest,
     read_tensors,
@@ -24,6 +20,10 @@ from eztinker.checkpoints.store import (
     verify_part,
     write_checkpoint,
 )
+from eztinker.checkpoints.peft import CONFIG, peft_parts
+from eztinker.checkpoints.peft_archive import FILES, pack, unpack
+from eztinker.checkpoints.peft_config import read_peft_config
+from eztinker.checkpoints.peft_reading import read_peft
 from eztinker.errors import InvalidInput
 from eztinker.model_files.folder import read_model_folder
 from eztinker.oplog import audit, checkpoints, models
@@ -42,8 +42,8 @@ class Imported(Record):
     """An adapter that has become a checkpoint."""
 
     path: str
-    doubt: str | None
-    """Whether it was made for this base model, in a sentence, if that is not known."""
+    warning: str | None
+    """Sentence for the user if the adapter may have been trained on another base model, else None."""
 
 
 class Adapters:
@@ -115,7 +115,7 @@ class Adapters:
         also: Callable[[Connection, str], None] | None,
     ) -> Imported:
         served = self._catalog.get(base_model)
-        arrays, lora, doubt = await asyncio.to_thread(_read, parts, served, self._catalog)
+        arrays, lora, warning = await asyncio.to_thread(_read, parts, served, self._catalog)
         if expected is not None:
             _check_expected(lora, expected)
         request = SessionRequest(
@@ -134,7 +134,7 @@ class Adapters:
                 also(db, tinker_path(checkpoint))
 
         await self._store.write(store)
-        return Imported(path=tinker_path(checkpoint), doubt=doubt)
+        return Imported(path=tinker_path(checkpoint), warning=warning)
 
     def _write(self, model: Model, name: str, arrays: dict[str, np.ndarray], lora: LoraSpec) -> Checkpoint:
         checkpoint_id = self._saved.new_id()
@@ -195,9 +195,9 @@ def packed(directory: Path, catalog: Catalog) -> bytes:
 def _read(
     parts: Mapping[str, bytes], base: BaseModel, catalog: Catalog
 ) -> tuple[dict[str, np.ndarray], LoraSpec, str | None]:
-    doubt = _doubt(read_peft_config(parts[CONFIG]).base_model, base, catalog)
+    warning = _base_model_warning(read_peft_config(parts[CONFIG]).base_model, base, catalog)
     arrays, lora = read_peft(parts, read_model_folder(base.directory, base.name))
-    return arrays, lora, doubt
+    return arrays, lora, warning
 
 
 def _check_expected(lora: LoraSpec, expected: LoraSpec) -> None:
@@ -218,8 +218,8 @@ def _check_expected(lora: LoraSpec, expected: LoraSpec) -> None:
             )
 
 
-def _doubt(named: str | None, base: BaseModel, catalog: Catalog) -> str | None:
-    """What speaks against an adapter for `base` whose folder says that it was trained on `named`.
+def _base_model_warning(named: str | None, base: BaseModel, catalog: Catalog) -> str | None:
+    """Warn of an adapter for `base` whose folder says that it was trained on `named`.
 
     Raises:
         InvalidInput: that is another model. Its adapter may fit by its shapes, and would compute nonsense.

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from eztinker.checkpoints.store import read_manifest, verify_checkpoint, verify_part
+from eztinker.checkpoints.checkpoint_files import read_manifest, verify_checkpoint, verify_part
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound, InvalidInput
 from eztinker.oplog import audit, checkpoints, models
 from eztinker.oplog.rows import AuditEntry, Checkpoint, Model
@@ -104,7 +104,7 @@ class Checkpoints:
         """
 
         def query(db: Connection) -> tuple[Model | None, list[Checkpoint]]:
-            found = models.meant(db, model_id, [reader])
+            found = models.resolve(db, model_id, [reader])
             model_ids = [model.model_id for model in found] or [model_id]  # asked as well if there is none
             return (found[0] if found else None), checkpoints.of_models(db, model_ids)
 
@@ -190,7 +190,7 @@ def _look_up(
 
     The log is asked the same for a run that is not there as for what the reader may not see.
     """
-    found = models.meant(db, wanted.model_id, owners)
+    found = models.resolve(db, wanted.model_id, owners)
     checkpoint = checkpoints.by_name(db, wanted.model_id, wanted.kind, wanted.name)
     is_visible = checkpoint is not None and (checkpoint.is_public or checkpoint.owner in owners)
     is_there = checkpoint is not None and not checkpoint.has_expired(now)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from eztinker.checkpoints.store import remove_checkpoint
+from eztinker.checkpoints.checkpoint_files import remove_checkpoint
 from eztinker.oplog import audit, checkpoints, operations, payloads, sessions
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import LoadModel, decode_payload

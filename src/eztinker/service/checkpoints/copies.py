@@ -7,7 +7,7 @@ import uuid
 
 from sqlalchemy import Connection
 
-from eztinker.checkpoints.store import copy_checkpoint, remove_checkpoint
+from eztinker.checkpoints.checkpoint_files import copy_checkpoint, remove_checkpoint
 from eztinker.errors import AlreadyExists, InvalidInput
 from eztinker.oplog import audit, checkpoints, models, sessions
 from eztinker.oplog.rows import Checkpoint, Model, ModelStatus, Session, SessionStatus

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from eztinker.base_models.catalog import Catalog
-from eztinker.checkpoints.disk import in_words
+from eztinker.checkpoints.disk import disk_error
 from eztinker.checkpoints.incoming import receive_file
 from eztinker.checkpoints.peft import CONFIG, WEIGHTS
 from eztinker.errors import InvalidInput, NotFound, QueueFull
@@ -123,8 +123,8 @@ class Uploads:
         finally:
             self._finishing.remove(owner)
         self._end_receiving({upload_id})
-        if imported.doubt is not None:
-            log.warning("%s: %s", imported.path, imported.doubt, extra={"event": "adapter_in_doubt"})
+        if imported.warning is not None:
+            log.warning("%s: %s", imported.path, imported.warning, extra={"event": "adapter_in_doubt"})
         return imported.path
 
     async def expire(self) -> None:
@@ -195,4 +195,4 @@ def _content(directory: Path) -> dict[str, bytes]:
             raise InvalidInput(f"The upload lacks {' and '.join(missing)}; PUT it to its URL, then finish again")
         return {name: (directory / name).read_bytes() for name in MAX_BYTES}
     except OSError as error:
-        raise in_words(error, directory.parent, 0, 0) from error
+        raise disk_error(error, directory.parent, 0, 0) from error

@@ -68,7 +68,7 @@ class PassPlan(Record, tag=True):
             usage.add(db, self.used)
             loss = result.metrics["loss:sum"]
             if self.num_loss_tokens and model_id is not None and math.isfinite(loss):
-                models.note_loss(db, model_id, loss / self.num_loss_tokens)
+                models.set_last_loss(db, model_id, loss / self.num_loss_tokens)
 
         return Finished(body=training_codec.encode_result(result), media_type=PROTOBUF, also=store)
 

@@ -141,7 +141,7 @@ async def recover_log(store: Store, clock: Clock) -> list[UnfinishedLane]:
         unfinished: dict[str, list[NewOperation]] = {model.model_id: [] for model in models.active(db)}
         for row in operations.pending(db):
             if row.kind is OperationKind.SAMPLE:
-                operations.lose(db, row.op_id, now)
+                operations.mark_lost(db, row.op_id, now)
             elif (operation := _unfinished(db, row)) is not None:
                 unfinished.setdefault(row.lane, []).append(operation)
             else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from eztinker.checkpoints.store import remove_checkpoint
+from eztinker.checkpoints.checkpoint_files import remove_checkpoint
 from eztinker.oplog import epochs, snapshots
 from eztinker.oplog.rows import Snapshot
 from eztinker.oplog.store import Store

@@ -9,7 +9,7 @@ from functools import partial
 
 from eztinker.errors import InvalidInput
 from eztinker.oplog import operations, sessions
-from eztinker.oplog.rows import Completion
+from eztinker.oplog.rows import SettledOperation
 from eztinker.oplog.store import Store
 from eztinker.service.accounts.access import owned
 from eztinker.service.clock import Clock
@@ -28,7 +28,7 @@ MAX_COMPLETIONS = 4096
 
 
 class Announcement(Record):
-    completions: list[Completion]
+    completions: list[SettledOperation]
     cursor: int
     """Where the next poll goes on. It outlives this process, as outcomes are numbered in the log."""
 
@@ -86,7 +86,7 @@ class Completions:
         for lane, op_ids in fetched.items():
             await self._store.write(partial(operations.drop_fetched, lane=lane, op_ids=op_ids))
 
-    async def _after(self, lane: str, clone: int, cursor: int) -> list[Completion]:
+    async def _after(self, lane: str, clone: int, cursor: int) -> list[SettledOperation]:
         seq_ids = range(clone * SEQ_IDS_PER_CLONE, (clone + 1) * SEQ_IDS_PER_CLONE)
         return await self._store.read(
             lambda db: operations.completions(db, lane, after=cursor, seq_ids=seq_ids, limit=MAX_COMPLETIONS)

@@ -131,7 +131,7 @@ def check_note(note: str | None) -> str | None:
 
 
 def _find(db: Connection, owner: str, reference: str, now: datetime) -> Run:
-    run_id = models.run_meant(db, reference, [owner])
+    run_id = models.resolve_run(db, reference, [owner])
     found = models.of_run(db, run_id or "")  # asked as well if there is none, so that foreign runs are not told apart
     owned(found[0] if found else None, owner, f"training run {reference!r}")
     return _run(db, owner, found, now)

@@ -40,7 +40,7 @@ class RunListings:
         now = self._clock.now()
 
         def query(db: Connection) -> tuple[Model | None, list[Checkpoint]]:
-            found = models.meant(db, model_id, [reader])
+            found = models.resolve(db, model_id, [reader])
             model_ids = [model.model_id for model in found] or [model_id]  # asked as well if there is none
             saved = checkpoints.of_models(db, model_ids)
             return (found[0] if found else None), visible_to(reader, saved, now)

@@ -135,7 +135,7 @@ class TrainingRuns:
 
     async def meant(self, owner: str, reference: str) -> Model:
         """The model of this id, or the last used of the run that `reference` names."""
-        found = await self._store.read(lambda db: models.meant(db, reference, [owner]))
+        found = await self._store.read(lambda db: models.resolve(db, reference, [owner]))
         return owned(found[0] if found else None, owner, f"training run {reference!r}")
 
     async def in_use(self, owner: str, model_id: str) -> Model:

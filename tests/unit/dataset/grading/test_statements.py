@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eztinker.dataset.grading.statements import Answer, is_stated, last_stated_number, numbers_in
+from eztinker.dataset.grading.statements import StatedAnswer, is_stated, last_stated_number, numbers_in
 
 
 @pytest.mark.parametrize(
@@ -32,15 +32,15 @@ def test_a_number_that_an_operator_takes_further_is_not_stated(text: str, stated
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("It is not 5", Answer("5", is_one_value=False)),
-        ("It is 4, not 5", Answer("4")),
-        ("It was 4. It is not 5", Answer("5", is_one_value=False)),
-        ("at least 5", Answer("5", is_one_value=False)),
-        ("We have 5 and 7", Answer("5 and 7", is_one_value=False)),
-        ("We have 5 and 5", Answer("5")),
+        ("It is not 5", StatedAnswer("5", is_one_value=False)),
+        ("It is 4, not 5", StatedAnswer("4")),
+        ("It was 4. It is not 5", StatedAnswer("5", is_one_value=False)),
+        ("at least 5", StatedAnswer("5", is_one_value=False)),
+        ("We have 5 and 7", StatedAnswer("5 and 7", is_one_value=False)),
+        ("We have 5 and 5", StatedAnswer("5")),
     ],
 )
-def test_a_denied_number_gives_way_within_its_sentence_and_several_are_no_value(text: str, answer: Answer):
+def test_a_denied_number_gives_way_within_its_sentence_and_several_are_no_value(text: str, answer: StatedAnswer):
     assert last_stated_number(text) == answer
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from eztinker.base_models.catalog import Catalog
+from eztinker.checkpoints.checkpoint_files import ADAPTER_PART, tensors_part, write_checkpoint
 from eztinker.checkpoints.peft_archive import FILES, unpack
-from eztinker.checkpoints.store import ADAPTER_PART, tensors_part, write_checkpoint
 from eztinker.errors import InvalidInput, ModelNotServed
 from eztinker.service.checkpoints.adapters import packed
 from eztinker.types import CheckpointKind, LoraSpec

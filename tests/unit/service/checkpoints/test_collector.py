@@ -9,7 +9,7 @@ from eztinker.oplog import operations, payloads
 from eztinker.oplog.database import open_database
 from eztinker.oplog.rows import Operation
 from eztinker.oplog.store import Database
-from eztinker.oplog.upgrade import bring_up_to_date
+from eztinker.oplog.upgrade import create_or_upgrade
 from eztinker.protocol.frames import LoadModel, encode_payload
 from eztinker.service.checkpoints.collector import in_use
 from eztinker.types import OperationKind
@@ -19,7 +19,7 @@ def test_a_removed_checkpoint_stays_while_a_run_may_have_to_load_it_again():
     """It went a minute after its removal, and a run that had loaded it, with no snapshot since, could not come back."""
     memory = Path(":memory:")
     engine = open_database(memory)
-    bring_up_to_date(engine, memory)
+    create_or_upgrade(engine, memory)
     load = LoadModel(op_id="op", model_id="run", directory="/checkpoints/loaded", with_optimizer=True)
     row = Operation(
         op_id="op", owner="me", lane="run", seq_id=3, kind=OperationKind.LOAD_WEIGHTS, created_at=datetime.now(UTC)

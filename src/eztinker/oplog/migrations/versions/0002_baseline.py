@@ -1,4 +1,4 @@
-"""The first schema that is upgraded, as it was: a number in `schema_version` told it from later ones."""
+"""The oldest schema that can be upgraded, with its version in the table `schema_version`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Only for a database without tables; a log of this version is there already."""
+    """Create the tables of version 2 in an empty database; a log of that version has them already."""
     version = op.create_table("schema_version", sa.Column("version", sa.Integer, primary_key=True))
     op.bulk_insert(version, [{"version": 2}])
     op.create_table(

@@ -1,4 +1,4 @@
-"""Rows of operations that are over become small, and Alembic's table alone tells the version."""
+"""Settled operations lose their plans, and the version is kept in Alembic's table alone."""
 
 from __future__ import annotations
 

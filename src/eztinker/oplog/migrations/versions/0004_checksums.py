@@ -1,4 +1,4 @@
-"""Plans and results get checksums; those that are there already have none and are read as they are."""
+"""Plans and results get checksums; rows stored before have none and are read unchecked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples may be recorded, so that training requests can name them as their source; adapters come file by file."""
+"""Tables for recorded samples, which training requests name as their source, and for uploads of adapters."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Training runs get short ids, names, notes, and the number of steps and last loss of each Tinker model.
 
-Models that were there already are sorted into runs by what their client wrote into `user_metadata`; their steps are
-counted from the log, or taken from their newest checkpoint where that says more.
+Existing models are grouped into runs by what their client wrote into `user_metadata`; their steps are counted from the
+log, or taken from their newest checkpoint where that has more.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _sort_into_runs(db: sa.Connection) -> None:
 
 
 def _first_model(user_metadata: str | None) -> str:
-    """The model that a run began as, if a client has written it down; its run's id was `run_` and that model's."""
+    """Id of the first model of the run, if the client has written it down as `run_<model id>`; else empty."""
     metadata = json.loads(user_metadata) if user_metadata else None
     named = metadata.get("eztinker_run") if isinstance(metadata, dict) else None
     return named.removeprefix("run_") if isinstance(named, str) else ""

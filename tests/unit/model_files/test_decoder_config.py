@@ -8,18 +8,18 @@ import pytest
 from transformers import AutoConfig
 
 from eztinker.errors import DataDamaged, Unsupported
-from eztinker.model_files.config import FAMILIES, DecoderConfig, config_of
+from eztinker.model_files.decoder_config import FAMILIES, DecoderConfig, parse_config
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
 
 
 def read(family: str = "llama", **fields: Any) -> DecoderConfig:
-    return config_of({"model_type": family} | SMALL | fields, "x")
+    return parse_config({"model_type": family} | SMALL | fields, "x")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_file_leaves_out_is_what_transformers_takes(family: str):
-    ours, theirs = config_of({"model_type": family}, "x"), AutoConfig.for_model(family)
+    ours, theirs = parse_config({"model_type": family}, "x"), AutoConfig.for_model(family)
     assert ours.vocab_size == theirs.vocab_size
     assert (ours.hidden_size, ours.intermediate_size) == (theirs.hidden_size, theirs.intermediate_size)
     assert (ours.num_layers, ours.num_heads) == (theirs.num_hidden_layers, theirs.num_attention_heads)

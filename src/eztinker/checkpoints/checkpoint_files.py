@@ -1,4 +1,4 @@
-"""Writing a checkpoint so that it is either whole or not there, and reading it only if every byte is as written."""
+"""Checkpoints on disk: written atomically, and read only if every byte is as written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from eztinker.checkpoints.disk import appearing_whole, try_to_remove, write_file
+from eztinker.checkpoints.disk import atomic_directory, try_to_remove, write_file
 from eztinker.checkpoints.manifest import MANIFEST, Manifest, Part, decode_manifest, encode_manifest, sha256
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound
 from eztinker.types import CheckpointKind, LoraSpec
@@ -20,14 +20,14 @@ Arrays = Mapping[str, np.ndarray]
 ADAPTER_PART = "adapter.safetensors"
 OPTIMIZER_PART = "optimizer.safetensors"
 GRADIENT_PART = "gradient.safetensors"
-"""Only in the snapshots from which a run is recovered."""
+"""Accumulated gradient, only in the snapshots from which a run is recovered."""
 
 RESERVE_BYTES = 8 << 20
-"""What every checkpoint leaves free on the disk, so that the operation log goes on when checkpoints cannot."""
+"""Bytes that every checkpoint leaves free on the disk, so that the operation log goes on when checkpoints cannot."""
 
 
 def tensors_part(arrays: Arrays) -> bytes:
-    """The bytes of a safetensors file with these arrays."""
+    """Serialize arrays as a safetensors file."""
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
@@ -44,8 +44,8 @@ def write_checkpoint(
     """Write `parts` (file name to content) and their manifest to `directory`, which must not exist.
 
     Raises:
-        FileExistsError: there is something under this name.
-        DiskFull, DiskBroken: the disk refused; what was written is removed.
+        FileExistsError: `directory` exists.
+        DiskFull, DiskBroken: the disk is full or failed; nothing is left behind.
     """
     manifest = Manifest(
         tinker_path=tinker_path,
@@ -55,7 +55,7 @@ def write_checkpoint(
         step=step,
         parts={name: Part(size_bytes=len(content), sha256=sha256(content)) for name, content in parts.items()},
     )
-    with appearing_whole(directory, num_bytes=manifest.size_bytes, reserve_bytes=RESERVE_BYTES) as staging:
+    with atomic_directory(directory, num_bytes=manifest.size_bytes, reserve_bytes=RESERVE_BYTES) as staging:
         for name, content in parts.items():
             write_file(staging / name, content)
         write_file(staging / MANIFEST, encode_manifest(manifest))
@@ -63,24 +63,24 @@ def write_checkpoint(
 
 
 def copy_checkpoint(source: Path, directory: Path) -> None:
-    """Make `directory`, which must not exist, a checkpoint with the files of `source`, sharing their storage.
+    """Copy a checkpoint to `directory`, which must not exist, sharing the storage of its files.
 
     Either can then be removed without the other, since no file of a checkpoint is ever changed.
 
     Raises:
-        CheckpointDamaged, CheckpointNotFound: `source` is not a whole checkpoint.
-        DiskFull, DiskBroken: the disk refused; nothing is left behind.
+        CheckpointDamaged, CheckpointNotFound: `source` is not a complete checkpoint.
+        DiskFull, DiskBroken: the disk is full or failed; nothing is left behind.
     """
     names = [*read_manifest(source).parts, MANIFEST]
-    with appearing_whole(directory, num_bytes=0, reserve_bytes=RESERVE_BYTES) as staging:
+    with atomic_directory(directory, num_bytes=0, reserve_bytes=RESERVE_BYTES) as staging:
         for name in names:
             _share(source / name, staging / name)
 
 
 def remove_checkpoint(directory: Path) -> bool:
-    """Remove the directory of a checkpoint, whole or not; False if the disk refuses, and it is worth another try.
+    """Remove the directory of a checkpoint, complete or not; False if the disk refuses, in which case retry later.
 
-    The manifest goes first, so that it never vouches for parts that are gone.
+    The manifest is removed first, so that it never vouches for parts that are gone.
     """
     return try_to_remove(directory, first=MANIFEST)
 
@@ -89,8 +89,8 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of the checkpoint in `directory`.
 
     Raises:
-        CheckpointNotFound: there is none, so whatever lies there is not a whole checkpoint.
-        CheckpointDamaged: it differs from what was written, or was written by a newer version.
+        CheckpointNotFound: there is no manifest, hence no complete checkpoint.
+        CheckpointDamaged: the manifest differs from what was written, or a newer version has written it.
     """
     try:
         return decode_manifest((directory / MANIFEST).read_bytes())
@@ -99,11 +99,11 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def verify_checkpoint(directory: Path) -> None:
-    """Read every byte of the checkpoint in `directory` and compare its hashes.
+    """Read every byte of the checkpoint in `directory` and verify its hashes.
 
     Raises:
         CheckpointNotFound: it has no manifest.
-        CheckpointDamaged: a byte of it is not as written; the file is named.
+        CheckpointDamaged: a byte is not as written; the message names the file.
     """
     manifest = read_manifest(directory)
     for part in manifest.parts:
@@ -111,11 +111,11 @@ def verify_checkpoint(directory: Path) -> None:
 
 
 def verify_part(directory: Path, part: str) -> Path:
-    """The file of one part, after its size and hash were found to be those of the manifest.
+    """Verify the size and hash of one part; returns the path of its file.
 
     Raises:
         CheckpointNotFound: there is no such checkpoint, or no such part in it.
-        CheckpointDamaged: a byte is not as written; the file is named.
+        CheckpointDamaged: a byte is not as written; the message names the file.
     """
     manifest = read_manifest(directory)
     if part not in manifest.parts:
@@ -125,10 +125,10 @@ def verify_part(directory: Path, part: str) -> Path:
 
 
 def read_tensors(directory: Path, manifest: Manifest, part: str) -> dict[str, np.ndarray]:
-    """The arrays of one part, after its size and hash were found to be those of the manifest.
+    """Arrays of one part, whose size and hash are verified.
 
     Raises:
-        CheckpointDamaged: a byte is not as written; the file is named.
+        CheckpointDamaged: a byte is not as written; the message names the file.
     """
     content = _read_part(directory, manifest, part)
     try:

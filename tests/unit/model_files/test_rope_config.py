@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from eztinker.errors import DataDamaged, InvalidInput, Unsupported
 from eztinker.model_files.json_fields import JsonFields
-from eztinker.model_files.rope import DEFAULT_THETA, RopeConfig, read_rope
+from eztinker.model_files.rope_config import DEFAULT_THETA, RopeConfig, read_rope
 
 HEAD_DIM, CONTEXT = 8, 64
 

@@ -1,4 +1,4 @@
-"""How long a short command waits for a server that has gone."""
+"""A time limit for short commands whose server has gone."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import TypeVar
 from eztinker.errors import ServerUnreachable
 from eztinker.settings.client_settings import client_settings, server_is_up
 
-_PATIENCE_SECONDS = 10.0
-"""Enough for a server that is started again; the SDK would go on asking for minutes."""
+_TIMEOUT_SECONDS = 10.0
+"""Time for which a server may not answer, long enough to restart it; the SDK would retry for minutes."""
 _LOOK_SECONDS = 1.0
 
 T = TypeVar("T")
 
 
 def while_server_answers(work: Callable[[], T]) -> T:
-    """What `work`, which goes through the SDK, comes to. It is left to itself when the server is gone for too long.
+    """Run `work`, which uses the SDK, on a thread, and abandon it if the server stops answering.
 
+    Returns:
+        The result of `work`.
     Raises:
         ServerUnreachable: the server has not answered for ten seconds.
     """
@@ -31,7 +33,7 @@ def while_server_answers(work: Callable[[], T]) -> T:
     while concurrent.futures.wait([outcome], _LOOK_SECONDS).not_done:
         if server_is_up(base_url):
             last_seen = time.monotonic()
-        elif time.monotonic() - last_seen > _PATIENCE_SECONDS:
+        elif time.monotonic() - last_seen > _TIMEOUT_SECONDS:
             raise ServerUnreachable(
                 f"The server at {base_url} stopped answering; start it again with: eztinker server, and repeat this"
             )
@@ -41,5 +43,5 @@ def while_server_answers(work: Callable[[], T]) -> T:
 def _fulfil(outcome: concurrent.futures.Future[T], work: Callable[[], T]) -> None:
     try:
         outcome.set_result(work())
-    except BaseException as error:  # whatever it is, it belongs to whoever waits
+    except BaseException as error:  # any error is the caller's
         outcome.set_exception(error)

@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eztinker.checkpoints import disk, store
-from eztinker.checkpoints.manifest import MANIFEST, Manifest
-from eztinker.checkpoints.store import (
+from eztinker.checkpoints import checkpoint_files, disk
+from eztinker.checkpoints.checkpoint_files import (
     ADAPTER_PART,
     OPTIMIZER_PART,
     copy_checkpoint,
@@ -22,6 +21,7 @@ from eztinker.checkpoints.store import (
     verify_checkpoint,
     write_checkpoint,
 )
+from eztinker.checkpoints.manifest import MANIFEST, Manifest
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound, DiskFull
 from eztinker.types import CheckpointKind, LoraSpec
 
@@ -93,7 +93,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_a_byte_is_written(
 ):
     def disk_usage(path: Path) -> SimpleNamespace:
         assert path == tmp_path
-        return SimpleNamespace(free=store.RESERVE_BYTES + 100)
+        return SimpleNamespace(free=checkpoint_files.RESERVE_BYTES + 100)
 
     monkeypatch.setattr(disk.shutil, "disk_usage", disk_usage)
     with pytest.raises(
@@ -147,7 +147,7 @@ def test_a_copy_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError(1, "Operation not permitted")
 
     write(tmp_path / "c")
-    monkeypatch.setattr(store.os, "link", unsupported)
+    monkeypatch.setattr(checkpoint_files.os, "link", unsupported)
     copy_checkpoint(tmp_path / "c", tmp_path / "copy")
     verify_checkpoint(tmp_path / "copy")
     assert not (tmp_path / "copy" / ADAPTER_PART).samefile(tmp_path / "c" / ADAPTER_PART)

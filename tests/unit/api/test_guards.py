@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from eztinker.api.browser_guard import BrowserGuard
+from eztinker.api.guards import OriginGuard
 
 
 async def answer(_: object) -> PlainTextResponse:
@@ -18,7 +18,7 @@ async def answer(_: object) -> PlainTextResponse:
 def client_of(host: str) -> TestClient:
     """A client of a server that listens on `host`."""
     app = Starlette(routes=[Route("/", answer, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])])
-    return TestClient(BrowserGuard(app, host=host), base_url="http://127.0.0.1")
+    return TestClient(OriginGuard(app, host=host), base_url="http://127.0.0.1")
 
 
 def outcome(listens_on: str, method: str = "GET", **headers: str) -> str:

@@ -11,9 +11,9 @@ from fastapi import FastAPI
 
 import eztinker.api
 from eztinker import errors
-from eztinker.api.errors import error_response
+from eztinker.api.error_responses import error_response
 from eztinker.api.http_server import http_server
-from eztinker.api.routes.futures import SHORTEST_HOLD
+from eztinker.api.routes.futures import MIN_HOLD_SHARE
 from eztinker.errors import (
     Cancelled,
     EngineLost,
@@ -53,7 +53,7 @@ def test_no_route_turns_requests_away_with_a_status_that_clients_repeat():
     used = {
         HTTPStatus[node.attr]
         for path in Path(eztinker.api.__file__).parent.rglob("*.py")
-        if path.name != "errors.py"
+        if path.name != "error_responses.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "HTTPStatus"
     }
@@ -73,4 +73,4 @@ def test_an_idle_connection_is_kept_for_longer_than_clients_pause():
 @pytest.mark.conforms(30)
 def test_a_poll_is_held_for_a_good_while_and_for_less_than_a_client_waits():
     longest = ServerConfig.model_fields["poll_hold_seconds"].default
-    assert 20 <= longest * SHORTEST_HOLD <= longest <= 40
+    assert 20 <= longest * MIN_HOLD_SHARE <= longest <= 40

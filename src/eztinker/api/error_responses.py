@@ -60,15 +60,15 @@ _STATUS: dict[type[EZTinkerError], HTTPStatus] = {
     UserError: HTTPStatus.BAD_REQUEST,
     ServerError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""The nearest base class in this table decides."""
+"""HTTP status of each error class; the nearest base class in this table decides."""
 
 _TRANSIENT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 RETRY_AFTER_SECONDS = 1
 MAX_SHOWN_CHARS = 100
-"""Of a wrong value, in the sentence about it."""
+"""Characters of a wrong value that the error message quotes."""
 
 
-class Refused(UserError):
+class RequestRefused(UserError):
     """A request that is turned away for its form, or for who sent it; it never leaves this package."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Refused(UserError):
         super().__init__(message)
         self.status = status
         self.reason = reason
-        """Takes the place of `code`."""
+        """Machine-readable reason, sent in place of the error's `code`."""
         self.headers = headers or {}
 
 
@@ -90,8 +90,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def error_response(error: EZTinkerError) -> JSONResponse:
-    """What the client gets to read for `error`."""
-    if isinstance(error, Refused):
+    """The JSON response for `error`."""
+    if isinstance(error, RequestRefused):
         return _response(error.status, error.reason, error.message, headers=error.headers)
     status = next(_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
     field = error.field if isinstance(error, InvalidInput) else None
@@ -104,14 +104,14 @@ async def _answer_known(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
-    """What the router refuses: unknown paths and methods."""
+    """Answer what the router refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     return _response(status, status.name.lower(), str(error.detail))
 
 
 async def _answer_bad_parameter(request: Request, error: Exception) -> JSONResponse:
-    """A part of the path or query that is not what the route declares."""
+    """Answer a path or query parameter that is not what the route declares."""
     assert isinstance(error, RequestValidationError)
     complaint = error.errors()[0]
     field = str(complaint["loc"][-1])
@@ -120,7 +120,7 @@ async def _answer_bad_parameter(request: Request, error: Exception) -> JSONRespo
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:
-    """The client left in the middle of its request, which therefore asks for nothing."""
+    """Answer a request whose client left before its end; nobody reads this."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 

@@ -1,6 +1,6 @@
-"""A model's shape, read from its `config.json` as transformers reads it. Adding a family means adding a reader here.
+"""A model's architecture, read from its `config.json` as transformers reads it. A new family needs a reader here.
 
-What a file leaves out has the default of its family; what the decoder does not compute is refused by name.
+Absent fields have the default of the family; features that the decoder does not support are refused by name.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 
 from eztinker.errors import DataDamaged, InvalidInput, Unsupported
 from eztinker.model_files.json_fields import JsonFields, read_json
-from eztinker.model_files.rope import RopeConfig, read_rope
+from eztinker.model_files.rope_config import RopeConfig, read_rope
 from eztinker.types import KNOWN_MODEL_TYPES
 
 MAX_CONTEXT = 2**24
-"""Positions are turned into angles in float32, which has every integer up to here."""
+"""Longest context: float32, in which positions become angles, represents every integer up to here."""
 MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig:
-    """Everything the decoder needs to know about a model besides its weights."""
+    """A model's architecture: everything the decoder needs besides the weights."""
 
     model_type: str
     vocab_size: int
@@ -36,14 +36,14 @@ class DecoderConfig:
     rope: RopeConfig
     context_length: int
     tie_word_embeddings: bool
-    """What the config says. A head of its own that is stored in spite of it is used."""
+    """Whether the config ties head and embedding; a head that is stored all the same, and differs, is used."""
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    """RMS norm over each query and key head before the rotation (Qwen3)."""
+    """Whether each query and key head has an RMS norm before the rotation (Qwen3)."""
     sliding_windows: tuple[int | None, ...] = ()
-    """Per layer: how many positions back a token sees, itself included; None sees all."""
+    """Attention window of each layer in positions, the token itself included; None attends to all."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -58,17 +58,17 @@ class DecoderConfig:
 
 
 def read_config(directory: Path, name: str) -> DecoderConfig:
-    """The shape of base model `name` in `directory`.
+    """Architecture of base model `name` in `directory`.
 
     Raises:
-        Unsupported: a family or a variant the decoder does not know, named.
-        DataNotFound, DataDamaged: there is no config, or a value in it cannot be.
+        Unsupported: the decoder does not support the family or a variant, which the message names.
+        DataNotFound, DataDamaged: there is no config, or a value in it is invalid.
     """
-    return config_of(read_json(directory / "config.json", name=name), name)
+    return parse_config(read_json(directory / "config.json", name=name), name)
 
 
-def config_of(raw: dict[str, Any], name: str) -> DecoderConfig:
-    """The shape that the object `raw` of a `config.json` describes; errors as of `read_config`."""
+def parse_config(raw: dict[str, Any], name: str) -> DecoderConfig:
+    """Architecture that the object `raw` of a `config.json` describes; raises as `read_config` does."""
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise Unsupported(
@@ -77,7 +77,7 @@ def config_of(raw: dict[str, Any], name: str) -> DecoderConfig:
         )
     fields = JsonFields(raw, where=f"config.json of base model {name!r}")
     try:
-        _check_computed(fields)
+        _check_supported(fields)
         return FAMILIES[family](fields)
     except Unsupported as error:
         raise Unsupported(f"Base model {name!r} cannot be served: {error.message}") from error
@@ -85,8 +85,8 @@ def config_of(raw: dict[str, Any], name: str) -> DecoderConfig:
         raise DataDamaged(f"config.json of base model {name!r} cannot be right: {error.message}") from error
 
 
-def _check_computed(fields: JsonFields) -> None:
-    """Refuse what transformers computes otherwise than the decoder."""
+def _check_supported(fields: JsonFields) -> None:
+    """Refuse features that transformers computes differently from the decoder."""
     activation = fields.text("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise Unsupported(f"the activation {activation!r} (hidden_act) is not supported; these families use 'silu'")
@@ -105,15 +105,15 @@ def _check_computed(fields: JsonFields) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Defaults:
-    """What transformers takes where a family's config says nothing."""
+    """Default values of a family in transformers."""
 
     vocab_size: int
     hidden_size: int = 4096
     intermediate_size: int
     num_key_value_heads: int | None
-    """None: as many as attention heads."""
+    """Number of key-value heads; None for as many as attention heads."""
     head_dim: int | None = None
-    """None: hidden size over attention heads."""
+    """Channels per head; None for the hidden size over the number of attention heads."""
     max_position_embeddings: int
 
 
@@ -134,7 +134,7 @@ DEFAULT_FIRST_WINDOWED_LAYER = 28
 
 
 def _common(fields: JsonFields) -> dict[str, Any]:
-    """The fields that every family spells alike."""
+    """Fields that every family spells alike."""
     family = fields.text("model_type", "")
     defaults = DEFAULTS[family]
     hidden_size = fields.integer("hidden_size", defaults.hidden_size)
@@ -219,7 +219,7 @@ def _no_windows(fields: JsonFields) -> tuple[None, ...]:
 
 
 def _qwen_windows(fields: JsonFields) -> tuple[int | None, ...]:
-    """Qwen lists its windowed layers in `layer_types`; older files say from which layer on they begin."""
+    """Windows of Qwen's layers, from `layer_types` or, in older files, from the first windowed layer on."""
     window = fields.optional_integer("sliding_window", DEFAULT_WINDOW)
     if not fields.flag("use_sliding_window"):
         window = None

@@ -1,7 +1,6 @@
-"""Rotary position embedding as a model's config describes it.
+"""Parameters of rotary position embedding, read from a model's config as transformers reads them.
 
-Read as transformers reads it, or refused by name: files spell it in three ways, and a field that is passed over
-changes every angle.
+Files spell them in three ways. An unknown field is refused by name, since ignoring it could change every angle.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ class RopeConfig:
     theta: float
     kind: str = "default"
     scaling: dict[str, float] = field(default_factory=dict)
-    """The numbers of this kind, under the names of the model files, what is inferred among them."""
+    """Parameters of this kind under their names in model files, inferred ones included."""
 
 
 def read_rope(config: JsonFields, head_dim: int, context_length: int) -> RopeConfig:
-    """The rope of a config, out of `rope_scaling`, `rope_parameters` and the fields beside them.
+    """Read the rope parameters of a config from `rope_scaling`, `rope_parameters` and the fields beside them.
 
     Raises:
-        Unsupported: a kind, or a field of it, that is not computed.
-        InvalidInput, DataDamaged: a number that cannot be.
+        Unsupported: the kind, or a field of it, is not supported.
+        InvalidInput, DataDamaged: a number is invalid.
     """
     block = _block(config)
     kind = block.text("rope_type", block.text("type", "default"))
@@ -52,20 +51,20 @@ def read_rope(config: JsonFields, head_dim: int, context_length: int) -> RopeCon
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What the numbers of a kind are read from."""
+    """Objects from which the parameters of a kind are read."""
 
     block: JsonFields
     config: JsonFields
     context_length: int
 
     def original_context(self) -> float:
-        """The one beside the block counts first; without any, the context of the model."""
+        """Original context length: from the config, else from the block, else the model's context length."""
         key = "original_max_position_embeddings"
         holder = self.config if key in self.config else self.block
         return holder.number(key, self.context_length, above=0)
 
     def rotated_share(self) -> float:
-        """The share of a head's channels that turn."""
+        """Fraction of a head's channels that are rotated."""
         key = "partial_rotary_factor"
         holder = self.config if key not in self.block and self.config.raw(key) is not None else self.block
         return holder.number(key, 1.0, above=0)
@@ -76,7 +75,7 @@ class _Source:
 
 
 def _block(config: JsonFields) -> JsonFields:
-    """`rope_scaling`, which older files have, goes before `rope_parameters` unless it is empty."""
+    """The first non-empty one of `rope_scaling`, which older files have, and `rope_parameters`."""
     for key in ("rope_scaling", "rope_parameters"):
         block = config.object(key)
         if block is not None and block.names:
@@ -129,7 +128,7 @@ def _yarn(source: _Source) -> dict[str, float]:
 
 
 def _yarn_attention_factor(block: JsonFields, factor: float) -> float:
-    """What scores are scaled by. Source: Peng et al. 2023, arXiv:2309.00071, sec. 3.4."""
+    """Scale of attention scores. Source: Peng et al. 2023, arXiv:2309.00071, sec. 3.4."""
 
     def magnitude(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
@@ -150,7 +149,7 @@ def _is_null(block: JsonFields, key: str) -> bool:
 class _Kind:
     read: Callable[[_Source], dict[str, float]]
     keys: tuple[str, ...] = ()
-    """Fields of its own."""
+    """Fields that only this kind has."""
 
 
 _COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")

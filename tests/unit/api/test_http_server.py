@@ -1,20 +1,20 @@
-"""Bounds on the head of a request, on a real connection to a small application."""
+"""Bounds on the head of a request, on a real connection to a small application; and answers sent in one piece."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI, Request
 
-from eztinker.api import http_protocol
-from eztinker.api.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, PEER
-from eztinker.api.http_server import http_server
+from eztinker.api import http_server as http_server_module
+from eztinker.api.http_server import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, PEER, JoinedWrites, http_server
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_head_that_never_ends_is_cut_off(port: int, parts: int):
 
 
 def test_a_head_that_does_not_come_in_time_is_refused(port: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_server_module, "HEAD_SECONDS", 0.2)
     assert exchange(port, b"GET / HTTP/1.1\r\n")[0] == 408
     assert exchange(port, b"")[0] == 408
 
@@ -121,3 +121,57 @@ def test_a_request_has_one_host(port: int, hosts: list[bytes]):
     lines = b"".join(line + b"\r\n" for line in (*hosts, b"Connection: close"))
     status, said = exchange(port, b"GET / HTTP/1.1\r\n" + lines + b"\r\n")
     assert (status, f"got {len(hosts)}" in said["detail"]) == (400, True)
+
+
+HEAD, BODY = b"HTTP/1.1 200 OK\r\n\r\n", b"{}"
+
+
+class Wire(asyncio.Transport):
+    """What reaches the system, call by call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.calls.append(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.calls.append(b"".join(list_of_data))
+
+    def close(self) -> None:
+        self.calls.append(b"closed")
+
+
+def written(*turns: list[bytes], then_close: bool = False) -> list[bytes]:
+    """The calls that come of these writes, each list in one turn of the loop."""
+
+    async def write() -> list[bytes]:
+        wire = Wire()
+        transport = JoinedWrites(wire, asyncio.get_running_loop())
+        for pieces in turns:
+            for piece in pieces:
+                transport.write(piece)
+            if then_close:
+                transport.close()
+            await asyncio.sleep(0)
+        return wire.calls
+
+    return asyncio.run(write())
+
+
+def test_a_head_and_its_body_are_one_call():
+    assert written([HEAD, BODY]) == [HEAD + BODY]
+
+
+def test_what_comes_alone_goes_at_the_end_of_the_turn():
+    assert written([HEAD], [BODY], [BODY]) == [HEAD, BODY, BODY]
+
+
+def test_answers_to_pipelined_requests_keep_their_order():
+    assert b"".join(written([HEAD, BODY, HEAD], [BODY, HEAD, BODY])) == (HEAD + BODY) * 3
+
+
+def test_closing_sends_what_is_kept_first():
+    assert written([HEAD], then_close=True) == [HEAD, b"closed"]
+    assert written([HEAD, BODY], then_close=True) == [HEAD + BODY, b"closed"]
