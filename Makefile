@@ -32,7 +32,7 @@ OLDER_COOKBOOK := 'tinker-cookbook[math-rl,multiplayer-rl]==0.5.8' 'setuptools<8
 COOKBOOK_PYTHONS := $(RECIPES)/bin/python $(OLDER_RECIPES)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-coverage test-lowest test-newest recipes recipes-page kills kills-short conformance torture \
+.PHONY: help setup demo test test-lowest test-newest recipes recipes-page kills kills-short conformance torture \
   full-size lint format bench docs site check-version map lock wheel clean
 
 help: ## show this list
@@ -43,15 +43,14 @@ setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything 
 demo: setup ## train a real model by rejection sampling and show its accuracy rise
 	$(BIN)/eztinker demo
 
-test: setup ## run the tests (all but the kills)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture
-
-# Counting lines makes the unit tests a third slower, so only CI asks for it, and of these tests alone.
-test-coverage: setup ## the same tests, with one line about how many lines of the source the unit tests run
-	export OMP_NUM_THREADS=1 && \
-	  $(BIN)/pytest $(PYTEST_ARGS) --cov --cov-report= tests/unit && \
-	  $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture --ignore=tests/unit
+test: setup ## run the tests (all but the kills); COVERAGE=1 also says how many lines the unit tests run
+ifdef COVERAGE
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --cov --cov-report= tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture --ignore=tests/unit
 	@echo "Lines of src/eztinker that tests/unit runs: $$($(BIN)/coverage report --format=total) %"
+else
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture
+endif
 
 test-lowest: $(LOWEST)/.installed ## run the core suite with the oldest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest $(PYTEST_ARGS) $(CORE)

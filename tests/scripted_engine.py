@@ -46,7 +46,6 @@ from eztinker.protocol.frames import (
     SaveCheckpoint,
     Shutdown,
     Started,
-    Submit,
     TrainingCommand,
     Unloaded,
     UnloadModel,
@@ -69,7 +68,7 @@ _num_operations: Counter[str] = Counter()
 _stalled: set[str] = set()
 
 
-def answer(command: AnyCommand | TrainingCommand | Sample) -> AnyEvent | None:
+def answer(command: AnyCommand) -> AnyEvent | None:
     match command:
         case Configure():
             return Ready(pid=os.getpid(), device="cpu", dtype="float32", num_threads=1)
@@ -174,12 +173,11 @@ def main() -> None:
         command = decode_command(body)
         if isinstance(command, Shutdown):
             return
-        work = command.work if isinstance(command, Submit) else command
-        if isinstance(work, TrainingCommand):
-            if work.model_id in _stalled:
+        if isinstance(command, TrainingCommand):
+            if command.model_id in _stalled:
                 continue
-            stream.write(encode_frame(Started(op_id=work.op_id)))
-        if (event := answer(work)) is not None:
+            stream.write(encode_frame(Started(op_id=command.op_id)))
+        if (event := answer(command)) is not None:
             stream.write(encode_frame(event))
 
 

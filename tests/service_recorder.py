@@ -18,14 +18,14 @@ from eztinker.protocol.sampling_codec import WireSampleRequest
 from eztinker.service.accounts.access import Keys
 from eztinker.service.accounts.usage import Stored
 from eztinker.service.clock import Clock
-from eztinker.service.execution.operations import Done
+from eztinker.service.execution.plans import Done
 from eztinker.service.sampling.sampling_requests import engine_request
 from eztinker.settings.server_config import ServerConfig
 from eztinker.types import OperationKind
 from tests.servers import API_KEY, SCRIPTED_BASE_MODEL
 
 ANSWERS: dict[str, Any] = {
-    "operations.outcome": Done(kind=OperationKind.SAVE_WEIGHTS, media_type="application/json", body=b" " * (2 << 20)),
+    "futures.outcome": Done(kind=OperationKind.SAVE_WEIGHTS, media_type="application/json", body=b" " * (2 << 20)),
     "usage.stored": {"p": Stored(count=1, size_bytes=1), "q": Stored(count=1, size_bytes=1)},
 }
 """To calls after which the request goes on; all others end it."""
@@ -50,7 +50,7 @@ class Observed:
 
     def is_refusal_of(self, field_name: str) -> bool:
         """Whether it is an error that names the field: at once, or as what a future is to fail with."""
-        is_failed_future = "refuse(" in self.calls or "batch=InvalidInput(" in self.calls
+        is_failed_future = "refuse(" in self.calls or "error=InvalidInput(" in self.calls
         refusal = self.text if self.status == 422 else self.calls if is_failed_future else ""
         return field_name.removesuffix("_params") in refusal.lower()
 

@@ -75,8 +75,7 @@ def cancel(http: httpx.Client, futures: list[str]) -> None:
 
 
 def num_left(server: RunningServer, owner: str) -> int:
-    unsettled = server.app.state.service.operations._unsettled
-    return sum(each.owner == owner for each in unsettled.values())
+    return sum(operation.owner == owner for operation in server.app.state.service.futures._live)
 
 
 def finish(http: httpx.Client, futures: list[str]) -> None:

@@ -25,7 +25,8 @@ from eztinker.service.clock import Clock
 from eztinker.service.execution import engine_process
 from eztinker.service.execution.engine_link import EngineLink
 from eztinker.service.execution.engine_process import EngineProcess
-from eztinker.types import SampleRequest, SamplingParams
+from eztinker.service.execution.operation import LiveOperations, Operation
+from eztinker.types import OperationKind, SampleRequest, SamplingParams
 from tests.scripted_engine import DIE, DIE_ONCE, STALL
 from tests.servers import SCRIPTED_ENGINE_ARGV, RunningServer, serving_scripted, wait_until
 from tests.wire import (
@@ -340,9 +341,10 @@ def test_only_the_newest_inflight_save_is_kept_and_all_inflight_samplers_draw_fr
 # --- the engine process alone ---
 
 
-def sample_command(op_id: str, token: int) -> Sample:
+def sample_operation(op_id: str, token: int) -> Operation:
     request = SampleRequest(prompt=np.array([token]), num_samples=1, params=SamplingParams(max_tokens=1))
-    return Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
+    work = Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
+    return Operation(op_id=op_id, owner="local", lane="lane", seq_id=None, kind=OperationKind.SAMPLE, work=work)
 
 
 def new_engine(argv: Sequence[str], *, refusals: int = 0) -> EngineProcess:
@@ -355,7 +357,12 @@ def new_engine(argv: Sequence[str], *, refusals: int = 0) -> EngineProcess:
         return epoch
 
     return EngineProcess(
-        Configure(base_models={}), begin_epoch, Clock(), stall_seconds=60, spawn=partial(EngineLink.spawn, argv)
+        Configure(base_models={}),
+        begin_epoch,
+        Clock(),
+        LiveOperations(),
+        stall_seconds=60,
+        spawn=partial(EngineLink.spawn, argv),
     )
 
 
@@ -374,11 +381,12 @@ def test_engines_go_on_starting_after_the_log_refused_the_number_of_one():
 def test_commands_wait_for_an_engine_that_is_not_ready():
     async def scenario() -> None:
         engine = new_engine(SCRIPTED_ENGINE_ARGV)
-        early = engine.sample(sample_command("early", 10), owner="local")
+        early = sample_operation("early", 10)
+        answer = engine.sample(early)
         assert engine.ready is None
         engine.start()
-        assert isinstance((await early).event, SampleDone)
-        assert (await early).epoch == engine.epoch == 1
+        assert isinstance(await answer, SampleDone)
+        assert early.epoch == engine.epoch == 1
         assert engine.ready is not None
         await engine.stop()
 
@@ -394,7 +402,7 @@ def test_an_engine_that_never_starts_fails_what_waits(monkeypatch: pytest.Monkey
         engine.start()
         waiting = asyncio.create_task(engine.available())
         with pytest.raises(EngineLost, match="does not start"):
-            await engine.sample(sample_command("never", 10), owner="local")
+            await engine.sample(sample_operation("never", 10))
         with pytest.raises(EngineLost, match="does not start"):
             await waiting
         await engine.stop()
@@ -406,7 +414,7 @@ def test_stopping_leaves_no_engine_behind():
     async def scenario() -> int:
         engine = new_engine(SCRIPTED_ENGINE_ARGV)
         engine.start()
-        await engine.sample(sample_command("one", 10), owner="local")
+        await engine.sample(sample_operation("one", 10))
         assert engine.ready is not None
         pid = engine.ready.pid
         await engine.stop()

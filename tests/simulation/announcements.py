@@ -6,7 +6,7 @@ import asyncio
 
 from eztinker.errors import QueueFull
 from eztinker.oplog.rows import OperationStatus, SettledOperation
-from eztinker.service.execution.operations import Done, Failure
+from eztinker.service.execution.futures import Done, Failure
 from eztinker.service.sampling.completions import Announcement
 from eztinker.service.service import Service
 from tests.simulation.calls import Caller, Outcome

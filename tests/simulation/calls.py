@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from eztinker.errors import CheckpointDamaged, NotFound, QueueFull, ResultGone, ServerError, SessionEnded, UserError
-from eztinker.service.execution.operations import Done, Failure
+from eztinker.service.execution.futures import Done, Failure
 from eztinker.service.service import Service
 from tests.simulation.network import ConnectionLost, Network
 from tests.simulation.records import Place, Records, Violation
@@ -118,4 +118,4 @@ class Caller:
 
 async def _poll(service: Service, *, owner: str, op_id: str, hold_seconds: float) -> Outcome:
     with service.polls.held(owner):
-        return await service.operations.outcome(owner, op_id, hold_seconds=hold_seconds)
+        return await service.futures.outcome(owner, op_id, hold_seconds=hold_seconds)

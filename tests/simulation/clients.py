@@ -7,7 +7,7 @@ import contextlib
 from random import Random
 
 from eztinker.errors import SessionEnded
-from eztinker.service.execution.operations import Done
+from eztinker.service.execution.plans import Done
 from eztinker.service.service import Service
 from eztinker.service.sessions.sessions import SessionRequest
 from eztinker.service.training.training_runs import LoraRequest, NewRun

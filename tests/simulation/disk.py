@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from eztinker.oplog.database import open_database
-from eztinker.oplog.store import MAX_GROUP, Change, ChangeOutcome, Database, Store
+from eztinker.oplog.store import MAX_GROUP, Change, Database, Store
 from eztinker.oplog.upgrade import create_or_upgrade
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Disk:
         self.on_commit: Callable[[], None] = lambda: None
         """Called when a group has become durable and nobody knows yet."""
 
-    def commit(self, changes: list[Change]) -> list[ChangeOutcome]:
+    def commit(self, changes: list[Change]) -> list[Future[Any]]:
         _refusing[0] = self._random.random() < self.refusal_rate
         outcomes = Database(self.engine).commit(changes)
         if _refusing[0]:
@@ -81,14 +82,14 @@ class SimulatedStore(Store):
         waiting = [done for _, done in group]
         asyncio.get_running_loop().call_later(self._disk.commit_seconds(), self._tell, waiting, outcomes)
 
-    def _tell(self, waiting: list[asyncio.Future[Any]], outcomes: list[ChangeOutcome]) -> None:
+    def _tell(self, waiting: list[asyncio.Future[Any]], outcomes: list[Future[Any]]) -> None:
         for done, outcome in zip(waiting, outcomes, strict=True):
             if done.done():
                 continue  # the caller has gone; the change stands
-            if outcome.error is not None:
-                done.set_exception(outcome.error)
+            if (error := outcome.exception()) is not None:
+                done.set_exception(error)
             else:
-                done.set_result(outcome.result)
+                done.set_result(outcome.result())
         self._is_busy = False
         self._go_on()
 

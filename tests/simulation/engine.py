@@ -35,7 +35,6 @@ from eztinker.protocol.frames import (
     SaveCheckpoint,
     Shutdown,
     Started,
-    Submit,
     TrainingCommand,
     Unloaded,
     UnloadModel,
@@ -127,16 +126,15 @@ class SimulatedEngine(EngineLink):
                 self._after(self._random.uniform(0.1, 3), self._start)
             case Shutdown():
                 self._die()
-            case Submit(work=Sample() as work):
-                self._samples[work.op_id] = work
-                self._after(self._random.uniform(0.01, 2), self._end_sample, work.op_id)
-            case Submit(work=work):
-                assert not isinstance(work, Sample)
-                self._queues[work.model_id].append(work)
-                self._go_on()
+            case Sample():
+                self._samples[command.op_id] = command
+                self._after(self._random.uniform(0.01, 2), self._end_sample, command.op_id)
             case Cancel():
                 if self._samples.pop(command.op_id, None) is not None:
                     self._tell(Failed.of(command.op_id, Cancelled()))
+            case _:
+                self._queues[command.model_id].append(command)
+                self._go_on()
 
     async def events(self) -> AsyncIterator[AnyEvent]:
         while (event := await self._events.get()) is not None:

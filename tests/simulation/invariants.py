@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from eztinker.service.execution.engine_process import MAX_DEATHS, MAX_FAILED_STARTS
-from eztinker.service.execution.operations import Done, Failure
+from eztinker.service.execution.futures import Done, Failure
 from tests.simulation import states
 from tests.simulation.engine import Engines
 from tests.simulation.fold import DONE, Fold

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,17 @@ from unittest.mock import patch
 from eztinker.oplog import checkpoints, payloads, snapshots
 from eztinker.oplog import operations as operation_queries
 from eztinker.oplog import sessions as session_queries
-from eztinker.oplog.rows import Checkpoint, Model, Operation
+from eztinker.oplog.rows import Checkpoint, Model, OperationRow
 from eztinker.service.accounts.fair_share import Room
 from eztinker.service.checkpoints import collector, copies
 from eztinker.service.checkpoints.collector import CheckpointCollector
 from eztinker.service.checkpoints.copies import CheckpointCopies
-from eztinker.service.execution import operations, recovery, run_feed
+from eztinker.service.execution import recovery
 from eztinker.service.execution.engine_process import EngineProcess
+from eztinker.service.execution.futures import Futures
 from eztinker.service.execution.lanes import Lane
-from eztinker.service.execution.new_operation import NewOperation, Refused
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.operation import Operation
+from eztinker.service.execution.outcome_writer import OutcomeWriter
 from eztinker.service.execution.run_feed import RunFeed
 from eztinker.service.service import Service
 from eztinker.service.sessions.sessions import Sessions
@@ -33,46 +33,47 @@ Planted = Callable[[], AbstractContextManager[Any]]
 
 
 def _acknowledge_before_commit() -> AbstractContextManager[Any]:
-    async def accept(self: Operations, new: NewOperation | Refused) -> str:
-        writing = asyncio.create_task(real(self, new))
-        if isinstance(new, Refused):
+    async def accept(self: Futures, operation: Operation) -> str:
+        writing = asyncio.create_task(real(self, operation))
+        if operation.is_refused:
             return await writing
         writing.add_done_callback(lambda task: task.exception())
-        self.expect(new)
-        return new.op_id
+        self.expect(operation)
+        return operation.op_id
 
-    real = Operations.accept
-    return patch.object(Operations, "accept", accept)
+    real = Futures.accept
+    return patch.object(Futures, "accept", accept)
 
 
 def _tell_before_commit() -> AbstractContextManager[Any]:
-    async def write(self: Operations, new: Any, change: Any) -> None:
-        def try_out(db: Any) -> Any:
+    async def write(self: OutcomeWriter, together: Sequence[Operation]) -> None:
+        def try_out(db: Any) -> list[Any]:
             with db.begin_nested() as attempt:
-                outcome = change(db)
+                outcomes = [self._change(each)(db) for each in together]
                 attempt.rollback()
-            return outcome
+            return outcomes
 
-        unsettled = self._unsettled[new.op_id]
-        unsettled.outcome.set_result(await self._store.write(try_out))
-        self._unsettled[new.op_id] = replace(unsettled, outcome=asyncio.Future())
+        try:
+            outcomes = await self._store.write(try_out)
+        except Exception:
+            await real(self, together)
+            return
+        for operation, outcome in zip(together, outcomes, strict=True):
+            assert operation.outcome is not None
+            operation.outcome.set_result(outcome)
+            operation.outcome = asyncio.Future()
         await asyncio.sleep(1)
-        await real(self, new, change)
+        await real(self, together)
 
-    real = Operations._write
-    return patch.object(Operations, "_write", write)
-
-
-class _AsyncioWithoutGather:
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio, name)
-
-    async def gather(self, *waiting: Any) -> None:
-        pass
+    real = OutcomeWriter._write
+    return patch.object(OutcomeWriter, "_write", write)
 
 
 def _snapshot_before_outcomes() -> AbstractContextManager[Any]:
-    return patch.object(run_feed, "asyncio", _AsyncioWithoutGather())
+    async def stored(self: OutcomeWriter, operations: Sequence[Operation]) -> bool:
+        return True
+
+    return patch.object(OutcomeWriter, "stored", stored)
 
 
 def _release_too_early() -> AbstractContextManager[Any]:
@@ -85,9 +86,11 @@ def _release_too_early() -> AbstractContextManager[Any]:
 
 
 def _forget_to_send_again() -> AbstractContextManager[Any]:
-    def answered(self: RunFeed, entry: Any, answer: Any) -> None:
+    def answered(self: RunFeed, operation: Operation, answer: Any) -> None:
         if not answer.cancelled() and answer.exception() is None:
-            real(self, entry, answer)
+            real(self, operation, answer)
+        else:
+            operation.is_sent = True
 
     real = RunFeed._answered
     return patch.object(RunFeed, "_answered", answered)
@@ -118,7 +121,7 @@ def _forget_refused_steps() -> AbstractContextManager[Any]:
 
 
 def _forget_the_unfinished() -> AbstractContextManager[Any]:
-    def unfinished(db: Any, row: Operation) -> Any:
+    def unfinished(db: Any, row: OperationRow) -> Any:
         return real(db, row) if row.seq_id == 0 or row.seq_id is None else None
 
     real = recovery._unfinished
@@ -126,7 +129,7 @@ def _forget_the_unfinished() -> AbstractContextManager[Any]:
 
 
 def _run_repeats_again() -> AbstractContextManager[Any]:
-    def append(db: Any, operation: Operation, payload: bytes | None = None) -> Operation:
+    def append(db: Any, operation: OperationRow, payload: bytes | None = None) -> OperationRow:
         if (
             operation.seq_id is not None
             and operation.plan is not None
@@ -149,10 +152,11 @@ def _leave_what_ended_sessions_hold() -> AbstractContextManager[Any]:
 
 
 def _store_outcomes_as_they_come() -> AbstractContextManager[Any]:
-    async def at_once(store: Callable[[], Coroutine[None, None, None]], after: Any) -> None:
-        await store()
+    def put(self: OutcomeWriter, operation: Operation, ending: Any) -> None:
+        real(OutcomeWriter(self._store, self._clock, self._settled, self._writing), operation, ending)
 
-    return patch.object(operations, "_in_turn", at_once)
+    real = OutcomeWriter.put
+    return patch.object(OutcomeWriter, "put", put)
 
 
 def _end_with_the_first_refusal() -> AbstractContextManager[Any]:
@@ -226,7 +230,7 @@ def _lose_without_announcing() -> AbstractContextManager[Any]:
     def lose(db: Any, op_id: str, now: Any) -> None:
         db.exec_driver_sql("UPDATE operations SET status = 'lost' WHERE op_id = ?", (op_id,))
 
-    return patch.object(operation_queries, "lose", lose)
+    return patch.object(operation_queries, "mark_lost", lose)
 
 
 def _stay_with_the_own_save() -> AbstractContextManager[Any]:

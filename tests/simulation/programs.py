@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 
 from eztinker.errors import InvalidInput
-from eztinker.protocol.training_codec import ForwardBackwardRequest, TrainingBatch
-from eztinker.service.execution.operations import Done
+from eztinker.protocol.training_codec import ForwardBackwardRequest
+from eztinker.service.execution.plans import Done
 from eztinker.service.service import Service
 from eztinker.service.training.training import SaveRequest
 from eztinker.types import AdamParams, CheckpointKind, Datum
@@ -84,13 +84,13 @@ class Program:
     async def _ask_pass(self, seq_id: int, deed: Pass) -> asyncio.Task[Outcome]:
         tokens = np.array(deed.tokens)
         inputs = {"target_tokens": tokens, "weights": np.ones(len(tokens), np.float32)}
-        batch = TrainingBatch(
+        request = ForwardBackwardRequest(
+            model_id=self._lane,
+            seq_id=seq_id,
             data=[Datum(tokens=tokens, loss_fn_inputs=inputs)],
             loss_fn="cross_entropy",
-            loss_fn_config={},
             forward_only=deed.is_forward_only,
         )
-        request = ForwardBackwardRequest(model_id=self._lane, seq_id=seq_id, batch=batch)
         owner = self._caller.owner
         return await self._caller.ask(
             Place(self._lane, seq_id), deed, lambda s: s.training.forward_backward(owner, request)

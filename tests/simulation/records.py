@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eztinker.service.execution.operations import Done, Failure
+from eztinker.service.execution.futures import Done, Failure
 from tests.simulation.log_rows import Log
 from tests.simulation.states import Deed, Source
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from eztinker.errors import CheckpointNotFound, NotFound
 from eztinker.service.checkpoints.copies import CopyTarget
-from eztinker.service.execution.operations import Done
+from eztinker.service.execution.plans import Done
 from eztinker.service.service import Service
 from eztinker.service.training.training import SaveRequest
 from eztinker.types import CheckpointKind

@@ -244,7 +244,7 @@ class World:
             self.network.connect(service, life)
             await stopping
             self.network.refuse()
-            service.operations.release_polls()
+            service.futures.release_polls()
             await asyncio.sleep(1)
 
     async def _started(self) -> None:
@@ -329,8 +329,8 @@ class World:
         service = self._service
         assert service is not None
         left = {
-            "operations without an outcome": service.operations._unsettled,
-            "places in the queue": service.operations._room._taken,
+            "operations without an outcome": [operation.op_id for operation in service.futures._live],
+            "places in the queue": service.futures._room._taken,
             "places of polls": service.polls._taken,
             "samples that wait or are in the engine": service.sampling._turns._owners,
             "commands in the engine": service.engine._pending,

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from eztinker.errors import LogUnwritable
 from eztinker.oplog import epochs, operations, payloads
-from eztinker.oplog.rows import Operation
+from eztinker.oplog.rows import OperationRow
 from eztinker.oplog.store import Change, Store
 from eztinker.types import OperationKind
 
@@ -66,7 +66,7 @@ async def run(directory: Path, num_operations: int) -> None:
         op_id = f"op-{number}"
         if op_id in is_done:
             return
-        row = Operation(
+        row = OperationRow(
             op_id=op_id, owner="local", lane="run", seq_id=number, kind=OperationKind.OPTIM_STEP, created_at=NOW
         )
         await write(lambda db: operations.append(db, row, payload_of(op_id)))

@@ -20,9 +20,9 @@ from eztinker.oplog.store import Store
 from eztinker.protocol.frames import OptimStep
 from eztinker.service.clock import Clock
 from eztinker.service.execution import run_lanes
+from eztinker.service.execution.futures import Futures
 from eztinker.service.execution.lanes import GAP_WAIT_SECONDS, Lane
-from eztinker.service.execution.new_operation import NewOperation, new_op_id
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.operation import LiveOperations, Operation, new_op_id
 from eztinker.service.execution.plans import StepPlan
 from eztinker.service.execution.run_feed import RunFeed
 from eztinker.service.execution.run_lanes import RunLanes
@@ -155,9 +155,9 @@ class RecordingFeed:
         self._clock = clock
         self.started: Started = []
 
-    def start(self, new: NewOperation) -> None:
-        assert new.seq_id is not None
-        self.started.append((int(self._clock.monotonic()), new.seq_id))
+    def start(self, operation: Operation) -> None:
+        assert operation.seq_id is not None
+        self.started.append((int(self._clock.monotonic()), operation.seq_id))
 
 
 def test_runs_with_a_log_and_a_clock_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -172,15 +172,15 @@ def test_runs_with_a_log_and_a_clock_do_the_same(tmp_path: Path, monkeypatch: py
 async def through_run_lanes(directory: Path, cases: dict[str, list[Arrival]]) -> dict[str, tuple[Started, set[int]]]:
     """All cases side by side, one run each, on one clock."""
     clock, store = MovedClock(), Store(directory / "log.sqlite3")
-    operations = Operations(store, clock)
+    futures = Futures(store, clock, LiveOperations())
     feeds = {model_id: RecordingFeed(clock) for model_id in cases}
-    lanes = RunLanes(operations, lambda model_id: cast(RunFeed, feeds[model_id]), clock)
-    futures: dict[str, dict[int, str]] = {model_id: {} for model_id in cases}
+    lanes = RunLanes(futures, lambda model_id: cast(RunFeed, feeds[model_id]), clock)
+    ids: dict[str, dict[int, str]] = {model_id: {} for model_id in cases}
 
     async def submit(model_id: str, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
-            future = await lanes.submit(operation(model_id, arrival.seq_id), is_chunked=arrival.is_chunked)
-            assert futures[model_id].setdefault(arrival.seq_id, future) == future, "a repeat got another future"
+            future_id = await lanes.submit(operation(model_id, arrival))
+            assert ids[model_id].setdefault(arrival.seq_id, future_id) == future_id, "a repeat got another future"
 
     for model_id in cases:
         lanes.open(model_id)
@@ -193,23 +193,24 @@ async def through_run_lanes(directory: Path, cases: dict[str, list[Arrival]]) ->
             await asyncio.gather(*(submit(model_id, arrivals) for model_id, arrivals in due.items() if arrivals))
     found = {}
     for model_id, feed in feeds.items():
-        left = futures[model_id].keys() - {number for _, number in feed.started}
+        left = ids[model_id].keys() - {number for _, number in feed.started}
         for number in left:
-            outcome = await operations.outcome("owner", futures[model_id][number], hold_seconds=5)
+            outcome = await futures.outcome("owner", ids[model_id][number], hold_seconds=5)
             assert getattr(outcome, "code", None) == SequenceGap.code
         found[model_id] = feed.started, left
-    await operations.settled()
+    await futures.settled()
     store.close()
     return found
 
 
-def operation(model_id: str, seq_id: int) -> NewOperation:
+def operation(model_id: str, arrival: Arrival) -> Operation:
     op_id = new_op_id()
-    return NewOperation(
+    return Operation(
         op_id=op_id,
         owner="owner",
         lane=model_id,
-        seq_id=seq_id,
+        seq_id=arrival.seq_id,
+        is_chunked=arrival.is_chunked,
         kind=OperationKind.OPTIM_STEP,
         work=OptimStep(op_id=op_id, model_id=model_id, adam=AdamParams()),
         plan=StepPlan(),

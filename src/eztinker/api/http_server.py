@@ -67,7 +67,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         service: Service = self.config.app.state.service  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
-        service.operations.release_polls()
+        service.futures.release_polls()
         await super().shutdown(sockets)
 
 

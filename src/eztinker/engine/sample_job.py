@@ -56,6 +56,11 @@ class SampleJob:
         for index in range(self.request.num_samples):
             yield SampleRow(self, index, np.random.default_rng([root, index]), stop_rule)
 
+    @property
+    def value(self) -> object:
+        """The result, as of every job that has ended without an error."""
+        return self.result()
+
     def result(self) -> SampleResult:
         assert self.read is not None
         scores = self.read.scores

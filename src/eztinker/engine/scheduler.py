@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 
 from eztinker.engine.fair_turns import FairTurns
 from eztinker.engine.sample_job import SampleJob
-from eztinker.engine.sampler import BatchSampler
-from eztinker.engine.training_queue import JobOutcome, TrainingJob, TrainingQueue
+from eztinker.engine.sampler import BatchSampler, SamplerStep
+from eztinker.engine.training_queue import TrainingJob, TrainingQueue
 from eztinker.types import EngineStatus
+
+Job = TrainingJob | SampleJob
+"""Work of one request."""
 
 TURN_SECONDS = 0.01
 """Least length of a turn, which goes on while its pieces are shorter."""
@@ -104,8 +107,8 @@ class Scheduler:
         """Tokens that streamed samples have drawn since the last call, as in `BatchSampler.new_tokens`."""
         return [each for sampler in self._samplers for each in sampler.new_tokens()]
 
-    def turn(self, has_new_work: Callable[[], bool] = lambda: False) -> list[JobOutcome]:
-        """Work for the share that is next until its turn is over or a job has ended.
+    def turn(self, has_new_work: Callable[[], bool] = lambda: False) -> list[Job]:
+        """Work for the share that is next until its turn is over or a job has ended; returns the jobs that have.
 
         Args:
             has_new_work: whether new work has arrived, which may be for a share that goes first; it ends the turn.
@@ -118,10 +121,10 @@ class Scheduler:
         self._shares[name] = self._shares.pop(name)
         source = self._shares[name].turns.next(contenders[name])
         until = self._clock() + TURN_SECONDS
-        outcomes = self._serve(name, source)
-        while not outcomes and not has_new_work() and self._clock() < until and _has_work(source, name):
-            outcomes = self._serve(name, source)
-        return outcomes
+        ended = self._serve(name, source)
+        while not ended and not has_new_work() and self._clock() < until and _has_work(source, name):
+            ended = self._serve(name, source)
+        return ended
 
     def _share(self, name: str) -> _Share:
         if name not in self._shares:
@@ -162,30 +165,29 @@ class Scheduler:
     def _is_known(self, share: _Share) -> bool:
         return not share.training.is_empty or share.used_seconds > 0 or self._is_present(share)
 
-    def _serve(self, name: str, source: Source) -> list[JobOutcome]:
+    def _serve(self, name: str, source: Source) -> list[Job]:
         """Do one piece of work and charge it to the shares it served."""
         started = self._clock()
+        ended: list[Job] = []
         if isinstance(source, TrainingQueue):
-            outcomes, parts = source.advance(), {name: 1.0}
+            ended += source.advance()
+            parts = {name: 1.0}
         else:
-            outcomes, parts = self._sample(name, source)
+            step = self._sample(name, source)
+            ended += step.done
+            parts = step.parts
         seconds = self._clock() - started
         for each, part in parts.items():
             share = self._share(each)
             self._turns.charge(each, part * seconds)
             share.turns.charge(source, part * seconds)
             share.used_seconds += part * seconds
-        return outcomes
+        return ended
 
-    def _sample(self, name: str, sampler: BatchSampler) -> tuple[list[JobOutcome], dict[str, float]]:
+    def _sample(self, name: str, sampler: BatchSampler) -> SamplerStep:
         is_shared = sum(map(self._is_present, self._shares.values())) > 1
         max_rows = MAX_SHARED_ROWS if is_shared else None
-        step = sampler.advance(name, self._batch_neighbours(name, sampler), max_rows=max_rows)
-        outcomes = [
-            JobOutcome(job.op_id, error=job.error) if job.error else JobOutcome(job.op_id, job.result())
-            for job in step.done
-        ]
-        return outcomes, step.parts
+        return sampler.advance(name, self._batch_neighbours(name, sampler), max_rows=max_rows)
 
     def _batch_neighbours(self, name: str, sampler: BatchSampler) -> list[str]:
         """Shares that sample in the same step, those with the fewest samples first.

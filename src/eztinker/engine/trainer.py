@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -69,7 +69,6 @@ class TrainingState:
         self.optimizer = optimizer
 
 
-@dataclass(slots=True, eq=False)
 class Pass:
     """One forward or forward_backward of a run, with its results so far.
 
@@ -77,13 +76,21 @@ class Pass:
     micro-batches would make a run's curve depend on who else was training, and its replay would differ.
     """
 
-    run: TrainingState
-    data: Sequence[Datum]
-    loss_fn: str
-    loss_fn_config: Mapping[str, float]
-    forward_only: bool
-    loss: float = 0.0
-    logprobs: list[np.ndarray] = field(default_factory=list)
+    def __init__(
+        self,
+        run: TrainingState,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float],
+        forward_only: bool,
+    ) -> None:
+        self.run = run
+        self.data = data
+        self.loss_fn = loss_fn
+        self.loss_fn_config = loss_fn_config
+        self.forward_only = forward_only
+        self.loss = 0.0
+        self.logprobs: list[np.ndarray] = []
 
     @property
     def complete_config(self) -> dict[str, float]:

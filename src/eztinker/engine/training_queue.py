@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from eztinker.engine.trainer import Pass
 
@@ -23,24 +23,19 @@ class TrainingJob:
     """Share whose turns the job takes."""
     longest: int = 0
     """Tokens of the job's longest datum, which may exceed the regular size of a micro-batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobOutcome:
-    """The result of a training or sampling job, or the exception that it raised."""
-
-    op_id: str
     value: object = None
+    """The result, once the job has ended."""
     error: Exception | None = None
+    """The exception that ended the job."""
 
 
-@dataclass(slots=True, eq=False)
 class _Lane:
-    """Jobs of one run, and the one that has begun but paused."""
+    """The queue of one run: jobs that wait, and the one that has begun but paused."""
 
-    waiting: deque[TrainingJob] = field(default_factory=deque)
-    begun: tuple[TrainingJob, Iterator[bool | JobOutcome]] | None = None
-    """The job that has begun, and the rest of its pieces."""
+    def __init__(self) -> None:
+        self.waiting: deque[TrainingJob] = deque()
+        self.begun: tuple[TrainingJob, Iterator[bool]] | None = None
+        """The job that has begun, and the rest of its pieces."""
 
     @property
     def next(self) -> TrainingJob:
@@ -90,51 +85,55 @@ class TrainingQueue:
     def submit(self, job: TrainingJob) -> None:
         self._lanes.setdefault(job.model_id, _Lane()).waiting.append(job)
 
-    def advance(self) -> list[JobOutcome]:
+    def advance(self) -> list[TrainingJob]:
         """Do one piece of the next run's job.
 
         Returns:
-            The outcome of the job if it has ended, and that of an optimizer step right after it.
+            The job if it has ended, and an optimizer step right after it.
         """
         model_id = self._next
         lane = self._lanes[model_id]
-        piece = self._advance(lane)
-        if piece is True:
+        ended = []
+        job, is_open = lane.next, self._advance(lane)
+        if is_open:
             self._open = model_id
             return []
         self._open = None
-        outcomes = [piece] if isinstance(piece, JobOutcome) else []
-        if outcomes and lane.waiting and lane.waiting[0].is_step:
-            outcomes += [step for step in [self._advance(lane)] if isinstance(step, JobOutcome)]
+        if is_open is None:
+            ended.append(job)
+            if lane.waiting and lane.waiting[0].is_step:
+                step = lane.next
+                if self._advance(lane) is None:
+                    ended.append(step)
         del self._lanes[model_id]
         if lane.waiting or lane.begun is not None:
             self._lanes[model_id] = lane
-        return outcomes
+        return ended
 
     @property
     def _next(self) -> str:
         """Id of the model whose turn it is."""
         return self._open or next(iter(self._lanes))
 
-    def _advance(self, lane: _Lane) -> bool | JobOutcome:
+    def _advance(self, lane: _Lane) -> bool | None:
+        """Do one piece of a lane's job; whether it paused within a micro-batch, None if it has ended."""
         if lane.begun is None:
             job = lane.waiting.popleft()
             lane.begun = job, self._pieces(job)
         job, pieces = lane.begun
         self._announce(job.op_id)
-        piece = next(pieces)
-        if isinstance(piece, JobOutcome):
+        is_open = next(pieces, None)
+        if is_open is None:
             lane.begun = None
-        return piece
+        return is_open
 
-    def _pieces(self, job: TrainingJob) -> Iterator[bool | JobOutcome]:
-        """Run a job piece by piece; yields whether it pauses within a micro-batch, and at last its outcome."""
+    def _pieces(self, job: TrainingJob) -> Iterator[bool]:
+        """Run a job piece by piece, to its value or error; yields whether it pauses within a micro-batch."""
         try:
             value = job.work()
             if isinstance(value, Pass):
                 yield from value.carry_out(self._max_train_tokens)
                 value = value.result()
+            job.value = value
         except Exception as error:
-            yield JobOutcome(job.op_id, error=error)
-        else:
-            yield JobOutcome(job.op_id, value)
+            job.error = error

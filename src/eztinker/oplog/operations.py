@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from eztinker.oplog import epochs, payloads, queries
-from eztinker.oplog.rows import Failure, Operation, OperationStatus, SettledOperation, checksum
+from eztinker.oplog.rows import Failure, OperationRow, OperationStatus, SettledOperation, checksum
 from eztinker.oplog.schema import operations
 from eztinker.types import OperationKind
 
@@ -38,7 +38,7 @@ _SETTLE = queries.Prepared(
 """Stores the outcome of a pending operation, which takes the next completion number of its lane; clears the plan."""
 
 
-def append(db: Connection, operation: Operation, payload: bytes | None = None) -> Operation:
+def append(db: Connection, operation: OperationRow, payload: bytes | None = None) -> OperationRow:
     """Store `operation`, or return the stored one with the same lane and number: a retry is the same operation."""
     if operation.seq_id is not None:
         number = {"lane": operation.lane, "seq_id": operation.seq_id}
@@ -54,8 +54,8 @@ def append(db: Connection, operation: Operation, payload: bytes | None = None) -
     return operation
 
 
-def get(db: Connection, op_id: str) -> Operation | None:
-    return queries.one(db, _BY_ID, Operation, {"op_id": op_id})
+def get(db: Connection, op_id: str) -> OperationRow | None:
+    return queries.one(db, _BY_ID, OperationRow, {"op_id": op_id})
 
 
 def finish(
@@ -113,13 +113,13 @@ def mark_lost(db: Connection, op_id: str, now: datetime) -> None:
     _settle(db, op_id, now, status=OperationStatus.LOST)
 
 
-def pending(db: Connection) -> list[Operation]:
+def pending(db: Connection) -> list[OperationRow]:
     """All operations without an outcome, in the order of each lane."""
     query = select(operations).where(operations.c.status == OperationStatus.PENDING).order_by(operations.c.seq_id)
-    return queries.many(db, query, Operation)
+    return queries.many(db, query, OperationRow)
 
 
-def to_replay(db: Connection, lane: str) -> list[Operation]:
+def to_replay(db: Connection, lane: str) -> list[OperationRow]:
     """Settled operations of a lane that recovery may have to run again, in order and without their results."""
     columns = [column for column in operations.c if column.name != "result"]
     query = select(*columns).where(
@@ -127,7 +127,7 @@ def to_replay(db: Connection, lane: str) -> list[Operation]:
         operations.c.payload.is_not(None),
         operations.c.status != OperationStatus.PENDING,
     )
-    return queries.many(db, query.order_by(operations.c.seq_id), Operation)
+    return queries.many(db, query.order_by(operations.c.seq_id), OperationRow)
 
 
 def kept_payloads(db: Connection, kind: OperationKind) -> list[str]:
@@ -160,12 +160,12 @@ def has_unsaved_steps(db: Connection, lane: str) -> bool:
     return db.execute(unsaved).scalar_one() > 0
 
 
-def own_saves(db: Connection, lane: str) -> list[Operation]:
+def own_saves(db: Connection, lane: str) -> list[OperationRow]:
     """Saves of a run that the server started on its own, which have no number; oldest first."""
     query = select(operations).where(
         operations.c.lane == lane, operations.c.kind == OperationKind.SAVE_WEIGHTS, operations.c.seq_id.is_(None)
     )
-    return queries.many(db, query.order_by(operations.c.created_at), Operation)
+    return queries.many(db, query.order_by(operations.c.created_at), OperationRow)
 
 
 def completions(db: Connection, lane: str, *, after: int, seq_ids: range, limit: int) -> list[SettledOperation]:

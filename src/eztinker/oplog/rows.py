@@ -144,7 +144,7 @@ class Failure(Record):
         return cls(category=error.category, code=error.code, message=error.message)
 
 
-class Operation(Record, kw_only=True):
+class OperationRow(Record, kw_only=True):
     """One accepted request and, once it is settled, its outcome. `op_id` is the client's future."""
 
     op_id: str

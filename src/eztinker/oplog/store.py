@@ -13,7 +13,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,13 +36,6 @@ MAX_GROUP = 256
 READER_THREADS = 4
 
 
-class ChangeOutcome(NamedTuple):
-    """The result of one change, or the error that it raised."""
-
-    result: Any = None
-    error: Exception | None = None
-
-
 Change = Callable[[Connection], Any]
 
 
@@ -59,8 +52,12 @@ class Database:
         self._path = path
         self._identity = _identity(path)
 
-    def commit(self, changes: Sequence[Change]) -> list[ChangeOutcome]:
-        """Make these changes durable in one transaction; a change that raises is rolled back alone."""
+    def commit(self, changes: Sequence[Change]) -> list[Future[Any]]:
+        """Make these changes durable in one transaction; a change that raises is rolled back alone.
+
+        Returns:
+            A future for each change, which is done: it has the result, or the error that the change raised.
+        """
         attempt = _attempt if len(changes) > 1 else _attempt_alone
         try:
             with self._engine.begin() as connection:
@@ -69,7 +66,7 @@ class Database:
             self._require_in_place()
         except Exception as error:
             # Disk full or an I/O error at commit: none of the group is durable, so every caller must get the error.
-            return [ChangeOutcome(error=_translated(error))] * len(changes)
+            return [_failed(_translated(error))] * len(changes)
         reach("log.committed")
         return outcomes
 
@@ -169,9 +166,10 @@ class Store:
             if is_last:
                 return
 
-    def _log_disk_state(self, outcomes: list[ChangeOutcome]) -> None:
+    def _log_disk_state(self, outcomes: list[Future[Any]]) -> None:
         """Log one line when writes begin to fail and one when they succeed again; clients retry silently."""
-        refusal = next((each.error for each in outcomes if isinstance(each.error, LogUnwritable)), None)
+        errors = (each.exception() for each in outcomes)
+        refusal = next((error for error in errors if isinstance(error, LogUnwritable)), None)
         if refusal is not None and not self._is_disk_failing:
             log.error("%s. Requests are answered 503 until then", refusal, extra={"event": "log_refused"})
         if refusal is None and self._is_disk_failing:
@@ -208,17 +206,17 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _attempt_alone(connection: Connection, change: Change) -> ChangeOutcome:
-    return ChangeOutcome(change(connection))  # if it raises, the transaction is undone
+def _attempt_alone(connection: Connection, change: Change) -> Future[Any]:
+    return _done(change(connection))  # if it raises, the transaction is undone
 
 
-def _attempt(connection: Connection, change: Change) -> ChangeOutcome:
+def _attempt(connection: Connection, change: Change) -> Future[Any]:
     """Apply a change in a savepoint of its own."""
     reason = None
     try:
         with connection.begin_nested():
             try:
-                return ChangeOutcome(change(connection))
+                return _done(change(connection))
             except Exception as error:
                 reason = error
                 raise
@@ -226,7 +224,7 @@ def _attempt(connection: Connection, change: Change) -> ChangeOutcome:
         reason = reason or error  # the change's own error matters more than one of its rollback
     if not _is_in_transaction(connection):
         raise reason  # a full or broken disk may roll back the whole group; later changes must not be committed alone
-    return ChangeOutcome(error=_translated(reason))
+    return _failed(_translated(reason))
 
 
 def _is_in_transaction(connection: Connection) -> bool:
@@ -242,13 +240,25 @@ def _translated(error: Exception) -> Exception:
     return _disk_error(error) if isinstance(error, (*_DRIVER_ERRORS, OSError)) else error
 
 
-def _settle(done: asyncio.Future[Any], outcome: ChangeOutcome) -> None:
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
+
+
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _settle(done: asyncio.Future[Any], outcome: Future[Any]) -> None:
     if done.done():
         return  # the caller has gone; the change stands
-    if outcome.error is not None:
-        done.set_exception(outcome.error)
+    if (error := outcome.exception()) is not None:
+        done.set_exception(error)
     else:
-        done.set_result(outcome.result)
+        done.set_result(outcome.result())
 
 
 def _disk_error(error: OperationalError | sqlite3.OperationalError | OSError) -> LogUnwritable:

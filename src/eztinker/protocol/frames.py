@@ -56,14 +56,21 @@ class Configure(Command):
     """Most tokens in one training micro-batch."""
 
 
-class CreateModel(Command):
+class Work(Command, kw_only=True):
+    """Work to be done in the turns of one share; shares get equal processor time."""
+
+    share: str = ""
+    """Name of the party that the work is charged to; set when it is sent."""
+
+
+class CreateModel(Work):
     op_id: str
     model_id: str
     base_model: str
     lora: LoraSpec
 
 
-class LoadModel(Command):
+class LoadModel(Work):
     """Load a checkpoint into `model_id`, which is created if it does not exist.
 
     An existing model must have the checkpoint's base model and LoRA shape. A saved gradient is loaded too.
@@ -75,7 +82,7 @@ class LoadModel(Command):
     with_optimizer: bool
 
 
-class ForwardBackward(Command):
+class ForwardBackward(Work):
     op_id: str
     model_id: str
     data: list[Datum]
@@ -84,13 +91,13 @@ class ForwardBackward(Command):
     forward_only: bool
 
 
-class OptimStep(Command):
+class OptimStep(Work):
     op_id: str
     model_id: str
     adam: AdamParams
 
 
-class SaveCheckpoint(Command):
+class SaveCheckpoint(Work):
     """Write the model's adapter to `directory`; its manifest is written last.
 
     Files already there were left by the same command in an engine that died, and are replaced.
@@ -108,7 +115,7 @@ class SaveCheckpoint(Command):
     """Public keys for which to encrypt the files of an export; empty leaves them plain."""
 
 
-class UnloadModel(Command):
+class UnloadModel(Work):
     op_id: str
     model_id: str
 
@@ -117,7 +124,7 @@ TrainingCommand = CreateModel | LoadModel | ForwardBackward | OptimStep | SaveCh
 """Commands that run strictly one after another per `model_id`, in the order of arrival."""
 
 
-class Sample(Command):
+class Sample(Work):
     """Draw completions from a base model or, with `directory`, from the adapter of a sampler checkpoint."""
 
     op_id: str
@@ -126,14 +133,6 @@ class Sample(Command):
     request: SampleRequest
     is_streamed: bool = False
     """Whether to report tokens of the first completion as they are drawn."""
-
-
-class Submit(Command):
-    """Work to be done in the turns of one share; shares get equal processor time."""
-
-    share: str
-    """Name of the party that the work is charged to."""
-    work: TrainingCommand | Sample
 
 
 class Cancel(Command):
@@ -146,7 +145,7 @@ class Shutdown(Command):
     """Exit 0 without finishing any work."""
 
 
-AnyCommand = Configure | Submit | Cancel | Shutdown
+AnyCommand = Configure | TrainingCommand | Sample | Cancel | Shutdown
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -288,7 +287,9 @@ def decode_event(body: bytes | memoryview) -> AnyEvent:
 
 def encode_payload(command: TrainingCommand) -> bytes:
     """`command` without the ids of operation and model, so that equal work has equal bytes."""
-    return _encoder.encode(msgspec.structs.replace(command, op_id="", model_id=""))
+    fields = msgspec.structs.asdict(command) | {"op_id": "", "model_id": ""}
+    del fields["share"]  # which is no part of the work, and which payloads have never had
+    return _encoder.encode({"type": type(command).__name__, **fields})
 
 
 def decode_payload(payload: bytes, *, op_id: str, model_id: str) -> TrainingCommand:

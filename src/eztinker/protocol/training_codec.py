@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import groupby, pairwise
 from math import prod
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 
@@ -27,17 +29,6 @@ MAX_DATA = 4096
 _WIRE_DTYPE_OF = {dtype: wire for wire, dtype in WIRE_DTYPES.items()}
 
 
-class TrainingBatch(Record):
-    """Data and loss of one forward_backward."""
-
-    data: list[Datum]
-    loss_fn: str
-    loss_fn_config: dict[str, float | str]
-    forward_only: bool
-    provenance: list[Provenance | None] | None = None
-    """Provenance of each datum; None if the request is in JSON, which has no field for it."""
-
-
 class ForwardBackwardRequest(Record):
     """A request with a valid run and sequence number, whose content may be invalid.
 
@@ -47,7 +38,14 @@ class ForwardBackwardRequest(Record):
 
     model_id: str
     seq_id: int
-    batch: TrainingBatch | UserError
+    data: list[Datum] = msgspec.field(default_factory=list)
+    loss_fn: str = ""
+    loss_fn_config: dict[str, float | str] = msgspec.field(default_factory=dict)
+    forward_only: bool = False
+    provenance: list[Provenance | None] | None = None
+    """One per datum; None where the form of the request has no place for it."""
+    error: UserError | None = None
+    """What is wrong with content that cannot be read, of which there is none then."""
 
 
 class DatumBody(Body):
@@ -84,7 +82,7 @@ def decode_protobuf(body: bytes | bytearray) -> ForwardBackwardRequest:
         message = wire_pb2.ForwardBackwardRequest.FromString(body)  # pyright: ignore[reportArgumentType]  # any buffer
     except DecodeError as error:
         raise MalformedBody("The body is not a ForwardBackwardRequest message") from error
-    return _identified(message.model_id, message.seq_id, lambda: _batch_from_wire(message))
+    return _identified(message.model_id, message.seq_id, partial(_from_wire, message))
 
 
 def decode_json(body: bytes | bytearray, *, forward_only: bool) -> ForwardBackwardRequest:
@@ -96,7 +94,7 @@ def decode_json(body: bytes | bytearray, *, forward_only: bool) -> ForwardBackwa
         MalformedBody: `body` is not a JSON object, or has no valid run and sequence number.
     """
     value = parse_object(body)
-    return _identified(value.get("model_id"), value.get("seq_id"), lambda: _batch_from_json(value, forward_only))
+    return _identified(value.get("model_id"), value.get("seq_id"), partial(_from_json, value, forward_only))
 
 
 def encode_result(result: ForwardBackwardResult) -> bytes:
@@ -118,23 +116,26 @@ def result_as_json(body: bytes) -> dict[str, Any]:
     }
 
 
-def _identified(model_id: Any, seq_id: Any, decode_batch: Callable[[], TrainingBatch]) -> ForwardBackwardRequest:
+def _identified(
+    model_id: Any, seq_id: Any, decode_content: Callable[[str, int], ForwardBackwardRequest]
+) -> ForwardBackwardRequest:
     if not isinstance(model_id, str) or not model_id or not isinstance(seq_id, int) or seq_id < 1:
         raise MalformedBody("A forward_backward must name its model_id and a seq_id of at least 1")
     try:
-        batch: TrainingBatch | UserError = decode_batch()
+        return decode_content(model_id, seq_id)
     except UserError as error:
-        batch = error
-    return ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, batch=batch)
+        return ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, error=error)
 
 
-def _batch_from_wire(message: wire_pb2.ForwardBackwardRequest) -> TrainingBatch:
+def _from_wire(message: wire_pb2.ForwardBackwardRequest, model_id: str, seq_id: int) -> ForwardBackwardRequest:
     _check_num_data(len(message.data))
     config: dict[str, float | str] = dict(message.loss_fn_config)
     if message.loss_fn_config_v2:
         config = {name: _config_value(name, value) for name, value in message.loss_fn_config_v2.items()}
     check_num_spans(message.data)
-    return TrainingBatch(
+    return ForwardBackwardRequest(
+        model_id=model_id,
+        seq_id=seq_id,
         data=[_named(index, _datum_from_wire, datum) for index, datum in enumerate(message.data)],
         loss_fn=message.loss_fn,
         loss_fn_config=config,
@@ -175,13 +176,15 @@ def _chunk_tokens(chunk: wire_pb2.Chunk) -> np.ndarray:
     return np.frombuffer(raw, dtype="<i4").astype(np.int64)
 
 
-def _batch_from_json(value: dict[str, Any], forward_only: bool) -> TrainingBatch:
+def _from_json(value: dict[str, Any], forward_only: bool, model_id: str, seq_id: int) -> ForwardBackwardRequest:
     body = convert_object(value, ForwardBackwardBody)
     batch = body.forward_input if forward_only else body.forward_backward_input
     if batch is None:
         raise InvalidInput(f"{'forward_input' if forward_only else 'forward_backward_input'} is missing")
     _check_num_data(len(batch.data))
-    return TrainingBatch(
+    return ForwardBackwardRequest(
+        model_id=model_id,
+        seq_id=seq_id,
         data=[_named(index, _datum_from_json, datum) for index, datum in enumerate(batch.data)],
         loss_fn=batch.loss_fn,
         loss_fn_config=batch.loss_fn_config or {},

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """Passed to whatever needs the time, so that a test can bring its own."""
+    """The time, passed to whatever needs it, so that a test can bring its own."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)

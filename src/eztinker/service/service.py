@@ -31,7 +31,8 @@ from eztinker.service.checkpoints.uploads import Uploads
 from eztinker.service.clock import Clock
 from eztinker.service.execution.engine_link import EngineLink
 from eztinker.service.execution.engine_process import EngineProcess
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.futures import Futures
+from eztinker.service.execution.operation import LiveOperations
 from eztinker.service.execution.queue_state import QueueState, queue_state
 from eztinker.service.execution.recovery import Recovery, recover_log
 from eztinker.service.execution.run_feed import RunFeed
@@ -61,9 +62,9 @@ RESULT_RETENTION = timedelta(hours=24)
 MAX_HELD_POLLS = 16384
 HOUSEKEEPING_SECONDS = 5.0
 PARK_SECONDS = 10.0
-"""For work in hand when the server stops; what is not done by then is done when it runs again."""
+"""Time for work in hand when the server stops; what is not done by then is done when it runs again."""
 HOUSEKEEPING_PER_TIMEOUT = 4
-"""Rounds within one session timeout, so that a short timeout is kept about as well as a long one."""
+"""Rounds of housekeeping within one session timeout, so that a short timeout is kept about as well as a long one."""
 
 
 class Service:
@@ -97,14 +98,16 @@ class Service:
         checkpoints_root.mkdir(mode=0o700, exist_ok=True)
         snapshots_root = config.data_dir / SNAPSHOTS_DIRECTORY
         snapshots_root.mkdir(mode=0o700, exist_ok=True)
+        live = LiveOperations()
         self.engine = EngineProcess(
             _configure(config, catalog),
             self._begin_epoch,
             self.clock,
+            live,
             stall_seconds=config.engine_stall_seconds,
             spawn=spawn,
         )
-        self.operations = Operations(self._store, self.clock)
+        self.futures = Futures(self._store, self.clock, live)
         self._recovery = Recovery(self._store, self.engine, snapshots_root)
         self._snapshots = Snapshots(
             self._store,
@@ -126,12 +129,12 @@ class Service:
         self._collector = CheckpointCollector(self._store, checkpoints_root, self.clock)
         self.adapters = Adapters(self._store, catalog, self.sessions, self.checkpoints, self.clock)
         self.uploads = Uploads(self._store, catalog, self.adapters, config.data_dir / UPLOADS_DIRECTORY, self.clock)
-        self._lanes = RunLanes(self.operations, self._new_feed, self.clock)
+        self._lanes = RunLanes(self.futures, self._new_feed, self.clock)
         self.runs = TrainingRuns(
             self._store,
             catalog,
             self.sessions,
-            self.operations,
+            self.futures,
             self._lanes,
             self.checkpoints,
             self.clock,
@@ -140,10 +143,10 @@ class Service:
         self._parking = Parking(self._store, self.runs, self._lanes, self.checkpoints, self.clock)
         self._recorded = RecordedSamples(self._store, self.clock, max_bytes=config.max_recorded_bytes)
         self.training = Training(self.runs, self._lanes, self.checkpoints, self._recorded, self.clock)
-        turns = SampleTurns(self.operations, self.engine, max_batch_size=config.max_batch_size)
-        self.completions = Completions(self._store, self.operations, self.clock)
+        turns = SampleTurns(self.futures, live, self.engine, max_batch_size=config.max_batch_size)
+        self.completions = Completions(self._store, self.futures, self.clock)
         self.sampling = Sampling(
-            self._store, catalog, self.sessions, self.operations, turns, self.engine, self.checkpoints, self.clock
+            self._store, catalog, self.sessions, self.futures, turns, self.engine, self.checkpoints, self.clock
         )
 
     @contextlib.asynccontextmanager
@@ -162,13 +165,13 @@ class Service:
             housekeeping.cancel()
             await self._lanes.park(seconds=PARK_SECONDS)
             await self.engine.stop()
-            await self.operations.stop()
+            await self.futures.stop()
             self._store.close()
 
     def queue_state(self, owner: str) -> QueueState:
         """Why the owner's requests have no result yet."""
         status = None if self.engine.ready is None else self.engine.status
-        return queue_state(owner, self.operations.num_unsettled_of(owner), status)
+        return queue_state(owner, self.futures.num_unsettled_of(owner), status)
 
     async def end_session(self, session_id: str) -> None:
         """Free what a session that is over has left behind."""
@@ -176,13 +179,13 @@ class Service:
         await self._collector.end_session(session_id)
 
     async def _begin_epoch(self) -> int:
-        """The number of a new engine. What the one before it has answered is stored first, for it is refused after."""
-        await self.operations.settled()
+        """Start an epoch for a new engine and return its number; answers of the old one are stored first."""
+        await self.futures.settled()
         now = self.clock.now()
         return await self._store.write(lambda db: epochs.begin(db, now))
 
     def _new_feed(self, model_id: str) -> RunFeed:
-        return RunFeed(model_id, self.operations, self.engine, self._recovery, self._snapshots)
+        return RunFeed(model_id, self.futures, self.engine, self._recovery, self._snapshots)
 
     async def _keep_house(self) -> None:
         pause_seconds = min(HOUSEKEEPING_SECONDS, self.config.session_timeout_seconds / HOUSEKEEPING_PER_TIMEOUT)
@@ -196,7 +199,7 @@ class Service:
             self.usage.expire,
             self._recorded.expire,
             self.uploads.expire,
-            partial(self.operations.expire_results, RESULT_RETENTION, self.config.max_result_bytes),
+            partial(self.futures.expire_results, RESULT_RETENTION, self.config.max_result_bytes),
         )
         while True:
             await asyncio.sleep(pause_seconds)
@@ -213,7 +216,7 @@ class Service:
 
 
 def check_storage(config: ServerConfig) -> None:
-    """Find out whether what is in the data directory can be used, before anything is started.
+    """Check that the data directory can be used, before anything is started.
 
     Raises:
         ConfigError: it belongs to another user, or is damaged, or another version of the program has written it.

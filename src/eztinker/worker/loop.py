@@ -6,8 +6,7 @@ import logging
 import os
 import time
 
-from eztinker.engine.scheduler import Scheduler
-from eztinker.engine.training_queue import JobOutcome
+from eztinker.engine.scheduler import Job, Scheduler
 from eztinker.errors import Cancelled
 from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text, set_up_cpu
@@ -21,7 +20,6 @@ from eztinker.protocol.frames import (
     Shutdown,
     Started,
     Status,
-    Submit,
 )
 from eztinker.worker.base_models import BaseModels
 from eztinker.worker.failures import failed
@@ -94,38 +92,37 @@ class Loop:
 
     def once(self) -> None:
         self.take(self._link.receive(wait=self._scheduler.is_idle))
-        if outcomes := self._scheduler.turn(lambda: self._link.has_commands):
-            self._report(outcomes)
+        if ended := self._scheduler.turn(lambda: self._link.has_commands):
+            self._report(ended)
         self._report_news()
         self._send_status()
 
     def take(self, commands: list[AnyCommand]) -> None:
         for command in commands:
             match command:
-                case Submit():
-                    self._submit(command)
+                case Sample():
+                    self._start_sampling(command)
                 case Cancel():
                     self._cancel(command)
                 case Shutdown():
                     self.is_stopped = True
                 case Configure():
                     raise AssertionError("the engine is configured once")
+                case _:
+                    self._scheduler.submit(self._operations.training(command))
 
-    def _submit(self, command: Submit) -> None:
-        if not isinstance(command.work, Sample):
-            self._scheduler.submit(self._operations.training(command.work, share=command.share))
-            return
+    def _start_sampling(self, command: Sample) -> None:
         try:
-            self._operations.start_sampling(command.work, share=command.share)
+            self._operations.start_sampling(command)
         except Exception as error:
-            self._link.send(failed(command.work.op_id, error))
+            self._link.send(failed(command.op_id, error))
 
     def _cancel(self, command: Cancel) -> None:
         if self._scheduler.cancel(command.op_id):
             self._link.send(failed(command.op_id, Cancelled()))
 
-    def _report(self, outcomes: list[JobOutcome]) -> None:
-        events = [failed(each.op_id, each.error) if each.error else success(each) for each in outcomes]
+    def _report(self, ended: list[Job]) -> None:
+        events = [failed(job.op_id, job.error) if job.error else success(job) for job in ended]
         reach("engine.report")
         self._link.send(*events)
         reach("engine.reported")

@@ -7,8 +7,9 @@ from pathlib import Path
 from eztinker.checkpoints.checkpoint_files import read_manifest, remove_checkpoint
 from eztinker.engine.prefill import Prompt
 from eztinker.engine.sample_job import SampleJob
+from eztinker.engine.scheduler import Job
 from eztinker.engine.trainer import Pass, TrainingState
-from eztinker.engine.training_queue import JobOutcome, TrainingJob
+from eztinker.engine.training_queue import TrainingJob
 from eztinker.errors import AlreadyExists, NotFound
 from eztinker.model.lora import Adapter
 from eztinker.protocol.frames import (
@@ -49,7 +50,7 @@ class Operations:
         self._runs: dict[str, TrainingState] = {}
         self._sampler_adapters = SamplerAdapters()
 
-    def training(self, command: TrainingCommand, *, share: str) -> TrainingJob:
+    def training(self, command: TrainingCommand) -> TrainingJob:
         """The command as work for the scheduler. Nothing happens before its turn comes."""
         work = {
             CreateModel: self._create,
@@ -65,11 +66,11 @@ class Operations:
             command.model_id,
             lambda: work(command),
             is_step=isinstance(command, OptimStep),
-            share=share,
+            share=command.share,
             longest=max((len(datum.tokens) for datum in data), default=0),
         )
 
-    def start_sampling(self, command: Sample, *, share: str) -> None:
+    def start_sampling(self, command: Sample) -> None:
         """Hand a request to its base model's sampler.
 
         Raises:
@@ -80,7 +81,7 @@ class Operations:
         if command.directory is not None:
             adapter = self._sampler_adapters.get(command.directory, lambda name: self._base_models.get(name).decoder)
         prompt = Prompt(command.request, adapter, command.directory)
-        model.sampler.submit(SampleJob(command.op_id, prompt, share, is_streamed=command.is_streamed))
+        model.sampler.submit(SampleJob(command.op_id, prompt, command.share, is_streamed=command.is_streamed))
 
     def _create(self, command: CreateModel) -> AdapterState:
         if command.model_id in self._runs:
@@ -135,9 +136,9 @@ class Operations:
         return AdapterState(lora=run.adapter.lora, base_model=run.base_model, step=run.optimizer.step)
 
 
-def success(outcome: JobOutcome) -> Event:
+def success(job: Job) -> Event:
     """The event that reports an operation's result."""
-    op_id, value = outcome.op_id, outcome.value
+    op_id, value = job.op_id, job.value
     match value:
         case AdapterState():
             return Created(op_id=op_id, state=value)

@@ -233,10 +233,10 @@ def test_the_client_gets_all_its_samples(server: RunningServer, is_announced: bo
 
 @pytest.mark.conforms(90)
 def test_a_future_that_is_cancelled_stops_the_work(server: RunningServer, sampler: tinker.SamplingClient):
-    unsettled = server.app.state.service.operations._unsettled
-    before = set(unsettled)
+    live = server.app.state.service.futures._live
+    before = set(live)
     future = draw(sampler, STALL)
     wait_until(lambda: sampler._futures_poller is not None and bool(sampler._futures_poller._events))
-    assert len(set(unsettled) - before) == 1
+    assert len(set(live) - before) == 1
     future.future().cancel()
-    wait_until(lambda: not set(unsettled) - before)
+    wait_until(lambda: not set(live) - before)

@@ -107,7 +107,7 @@ def test_the_official_client_waits_while_its_queue_is_full(server: RunningServer
             return sampler.sample(types.ModelInput.from_ints([token]), 1, types.SamplingParams(max_tokens=2))
 
         stalled = [draw(STALL) for _ in range(4)]
-        wait_until(lambda: len(server.app.state.service.operations._unsettled) == 4)
+        wait_until(lambda: len(server.app.state.service.futures._live) == 4)
         waiting = draw(10)
         wait_until(lambda: sampler.holder._sample_backoff_until is not None)
         assert not waiting.future().done()

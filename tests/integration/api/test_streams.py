@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from eztinker.service.execution.new_operation import NewOperation
+from eztinker.service.execution.operation import Operation
 from eztinker.service.sampling.sample_turns import SampleTurns
 from tests.refusals import refused
 from tests.scripted_engine import STALL
@@ -39,9 +39,9 @@ def test_a_sample_is_watched_before_the_engine_has_it(http: httpx.Client, monkey
     watched: list[bool] = []
     start = SampleTurns.start
 
-    def noting_start(turns: SampleTurns, new: NewOperation) -> None:
-        watched.append(turns._engine.is_watched(new.op_id))  # pyright: ignore[reportPrivateUsage]
-        start(turns, new)
+    def noting_start(turns: SampleTurns, operation: Operation) -> None:
+        watched.append(turns._engine.is_watched(operation.op_id))  # pyright: ignore[reportPrivateUsage]
+        start(turns, operation)
 
     monkeypatch.setattr(SampleTurns, "start", noting_start)
     assert http.post("/stream_sample", json=sample_body(new_sampler(http), 1)).status_code == 200

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from eztinker.engine.scheduler import Scheduler
+from eztinker.engine.scheduler import Job, Scheduler
 from eztinker.engine.trainer import Pass, TrainingState
-from eztinker.engine.training_queue import JobOutcome, TrainingJob
+from eztinker.engine.training_queue import TrainingJob
 from eztinker.errors import InvalidInput, NonFiniteUpdate
 from eztinker.model.decoder import Decoder
 from eztinker.types import AdamParams, Datum, ForwardBackwardResult, SamplingParams
@@ -29,7 +29,7 @@ def step_of(name: str, run: TrainingState, model: str) -> TrainingJob:
     return TrainingJob(name, model, lambda: run.optim_step(AdamParams(learning_rate=1e-2)), is_step=True)
 
 
-def run_all(scheduler: Scheduler) -> list[JobOutcome]:
+def run_all(scheduler: Scheduler) -> list[Job]:
     outcomes = []
     while not scheduler.is_idle:
         outcomes += scheduler.turn()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eztinker.engine.trainer import Pass
-from eztinker.engine.training_queue import JobOutcome, TrainingJob, TrainingQueue
+from eztinker.engine.training_queue import TrainingJob, TrainingQueue
 from eztinker.errors import InvalidInput
 from tests.oracles import load_decoder
 from tests.unit.engine.engine_helpers import cross_entropy_datum, new_run
@@ -25,11 +25,11 @@ def new_queue(max_train_tokens: int = 100) -> tuple[TrainingQueue, list[str]]:
     return TrainingQueue(max_train_tokens, announced.append), announced
 
 
-def emptied(queue: TrainingQueue) -> list[JobOutcome]:
-    outcomes: list[JobOutcome] = []
+def emptied(queue: TrainingQueue) -> list[TrainingJob]:
+    ended: list[TrainingJob] = []
     while not queue.is_empty:
-        outcomes += queue.advance()
-    return outcomes
+        ended += queue.advance()
+    return ended
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -44,8 +44,8 @@ def test_whatever_comes_when_each_run_keeps_its_order_and_every_operation_ends_o
             submitted[run].append(f"{run}{number}")
             queue.submit(plain(f"{run}{number}", run, is_step=generator.random() < 0.4))
         elif not queue.is_empty:
-            ended += [outcome.op_id for outcome in queue.advance()]
-    ended += [outcome.op_id for outcome in emptied(queue)]
+            ended += [job.op_id for job in queue.advance()]
+    ended += [job.op_id for job in emptied(queue)]
     assert announced == ended
     for run, names in submitted.items():
         assert [name for name in ended if name[0] == run] == names
@@ -59,7 +59,7 @@ def test_runs_take_turns_and_a_step_goes_with_the_pass_before_it():
     assert queue.num_waiting == 8
     turns = []
     while not queue.is_empty:
-        turns.append([outcome.value for outcome in queue.advance()])
+        turns.append([job.value for job in queue.advance()])
     order = ["a0", "b0", "a1", "b1"]
     assert turns == [[f"pass {each}", f"step {each}"] for each in order]
 
@@ -102,4 +102,4 @@ def test_a_run_with_a_micro_batch_in_hand_goes_first_and_a_long_datum_makes_room
         names_while_open.append(announced[-1])
     assert set(names_while_open) == {"long"}
     assert queue.num_tokens == 30
-    assert {outcome.op_id for outcome in emptied(queue)} == {"long", "other"}
+    assert {job.op_id for job in emptied(queue)} == {"long", "other"}

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from eztinker.oplog import epochs, models, operations, sessions
-from eztinker.oplog.rows import Checkpoint, Model, Operation, Session, Snapshot
+from eztinker.oplog.rows import Checkpoint, Model, OperationRow, Session, Snapshot
 from eztinker.types import CheckpointKind, OperationKind
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> Operation:
-    return Operation(
+def operation(op_id: str, *, lane: str = "run", seq_id: int | None = None) -> OperationRow:
+    return OperationRow(
         op_id=op_id, owner="local", lane=lane, seq_id=seq_id, kind=OperationKind.OPTIM_STEP, created_at=NOW
     )
 

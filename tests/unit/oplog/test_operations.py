@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from eztinker.errors import StaleEpoch
 from eztinker.oplog import epochs, operations
-from eztinker.oplog.rows import Failure, Operation, OperationStatus
+from eztinker.oplog.rows import Failure, OperationRow, OperationStatus
 from eztinker.oplog.store import Store
 from tests.unit.oplog.log_entries import NOW, finish, operation
 
@@ -50,7 +50,7 @@ def test_outcomes_are_numbered_in_their_lane_in_the_order_in_which_they_come(sto
 
 
 def test_an_outcome_is_written_once(store: Store):
-    def outcome(db: Connection) -> Operation | None:
+    def outcome(db: Connection) -> OperationRow | None:
         operations.append(db, operation("op"))
         finish(db, "op")
         operations.fail(db, "op", Failure(category="server", code="late", message="late"), now=NOW)

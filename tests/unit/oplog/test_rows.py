@@ -30,7 +30,7 @@ from eztinker.oplog import (
     uploads,
     usage,
 )
-from eztinker.oplog.rows import Operation, OperationStatus, SettledOperation
+from eztinker.oplog.rows import OperationRow, OperationStatus, SettledOperation
 from eztinker.oplog.schema import metadata
 from eztinker.types import CheckpointKind, OperationKind, Page, Record
 
@@ -201,7 +201,7 @@ def test_the_queries_of_recovery_and_listings_give_the_row(
 @pytest.mark.parametrize("is_full", [True, False], ids=["full", "bare"])
 def test_all_of_an_operation_but_its_result_is_read_for_a_replay(db: Connection, is_full: bool):
     table = metadata.tables["operations"]
-    values = (full(Operation) if is_full else bare(table, Operation)) | DONE | {"payload": "digest"}
+    values = (full(OperationRow) if is_full else bare(table, OperationRow)) | DONE | {"payload": "digest"}
     db.execute(insert(table), values)
     (row,) = operations.to_replay(db, "model")
     assert msgspec.structs.asdict(row) == values | {"result": None}
@@ -209,7 +209,7 @@ def test_all_of_an_operation_but_its_result_is_read_for_a_replay(db: Connection,
 
 @pytest.mark.parametrize("result", [b"result", None])
 def test_an_outcome_is_announced_with_the_size_of_its_result(db: Connection, result: bytes | None):
-    values = bare(metadata.tables["operations"], Operation) | DONE | {"result": result}
+    values = bare(metadata.tables["operations"], OperationRow) | DONE | {"result": result}
     db.execute(insert(metadata.tables["operations"]), values)
     (announced,) = operations.completions(db, "model", after=0, seq_ids=range(100), limit=10)
     assert announced == SettledOperation(

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from eztinker.oplog import operations, queries
-from eztinker.oplog.rows import Operation
+from eztinker.oplog.rows import OperationRow
 from eztinker.oplog.schema import UtcDateTime, checkpoints, metadata
 from eztinker.oplog.store import Store
 from eztinker.types import OperationKind
@@ -20,7 +20,7 @@ from tests.unit.oplog.log_entries import NOW, checkpoint, with_run
 
 def test_times_keep_their_instant_and_come_back_in_utc(store: Store):
     tokyo = NOW.astimezone(timezone(timedelta(hours=9)))
-    asyncio.run(store.write(lambda db: operations.append(db, Operation(
+    asyncio.run(store.write(lambda db: operations.append(db, OperationRow(
         op_id="op", owner="local", lane="run", seq_id=None, kind=OperationKind.SAMPLE, created_at=tokyo))))  # fmt: skip
     row = asyncio.run(store.read(lambda db: operations.get(db, "op")))
     assert row is not None

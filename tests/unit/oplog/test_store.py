@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from eztinker.errors import LogFull, LogReplaced
 from eztinker.oplog import operations
-from eztinker.oplog.rows import Operation
+from eztinker.oplog.rows import OperationRow
 from eztinker.oplog.store import Store
 from tests.unit.oplog.log_entries import operation
 
@@ -45,7 +45,7 @@ def test_nothing_is_acknowledged_once_the_file_is_no_longer_in_its_place(store: 
 
 
 def test_many_writers_share_commits_and_each_gets_its_own_answer(store: Store):
-    async def write_all() -> list[Operation]:
+    async def write_all() -> list[OperationRow]:
         changes = [operation(f"op-{n}", seq_id=n) for n in range(300)]
         return await asyncio.gather(*(store.write(lambda db, row=row: operations.append(db, row)) for row in changes))
 

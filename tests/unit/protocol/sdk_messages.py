@@ -11,7 +11,7 @@ from tinker.types.forward_backward_input import ForwardBackwardInput
 from tinker.types.forward_backward_request import ForwardBackwardRequest as SdkRequest
 
 from eztinker.errors import UserError
-from eztinker.protocol.training_codec import TrainingBatch, decode_protobuf
+from eztinker.protocol.training_codec import ForwardBackwardRequest, decode_protobuf
 
 TARGETS = [[3, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 4]]
 
@@ -29,13 +29,13 @@ def sdk_datum(tokens: list[int], **inputs: Any) -> types.Datum:
     return types.Datum(model_input=types.ModelInput.from_ints(tokens), loss_fn_inputs=inputs)
 
 
-def batch_of(message: sdk_pb.ForwardBackwardRequest) -> TrainingBatch:
-    batch = decode_protobuf(message.SerializeToString()).batch
-    assert isinstance(batch, TrainingBatch), batch
-    return batch
+def batch_of(message: sdk_pb.ForwardBackwardRequest) -> ForwardBackwardRequest:
+    request = decode_protobuf(message.SerializeToString())
+    assert request.error is None
+    return request
 
 
 def failure_of(message: sdk_pb.ForwardBackwardRequest) -> UserError:
-    error = decode_protobuf(message.SerializeToString()).batch
+    error = decode_protobuf(message.SerializeToString()).error
     assert isinstance(error, UserError)
     return error

@@ -29,7 +29,6 @@ from eztinker.protocol.frames import (
     SaveCheckpoint,
     Shutdown,
     Started,
-    Submit,
     TrainingCommand,
     UnloadModel,
     changes_state,
@@ -72,7 +71,7 @@ SAMPLE = Sample(
 )
 COMMANDS: list[Command] = [
     Configure(base_models={"tiny": "/models"}),
-    *(Submit(share="ann", work=work) for work in (*TRAINING, SAMPLE)),
+    *(msgspec.structs.replace(work, share="ann") for work in (*TRAINING, SAMPLE)),
     Cancel(op_id="op"),
     Shutdown(),
 ]
@@ -125,9 +124,7 @@ def test_every_kind_of_work_is_tried_above():
 )
 def test_arrays_of_other_dtypes_do_not_leave(array: np.ndarray):
     with pytest.raises(TypeError, match="carries arrays of"):
-        encode_frame(
-            Submit(share="", work=msgspec.structs.replace(TRAINING[3], data=[Datum(tokens=array, loss_fn_inputs={})]))
-        )
+        encode_frame(msgspec.structs.replace(TRAINING[3], data=[Datum(tokens=array, loss_fn_inputs={})]))
 
 
 @pytest.mark.parametrize(
@@ -135,9 +132,9 @@ def test_arrays_of_other_dtypes_do_not_leave(array: np.ndarray):
     [("float64", [1], bytes(8)), ("object", [1], bytes(8)), ("int64", [2], bytes(8)), ("int64", [1], bytes(7))],
 )
 def test_arrays_that_do_not_fit_what_they_say_do_not_arrive(dtype: str, shape: list[int], raw: bytes):
-    body = encode_frame(Submit(share="", work=TRAINING[2]))[HEADER.size :]
+    body = encode_frame(TRAINING[2])[HEADER.size :]
     said = msgspec.msgpack.decode(body)
-    said["work"]["data"][0]["tokens"] = [dtype, shape, raw]
+    said["data"][0]["tokens"] = [dtype, shape, raw]
     with pytest.raises((msgspec.ValidationError, ValueError)):
         decode_command(msgspec.msgpack.encode(said))
 

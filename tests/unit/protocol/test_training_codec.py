@@ -13,7 +13,7 @@ from tinker.proto import tinker_public_pb2 as sdk_pb
 from tinker.proto.response_conv import deserialize_forward_backward_output
 
 from eztinker.errors import MalformedBody, UserError
-from eztinker.protocol.training_codec import TrainingBatch, decode_json, decode_protobuf, encode_result, result_as_json
+from eztinker.protocol.training_codec import decode_json, decode_protobuf, encode_result, result_as_json
 from eztinker.types import ForwardBackwardResult
 from tests.unit.protocol.sdk_messages import TARGETS, batch_of, failure_of, sdk_datum, sdk_message
 
@@ -24,10 +24,10 @@ def test_a_request_of_the_sdk_is_read_field_by_field():
     second = sdk_datum([8], target_tokens=[9], weights=[-2.0])
     request = decode_protobuf(sdk_message(first, second, forward_only=True).SerializeToString())
     assert (request.model_id, request.seq_id) == ("run:train:0", 7)
-    assert isinstance(request.batch, TrainingBatch)
-    assert request.batch.forward_only
-    assert request.batch.loss_fn == "cross_entropy"
-    one, two = request.batch.data
+    assert request.error is None
+    assert request.forward_only
+    assert request.loss_fn == "cross_entropy"
+    one, two = request.data
     assert one.tokens.tolist() == [5, 6]
     assert one.loss_fn_inputs["target_tokens"].tolist() == [6, 7]
     assert one.loss_fn_inputs["weights"].tolist() == [0.5, 1.0]
@@ -116,9 +116,9 @@ def test_a_json_request_says_the_same_as_its_protobuf():
             "loss_fn": "cross_entropy",
         },
     }
-    from_json = decode_json(orjson.dumps(body), forward_only=False).batch
+    from_json = decode_json(orjson.dumps(body), forward_only=False)
     from_proto = batch_of(sdk_message(datum))
-    assert isinstance(from_json, TrainingBatch)
+    assert from_json.error is None
     assert from_json.data[0].tokens.tolist() == from_proto.data[0].tokens.tolist()
     for name, array in from_proto.data[0].loss_fn_inputs.items():
         np.testing.assert_array_equal(from_json.data[0].loss_fn_inputs[name], array)
@@ -126,8 +126,8 @@ def test_a_json_request_says_the_same_as_its_protobuf():
 
 def test_a_json_field_we_do_not_know_is_refused_unless_it_is_off():
     body: dict[str, Any] = {"model_id": "m", "seq_id": 1, "forward_backward_input": {"data": [], "loss_fn": "ppo"}}
-    assert isinstance(decode_json(orjson.dumps(body | {"later": 0}), forward_only=False).batch, TrainingBatch)
-    error = decode_json(orjson.dumps(body | {"later": 1}), forward_only=False).batch
+    assert decode_json(orjson.dumps(body | {"later": 0}), forward_only=False).error is None
+    error = decode_json(orjson.dumps(body | {"later": 1}), forward_only=False).error
     assert isinstance(error, UserError)
     assert error.message == "Unknown fields in the request: later"
 

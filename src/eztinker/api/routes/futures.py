@@ -14,7 +14,7 @@ from eztinker.api.bodies import CancelFutureBody, RetrieveFutureBody, RetrieveFu
 from eztinker.api.reading import read_json
 from eztinker.errors import InvalidInput
 from eztinker.protocol import sampling_codec, training_codec
-from eztinker.service.execution.operations import Done, Failure
+from eztinker.service.execution.futures import Done, Failure
 from eztinker.service.execution.plans import PROTOBUF
 from eztinker.service.execution.queue_state import QueueState
 from eztinker.service.sampling.completions import SettledOperation
@@ -37,7 +37,7 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner) -
     body = await read_json(request, RetrieveFutureBody)
     hold_seconds = service.config.poll_hold_seconds * random.uniform(MIN_HOLD_SHARE, 1)
     with service.polls.held(owner):
-        outcome = await service.operations.outcome(owner, body.request_id, hold_seconds=hold_seconds)
+        outcome = await service.futures.outcome(owner, body.request_id, hold_seconds=hold_seconds)
     match outcome:
         case Done() as done if body.allow_metadata_only and len(done.body) > MAX_UNANNOUNCED_BYTES:
             return JSONResponse({"status": "complete_metadata", "response_payload_size": len(done.body)})

@@ -15,7 +15,7 @@ from eztinker.api.auth import Owner, ServiceDep, router_with_key
 from eztinker.api.bodies import CreateSamplingSessionBody, JoinSamplingSessionBody
 from eztinker.api.reading import MAX_SAMPLE_BYTES, decoded, read_json, read_json_bytes
 from eztinker.protocol.sampling_codec import decode_request
-from eztinker.service.execution.operations import Failure
+from eztinker.service.execution.futures import Failure
 from eztinker.service.sampling.sample_streams import Drawn, SampleStream
 
 router = router_with_key()

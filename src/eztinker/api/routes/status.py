@@ -22,7 +22,7 @@ async def status(service: ServiceDep, owner: Owner) -> dict[str, Any]:
     _, num_runs = await service.run_directory.page(owner, nothing)
     _, num_checkpoints = await service.checkpoints.of_owner(owner, nothing)
     work = service.engine.in_hand
-    waiting = max(0, service.operations.num_unsettled - work.num_samples - work.num_training)
+    waiting = max(0, service.futures.num_unsettled - work.num_samples - work.num_training)
     return {
         "version": __version__,
         "models": service.catalog.names,
@@ -32,7 +32,7 @@ async def status(service: ServiceDep, owner: Owner) -> dict[str, Any]:
         "activity": {"samples": work.num_samples, "training": work.num_training},
         "queue": waiting,
         "tokens_per_second": {
-            kind.value: round(rate, 1) for kind, rate in service.operations.activity.tokens_per_second().items()
+            kind.value: round(rate, 1) for kind, rate in service.futures.activity.tokens_per_second().items()
         },
         "memory_bytes": resident_bytes(os.getpid()),
     }

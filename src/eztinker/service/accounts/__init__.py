@@ -1,1 +1,1 @@
-"""Who asks and what they may have: keys, tokens, links, shares, usage, the audit log."""
+"""Accounts: keys, tokens, signed links, shares, usage and the audit log."""

@@ -1,4 +1,4 @@
-"""Who a key belongs to, and who an object belongs to."""
+"""Access: the owner of a key, and the owner of an object."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from eztinker.types import Record
 log = logging.getLogger(__name__)
 
 LOCAL_OWNER = "local"
-"""Whoever holds the server's own key."""
+"""Owner of the server's own key."""
 SERVER_KEY_ID = 0
 MAX_SHOWN_CHARS = 300
-"""Of an id that nobody has, in the sentence about it."""
+"""Most characters shown of an id that does not exist, in the sentence about it."""
 
 
 class Owned(Protocol):
@@ -33,7 +33,7 @@ OwnedT = TypeVar("OwnedT", bound=Owned)
 
 
 class KeyHolder(Record):
-    """Whose key a request carries."""
+    """The owner whose key a request carries."""
 
     key_id: int
     owner: str
@@ -50,7 +50,7 @@ class Keys:
 
     @classmethod
     def of(cls, config: ServerConfig) -> Keys:
-        """With the configured key, or the one of the data directory, made on first use.
+        """Make the keys of a configuration; without a configured key, the data directory has one, made on first use.
 
         Raises:
             ConfigError: a key file is open to other users, or damaged.
@@ -71,7 +71,7 @@ class Keys:
         return self._server if is_server else None
 
     def holder(self, key_id: int) -> KeyHolder | None:
-        """Who holds the key with this id; None if there is none, or it was revoked."""
+        """The holder of the key with this id; None if there is no such key, or it was revoked."""
         if key_id == SERVER_KEY_ID:
             return self._server
         issued = self._issued.by_id().get(key_id)
@@ -93,7 +93,7 @@ class Keys:
 
 
 def owned(row: OwnedT | None, owner: str, what: str) -> OwnedT:
-    """`row`, if it is there and belongs to `owner`. A foreign object looks exactly like one that does not exist.
+    """Return `row` if it belongs to `owner`. A foreign object looks exactly like one that does not exist.
 
     Raises:
         NotFound: `what` says what was looked for.

@@ -1,4 +1,4 @@
-"""The audit log: what was done to an owner's objects, when, and by whom. Each deed writes its own line."""
+"""The audit log: changes and reads of an owner's objects, with time and author. Each writes its own line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ RETENTION = timedelta(days=400)
 
 
 class AuditLog:
+    """Reads the audit log, and drops old lines."""
+
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
     async def of_day(self, owner: str, day: date | None, *, resource: str | None) -> list[AuditEntry]:
-        """A day of the log, midnight to midnight UTC, oldest first.
+        """Read a day of the log, midnight to midnight UTC, oldest first.
 
         Args:
             day: None for today.
@@ -31,6 +33,6 @@ class AuditLog:
         return await self._store.read(lambda db: audit.between(db, owner, start, end, resource=resource))
 
     async def expire(self) -> None:
-        """Drop what is too old."""
+        """Drop lines that are too old."""
         oldest = self._clock.now() - RETENTION
         await self._store.write(lambda db: audit.forget(db, oldest))

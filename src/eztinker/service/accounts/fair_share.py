@@ -13,14 +13,14 @@ from eztinker.errors import QueueFull
 
 
 class Room:
-    """Places for things that wait.
+    """A bounded number of places for things that wait.
 
     An owner may take a place as long as it has fewer than are free. So one alone gets half of all places, two get a
     third each, and whoever comes next always finds some.
     """
 
     def __init__(self, capacity: int, what: str) -> None:
-        """Args: what: the things in words, for the message of a refusal."""
+        """Make a room with `capacity` places for `what`, as the message of a refusal calls it."""
         self._capacity = capacity
         self._what = what
         self._taken: Counter[str] = Counter()

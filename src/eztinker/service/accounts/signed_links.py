@@ -12,7 +12,7 @@ LIFETIME = timedelta(hours=1)
 
 
 class Signature(Record):
-    """Until when a link works, and the proof that we said so."""
+    """Expiry time of a link, and the proof that we gave it."""
 
     expires: int
     """Unix seconds."""
@@ -20,6 +20,8 @@ class Signature(Record):
 
 
 class LinkSigner:
+    """Signs links and checks the signatures."""
+
     def __init__(self, secret: bytes) -> None:
         self._secret = hmac.digest(secret, b"eztinker signed links", "sha256")
 

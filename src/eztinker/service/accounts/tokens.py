@@ -17,14 +17,14 @@ from eztinker.service.clock import Clock
 from eztinker.types import Record
 
 LIFETIME = timedelta(hours=1)
-"""The SDK asks for the next one after half of it."""
+"""Lifetime of a token; the SDK asks for the next one after half of it."""
 TOKEN_PREFIX = "eyJ"
-"""What every JWT starts with, and no key does."""
+"""Prefix of every JWT, and of no key."""
 ORGANIZATION = "eztinker"
 """The one organization of a server, which the SDK shows beside the user."""
 
 MAX_REMEMBERED = 1024
-"""Verified tokens. Every request carries one, and to verify it takes longer than most requests."""
+"""Most verified tokens that are cached: every request carries one, and to verify it takes longer than most requests."""
 
 _ALGORITHM = "HS256"
 _OPTIONS: Options = {
@@ -61,7 +61,7 @@ class Tokens:
         return jwt.encode(claims, self._signing_key(holder), _ALGORITHM, headers={"kid": str(holder.key_id)})
 
     def holder_of(self, token: str) -> KeyHolder | None:
-        """Whose token this is; None if it is not ours, has expired, or its key is no longer valid."""
+        """The holder of a token; None if it is not ours, has expired, or its key is no longer valid."""
         verified = self._verified.get(token) or self._verify(token)
         if verified is None or verified.expires_at <= self._clock.now():
             return None

@@ -18,14 +18,14 @@ LONGEST_WINDOW = timedelta(days=14)
 
 
 class UsageLedger:
-    """Only what really ran is in it: it is written together with the result of the work."""
+    """Reads the ledger, in which only work that really ran is: it is written together with the result."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
     async def between(self, owner: str, start: datetime, end: datetime) -> tuple[list[Usage], dict[str, Session]]:
-        """The owner's use from `start` and before `end`, and the sessions it is of.
+        """Sum the owner's use from `start` to before `end`, with the sessions it belongs to.
 
         Raises:
             InvalidInput: the two are no window of whole hours, at most two weeks long, that has begun.
@@ -48,18 +48,18 @@ class UsageLedger:
         return await self._store.read(query)
 
     async def expire(self) -> None:
-        """Drop what is too old."""
+        """Drop entries that are too old."""
         oldest = self._clock.now() - RETENTION
         await self._store.write(lambda db: usage.forget(db, oldest))
 
     async def stored(self, owner: str) -> dict[str, Stored]:
-        """What the owner's named checkpoints take on disk now, by project."""
+        """Bytes of the owner's named checkpoints on disk now, by project."""
         now = self._clock.now()
         return await self._store.read(lambda db: session_search.stored_by_project(db, owner, now))
 
 
 def used_by_run(model: Model, kind: UsageKind, amount: int, now: datetime) -> Usage:
-    """A training run's use of the hour it is now."""
+    """Make the entry of a training run for the hour it is now."""
     return Usage(
         owner=model.owner,
         hour=hour_of(now),
@@ -78,7 +78,7 @@ def used_by_sample(
     result: SampleResult,
     now: datetime,
 ) -> list[Usage]:
-    """What one sampling request used of the hour it is now; its prompt counts once for all its samples."""
+    """Make the entries of one sampling request for this hour; its prompt counts once for all its samples."""
     cached = result.prompt_cache_hit_tokens
     amounts = {
         UsageKind.PREFILL: num_prompt_tokens - cached,

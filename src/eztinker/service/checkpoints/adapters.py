@@ -54,10 +54,10 @@ class Adapters:
         self._saved = saved
         self._clock = clock
         self._reading = asyncio.Lock()
-        """One adapter at a time, whichever way it comes: while it is read, it takes up to four times its size."""
+        """Lock that lets one adapter be read at a time, because reading takes up to four times its size."""
 
     async def archive(self, checkpoint: Checkpoint) -> bytes:
-        """The adapter of any checkpoint as a PEFT folder, packed.
+        """Pack the adapter of any checkpoint as a PEFT folder.
 
         Raises:
             InvalidInput: it is an export whose files are encrypted, which only its recipients can open.
@@ -161,7 +161,7 @@ class Adapters:
         )
 
     def _model(self, owner: str, session_id: str, base_model: str, lora: LoraSpec) -> Model:
-        """The run that holds the checkpoint; it was never loaded, so it ends here."""
+        """Make the run that holds the checkpoint, which is never loaded."""
         now = self._clock.now()
         return Model(
             model_id=f"{session_id}:train:0",
@@ -180,7 +180,7 @@ class Adapters:
 
 
 def packed(directory: Path, catalog: Catalog) -> bytes:
-    """The archive of the checkpoint in `directory`; errors as of `Adapters.archive`."""
+    """Pack the checkpoint in `directory`; raises what `Adapters.archive` does."""
     manifest = read_manifest(directory)
     if manifest.kind is CheckpointKind.EXTERNAL:
         if not all(name in manifest.parts for name in FILES):

@@ -1,4 +1,4 @@
-"""What an owner may do with a saved checkpoint: delete it, give it an end, share it. The audit log tells of each."""
+"""Changes of saved checkpoints by their owner: deleted, given an end, shared. The audit log tells of each."""
 
 from __future__ import annotations
 

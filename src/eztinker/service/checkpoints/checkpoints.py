@@ -44,7 +44,7 @@ class Checkpoints:
         return self._root / checkpoint_id
 
     async def find(self, reader: str, path: str, *, lender: str | None = None) -> tuple[Checkpoint, Model]:
-        """The checkpoint at a tinker:// path and the model that saved it.
+        """Find the checkpoint at a tinker:// path, and the model that saved it.
 
         The path may name a model, whose own checkpoint goes before others of its run, or the run by its id or name;
         then it is the newest of that name.
@@ -67,7 +67,7 @@ class Checkpoints:
     async def open(
         self, reader: str, path: str, purpose: Purpose, *, lender: str | None = None
     ) -> tuple[Checkpoint, Model]:
-        """The same, to be read from now: every byte of it is as it was written, and the audit log has a line.
+        """Find a checkpoint to read: verifies the hash of every file, and records the read in the audit log.
 
         Raises:
             CheckpointDamaged: a file is not as it was written; the message offers the newest older one that is whole.
@@ -84,7 +84,7 @@ class Checkpoints:
     async def loadable(
         self, reader: str, path: str, *, with_optimizer: bool, lender: str | None = None
     ) -> tuple[Checkpoint, Model]:
-        """A checkpoint to continue training from.
+        """Find a checkpoint to continue training from.
 
         Raises:
             InvalidInput: it lacks the optimizer that was asked for, or is a copy for other programs.
@@ -129,7 +129,7 @@ class Checkpoints:
         return row is not None and not row.has_expired(self._clock.now())
 
     async def exported_files(self, reader: str, path: str) -> tuple[Checkpoint, list[str]]:
-        """An export that is about to be downloaded, and the names of its files.
+        """Find an export that is about to be downloaded, and the names of its files.
 
         Raises:
             InvalidInput: it is a checkpoint of another kind.
@@ -141,7 +141,7 @@ class Checkpoints:
         return checkpoint, sorted(manifest.parts)
 
     async def linked(self, checkpoint_id: str) -> Checkpoint:
-        """The checkpoint that a signed link names.
+        """Find the checkpoint that a signed link names.
 
         Raises:
             CheckpointNotFound: it has been deleted or has expired since.
@@ -152,7 +152,7 @@ class Checkpoints:
         return checkpoint
 
     async def file(self, checkpoint: Checkpoint, name: str) -> Path:
-        """One file of a checkpoint, in which every byte is as it was written.
+        """Find one file of a checkpoint, and verify its hash.
 
         Raises:
             CheckpointDamaged: one is not.
@@ -186,7 +186,7 @@ class Checkpoints:
 def _look_up(
     db: Connection, wanted: TinkerPath, owners: list[str], now: datetime
 ) -> tuple[Checkpoint | None, Model | None]:
-    """The checkpoint that a path means, if it is there, and the model that saved it or would have.
+    """Find the checkpoint that a path means, if it is there, and the model that saved it or would have.
 
     The log is asked the same for a run that is not there as for what the reader may not see.
     """
@@ -203,12 +203,12 @@ def _look_up(
 
 
 def visible_to(reader: str, rows: Iterable[Checkpoint], now: datetime) -> list[Checkpoint]:
-    """Those of `rows` that are the reader's or public, and have not expired."""
+    """Keep the rows that are the reader's or public, and have not expired."""
     return [row for row in rows if (row.is_public or row.owner == reader) and not row.has_expired(now)]
 
 
 def checkpoint_event(action: str, checkpoint: Checkpoint, *, by: str, now: datetime, **details: Any) -> AuditEntry:
-    """A line for the audit log, stored together with the deed."""
+    """Make a line of the audit log, which is stored together with the change."""
     about = {"by": by, "model_id": checkpoint.model_id, "tinker_path": tinker_path(checkpoint)}
     return AuditEntry(owner=checkpoint.owner, event=f"checkpoint_{action}", details=about | details, created_at=now)
 

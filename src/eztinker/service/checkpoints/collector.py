@@ -50,7 +50,7 @@ class CheckpointCollector:
                 await asyncio.to_thread(remove_checkpoint, directory)
 
     async def remove_directories(self) -> None:
-        """Those of checkpoints that were removed a while ago, unless something may still read them."""
+        """Remove directories of checkpoints removed a while ago, unless something may still read them."""
         removed_before = self._clock.now() - REMOVAL_DELAY
 
         def unused(db: Connection) -> list[str]:
@@ -68,7 +68,7 @@ class CheckpointCollector:
 
 
 def in_use(db: Connection) -> set[str]:
-    """What accepted samples may still be drawn from, and what runs load if they have to be brought back."""
+    """Ids of checkpoints that accepted samples are drawn from, or that runs load when they are recovered."""
     kept = payloads.contents(db, operations.kept_payloads(db, OperationKind.LOAD_WEIGHTS))
     commands = [decode_payload(content, op_id="", model_id="") for content in kept.values()]
     loaded = {Path(command.directory).name for command in commands if isinstance(command, LoadModel)}

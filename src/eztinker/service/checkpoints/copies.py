@@ -20,7 +20,7 @@ from eztinker.types import Record
 
 
 class CopyTarget(Record):
-    """Where a copy goes: to a slot of a session of the caller's, or to a project, in a session of its own."""
+    """Destination of a copy: a slot of a session of the caller's, or a project, in a session of its own."""
 
     session_id: str | None
     model_seq_id: int | None
@@ -44,7 +44,7 @@ class CheckpointCopies:
         lender: str | None,
         idempotency_key: str | None,
     ) -> str:
-        """A copy under a run of its own, which cannot be trained; its path. The files are shared with the original.
+        """Copy a checkpoint into a run of its own, which cannot be trained, and return the path; files are shared.
 
         A repeat with the same key, or to the same slot, gives the first copy.
 
@@ -93,7 +93,7 @@ class CheckpointCopies:
         return tinker_path(stored)
 
     async def _slot(self, owner: str, target: CopyTarget, idempotency_key: str | None) -> tuple[str, int]:
-        """Session and number of the run that a copy gets."""
+        """Choose session and number of the run for a copy."""
         if target.session_id is not None and target.model_seq_id is not None and target.project_id is None:
             await self._sessions.require_active(owner, target.session_id)
             return target.session_id, check_seq_id(target.model_seq_id)
@@ -120,7 +120,7 @@ class CheckpointCopies:
 
 
 def _add_copy(db: Connection, model: Model, copy: Checkpoint) -> Checkpoint:
-    """The rows of a copy; if its run holds one of this name already, that one."""
+    """Store the rows of a copy, or find the copy of this name that its run holds already."""
     holder = models.get(db, model.model_id)
     if holder is not None and holder.status is ModelStatus.ARCHIVE:
         assert copy.name is not None  # only named checkpoints have a path to copy from

@@ -31,9 +31,9 @@ from eztinker.types import LoraSpec
 log = logging.getLogger(__name__)
 
 MAX_BYTES = {CONFIG: 1 << 20, WEIGHTS: 512 << 20}
-"""Of each file; an adapter of rank 64 on every weight of a model of 3 billion parameters has 400 MB."""
+"""Most bytes of a file; an adapter of rank 64 on every weight of a model of 3 billion parameters has 400 MB."""
 MAX_UNFINISHED = 4
-"""Uploads of one owner that wait for files, which bounds what they take on the disk."""
+"""Most uploads of one owner that wait for files, which bounds what they take on the disk."""
 MAX_RECEIVING = 16
 """Files that may come at a time, shared between owners; each may take its size once more on the disk."""
 CHECKPOINT_NAME = "uploaded"
@@ -51,7 +51,7 @@ class Uploads:
         """Owners whose upload is becoming a checkpoint."""
         self._room = Room(MAX_RECEIVING, "files on their way")
         self._receiving: dict[tuple[str, str], asyncio.Timeout] = {}
-        """What ends the receiving of a file, by upload and name."""
+        """Events that end the receiving of a file, by upload and name."""
 
     async def start(self, owner: str, *, base_model: str, lora: LoraSpec, project_id: str | None) -> Upload:
         """Take the files of an adapter of this shape for this base model, until the upload expires.
@@ -128,7 +128,7 @@ class Uploads:
         return imported.path
 
     async def expire(self) -> None:
-        """Forget uploads whose time is over, and remove the files of all that wait for none."""
+        """Forget expired uploads, and remove the files of those that wait for no more."""
         now = self._clock.now()
         await self._store.write(lambda db: uploads.expire(db, now))
         # First what is there: a folder is made after its upload began, so one that is not waiting is over.
@@ -164,7 +164,7 @@ class Uploads:
         )
 
     def _waiting(self, upload: Upload | None) -> Upload:
-        """`upload`, if files may come."""
+        """Check that files may still come for an upload."""
         if upload is None or upload.tinker_path is not None or upload.expires_at <= self._clock.now():
             raise _is_over()
         return upload

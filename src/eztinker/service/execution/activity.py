@@ -1,11 +1,11 @@
-"""How much the engine has done lately, for whoever looks at the server."""
+"""Rates of work in the engine, for whoever looks at the server."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 
 from eztinker.oplog.rows import UsageKind
-from eztinker.protocol.frames import ForwardBackward, ForwardBackwardDone, Outcome, Sample, SampleDone, TrainingCommand
+from eztinker.protocol.frames import ForwardBackward, ForwardBackwardDone, Sample, SampleDone
 from eztinker.service.clock import Clock
 
 WINDOW_SECONDS = 60.0
@@ -19,7 +19,7 @@ class Activity:
         self._started = clock.monotonic()
         self._done: deque[tuple[float, UsageKind, int]] = deque()
 
-    def note(self, work: TrainingCommand | Sample, outcome: Outcome) -> None:
+    def note(self, work: object, outcome: object) -> None:
         """Count what an operation that has just ended computed."""
         match work, outcome:
             case ForwardBackward(), ForwardBackwardDone():
@@ -30,7 +30,7 @@ class Activity:
                 self._add(UsageKind.SAMPLING, sum(len(sequence.tokens) for sequence in outcome.result.sequences))
 
     def tokens_per_second(self) -> dict[UsageKind, float]:
-        """By what was done with them, over the last minute or since the server started."""
+        """Tokens per second by kind of use, over the last minute or since the server started."""
         now = self._forget_old()
         totals: Counter[UsageKind] = Counter()
         for _, kind, num_tokens in self._done:

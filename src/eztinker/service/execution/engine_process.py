@@ -1,8 +1,8 @@
-"""The engine, kept alive: commands go in, each comes back as one outcome, and a dead or stuck engine is replaced.
+"""The engine, kept alive: operations go in, each is answered with one outcome, and a dead or stuck engine is replaced.
 
-What happens to a command when the engine dies depends on what it does. A sample reads only what lies on disk, so it is
-sent again to the next engine. A training command changes state that died with the engine, so it ends in `EngineDied`,
-and `RunFeed` brings the state back before it sends the command again.
+What happens to an operation when the engine dies depends on what it does. A sample reads only what lies on disk, so it
+is sent again to the next engine. A training operation changes state that died with the engine, so its answer is
+`EngineDied`, and `RunFeed` brings the state back before it hands the operation over again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from eztinker.errors import Cancelled, EngineLost
+import msgspec
+
+from eztinker.errors import Cancelled, EngineLost, EZTinkerError
 from eztinker.protocol.frames import (
     AnyEvent,
     Cancel,
@@ -25,11 +26,10 @@ from eztinker.protocol.frames import (
     Sample,
     Started,
     Status,
-    Submit,
-    TrainingCommand,
 )
 from eztinker.service.clock import Clock
 from eztinker.service.execution.engine_link import EngineLink
+from eztinker.service.execution.operation import LiveOperations, Operation
 from eztinker.types import EngineStatus
 
 log = logging.getLogger(__name__)
@@ -44,34 +44,14 @@ STALL_CHECK_SECONDS = 1.0
 
 
 class EngineDied(Exception):
-    """The engine that had a training command, or was to get it, is gone; `in_hand` tells whether it died over it."""
-
-    def __init__(self, *, in_hand: bool) -> None:
-        super().__init__()
-        self.in_hand = in_hand
-
-
-class Answer(NamedTuple):
-    """How a command ended, and the epoch of the engine that says so."""
-
-    event: Outcome
-    epoch: int
+    """The engine that had a training operation, or was to get it, is gone."""
 
 
 class InHand(NamedTuple):
-    """How many commands the engine has, or will get as soon as it starts."""
+    """Numbers of operations that the engine has, or will get as soon as it starts."""
 
     num_samples: int
     num_training: int
-
-
-@dataclass(slots=True)
-class _Pending:
-    command: TrainingCommand | Sample
-    owner: str
-    outcome: asyncio.Future[Answer]
-    num_deaths: int = 0
-    """Engines that died with this sample in their batch."""
 
 
 class EngineProcess:
@@ -82,6 +62,7 @@ class EngineProcess:
         configure: Configure,
         begin_epoch: Callable[[], Awaitable[int]],
         clock: Clock,
+        live: LiveOperations,
         *,
         stall_seconds: float,
         spawn: Callable[[], Awaitable[EngineLink]] = EngineLink.spawn,
@@ -98,11 +79,13 @@ class EngineProcess:
         self._clock = clock
         self._stall_seconds = stall_seconds
         self._spawn = spawn
-        self._pending: dict[str, _Pending] = {}
+        self._live = live
+        self._pending: list[Operation] = []
+        """Handed over and not answered, in that order."""
         self._watchers: dict[str, Callable[[Progress], None]] = {}
-        """By id: who is told what a streamed sample has drawn."""
+        """Watchers of streamed samples, by op_id."""
         self._in_hand: str | None = None
-        """The training command that the engine works on, or has worked on last and not ended."""
+        """The training operation that the engine works on, or has worked on last and not ended."""
         self._link: EngineLink | None = None
         self._ready: Ready | None = None
         self._epoch = 0
@@ -112,20 +95,21 @@ class EngineProcess:
 
     @property
     def ready(self) -> Ready | None:
-        """What the engine said of itself; None while there is none that takes commands."""
+        """Description of the engine by itself; None while there is none that takes commands."""
         return self._ready
 
     @property
     def in_hand(self) -> InHand:
-        num_samples = sum(isinstance(pending.command, Sample) for pending in self._pending.values())
+        num_samples = sum(isinstance(operation.work, Sample) for operation in self._pending)
         return InHand(num_samples, len(self._pending) - num_samples)
 
     @property
     def epoch(self) -> int | None:
-        """That of the engine which takes commands now, if there is one; state in older ones is gone."""
+        """Epoch of the engine that takes commands now, if there is one; state in older engines is gone."""
         return None if self._ready is None else self._epoch
 
     def start(self) -> None:
+        """Start the engine, and replace it whenever it dies."""
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 
     async def stop(self) -> None:
@@ -134,11 +118,12 @@ class EngineProcess:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
-        for waiting in (*self._waiting, *(pending.outcome for pending in self._pending.values())):
-            waiting.cancel()
+        for waiting in (*self._waiting, *(operation.answer for operation in self._pending)):
+            if waiting is not None:
+                waiting.cancel()
 
     async def available(self) -> int:
-        """The epoch of the engine, as soon as there is one that takes commands.
+        """Wait for an engine that takes commands, and return its epoch.
 
         Raises:
             EngineLost: it does not start.
@@ -149,29 +134,27 @@ class EngineProcess:
         self._waiting.append(waiting)
         return await waiting
 
-    def train(self, command: TrainingCommand, *, owner: str, epoch: int) -> asyncio.Future[Answer]:
-        """Hand a command to the engine of this epoch, in the order of calls, as work of `owner`.
+    def train(self, operation: Operation, *, epoch: int) -> asyncio.Future[Outcome]:
+        """Hand a training operation to the engine of this epoch, in the order of calls.
 
-        The future ends in the answer, or raises `EngineDied`.
+        The future ends in the engine's answer, or raises `EngineDied`.
         """
-        pending = _Pending(command, owner, asyncio.get_running_loop().create_future())
-        if epoch != self.epoch:
-            pending.outcome.set_exception(EngineDied(in_hand=False))
+        answer = self._take_over(operation)
+        if epoch == self.epoch:
+            self._send(operation)
         else:
-            self._send(command.op_id, pending)
-        return pending.outcome
+            self._end(operation, EngineDied())
+        return answer
 
-    def sample(self, command: Sample, *, owner: str) -> asyncio.Future[Answer]:
-        """Hand over a sample as work of `owner`; it waits here while no engine is ready.
+    def sample(self, operation: Operation) -> asyncio.Future[Outcome]:
+        """Hand over a sample, which waits here while no engine is ready.
 
-        The future ends in the answer, or raises `EngineLost`.
+        The future ends in the engine's answer, or raises `EngineLost`.
         """
-        pending = _Pending(command, owner, asyncio.get_running_loop().create_future())
-        if self._ready is None:
-            self._pending[command.op_id] = pending
-        else:
-            self._send(command.op_id, pending)
-        return pending.outcome
+        answer = self._take_over(operation)
+        if self._ready is not None:
+            self._send(operation)
+        return answer
 
     def watch(self, op_id: str, watcher: Callable[[Progress], None]) -> None:
         """Tell `watcher` what a streamed sample draws, until `unwatch`; an engine that takes over begins anew."""
@@ -184,22 +167,39 @@ class EngineProcess:
     def is_watched(self, op_id: str) -> bool:
         return op_id in self._watchers
 
-    def cancel(self, op_id: str) -> None:
-        """Give up a sample: in an engine it ends in `Failed`, before that in an error. Anything else is left alone."""
-        pending = self._pending.get(op_id)
-        if pending is None or not isinstance(pending.command, Sample):
+    def cancel(self, operation: Operation) -> None:
+        """Give up a sample: in an engine it ends in `Failed`, before that in an error."""
+        assert isinstance(operation.work, Sample)
+        if operation not in self._pending:
             return
         if self._ready is not None and self._link is not None:
-            self._link.send(Cancel(op_id=op_id))
+            self._link.send(Cancel(op_id=operation.op_id))
         else:
-            self._end(op_id, Cancelled())  # of no epoch: no engine has said so, and the next one may begin meanwhile
+            self._end(operation, Cancelled())  # no engine has said so, and the next one may begin meanwhile
 
-    def _send(self, op_id: str, pending: _Pending) -> None:
-        assert self._link is not None
-        if not self._pending:
+    def _take_over(self, operation: Operation) -> asyncio.Future[Outcome]:
+        if operation.outcome is None:  # the server's own, which is in no log
+            self._live.add(operation)
+        if self._ready is not None and not self._pending:
             self._heard_at = self._clock.monotonic()  # an idle engine had nothing to say
-        self._pending[op_id] = pending
-        self._link.send(Submit(share=pending.owner, work=pending.command))
+        self._pending.append(operation)
+        operation.answer = asyncio.get_running_loop().create_future()
+        return operation.answer
+
+    def _send(self, operation: Operation) -> None:
+        assert self._link is not None
+        assert not isinstance(operation.work, EZTinkerError)
+        operation.is_sent = True
+        operation.epoch = self._epoch
+        self._link.send(msgspec.structs.replace(operation.work, share=operation.owner))
+
+    def _let_go(self, operation: Operation) -> asyncio.Future[Outcome]:
+        """The operation is answered, or ends here; the future to tell it with."""
+        assert operation.answer is not None
+        self._pending.remove(operation)
+        if operation.outcome is None:
+            self._live.remove(operation)
+        return operation.answer
 
     async def _supervise(self) -> None:
         num_failed_starts = 0
@@ -260,8 +260,8 @@ class EngineProcess:
                     if not waiting.done():
                         waiting.set_result(self._epoch)
                 self._waiting.clear()
-                for op_id, pending in list(self._pending.items()):
-                    self._send(op_id, pending)
+                for operation in self._pending:
+                    self._send(operation)
             case Status():
                 self.status = event.status
             case Started():
@@ -272,34 +272,38 @@ class EngineProcess:
             case _:
                 if self._in_hand == event.op_id:
                     self._in_hand = None
-                pending = self._pending.pop(event.op_id, None)
-                if pending is not None and not pending.outcome.done():
-                    pending.outcome.set_result(Answer(event, self._epoch))
+                operation = self._live.get(event.op_id)
+                if operation is not None and operation in self._pending:
+                    answer = self._let_go(operation)
+                    if not answer.done():
+                        answer.set_result(event)
 
     def _bury(self) -> None:
         """Sort what the dead engine had: samples wait for the next one, unless they were in too many deaths."""
         was_ready = self._ready is not None
         self._link = self._ready = None
         self.status = EngineStatus()
-        for op_id, pending in list(self._pending.items()):
-            if not isinstance(pending.command, Sample):
-                self._end(op_id, EngineDied(in_hand=op_id == self._in_hand))
-            elif was_ready:
-                pending.num_deaths += 1
-                if pending.num_deaths == MAX_DEATHS:
-                    self._end(op_id, EngineLost(f"The engine stopped {MAX_DEATHS} times while it drew this sample"))
+        for operation in list(self._pending):
+            is_sample = isinstance(operation.work, Sample)
+            # one sample of a batch cannot be told from another; of training, the engine names what it turns to
+            operation.num_deaths += was_ready if is_sample else operation.op_id == self._in_hand
+            operation.is_sent = False
+            if not is_sample:
+                self._end(operation, EngineDied())
+            elif operation.num_deaths >= MAX_DEATHS:
+                self._end(operation, EngineLost(f"The engine stopped {MAX_DEATHS} times while it drew this sample"))
         self._in_hand = None
 
     def _give_up_waiting(self) -> None:
         error = EngineLost("The engine does not start; the server's log says why")
-        for op_id in list(self._pending):
-            self._end(op_id, error)
+        for operation in list(self._pending):
+            self._end(operation, error)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(error)
         self._waiting.clear()
 
-    def _end(self, op_id: str, error: Exception) -> None:
-        pending = self._pending.pop(op_id)
-        if not pending.outcome.done():
-            pending.outcome.set_exception(error)
+    def _end(self, operation: Operation, error: Exception) -> None:
+        answer = self._let_go(operation)
+        if not answer.done():
+            answer.set_exception(error)

@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 KEPT_SECONDS = 300.0
-"""After its last handing out."""
+"""Time that a result is kept after it was last handed out."""
 SURELY_KEPT_SECONDS = 60.0
-"""A client asks again after 45 seconds at the latest; so long a result stays, however many there are."""
+"""Time that every result is kept, however many there are: a client asks again after 45 seconds at the latest."""
 MAX_KEPT_BYTES = 64 * 2**20
-"""Of results that are older than that; the oldest go first."""
+"""Most bytes of results that are kept longer; the oldest go first."""
 
 
 class _Handed(NamedTuple):
@@ -25,9 +25,11 @@ class _Handed(NamedTuple):
 
 
 class FetchedResults:
+    """Remembers which results were handed out, and when."""
+
     def __init__(self) -> None:
         self._handed: dict[str, _Handed] = {}
-        """By operation, the one that was handed out longest ago first."""
+        """Results by operation, the one that was handed out longest ago first."""
         self._num_bytes = 0
 
     def hand_out(self, op_id: str, num_bytes: int, now: float) -> None:
@@ -36,7 +38,7 @@ class FetchedResults:
         self._num_bytes += num_bytes
 
     def take_due(self, now: float) -> list[str]:
-        """The operations whose results may be dropped now; they are not named again."""
+        """Ids of operations whose results may be dropped now; they are not named again."""
         due = []
         for op_id, handed in list(self._handed.items()):
             kept_seconds = SURELY_KEPT_SECONDS if self._num_bytes > MAX_KEPT_BYTES else KEPT_SECONDS

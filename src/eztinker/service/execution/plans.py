@@ -1,13 +1,14 @@
 """What the outcome of an operation is made into: the bytes for the client, and rows to store with them.
 
-A plan is kept in the log beside its operation, so that a server that finds the operation unfinished can finish it.
+`finish` of a plan stores these rows in the transaction that stores the outcome, and gives the result for the client.
+It runs in the log's writer thread, where encoding megabytes keeps no request waiting. A plan is kept in the log beside
+its operation, so that a server that finds the operation unfinished can finish it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -40,17 +41,12 @@ PROTOBUF = "application/x-protobuf"
 Change = Callable[[Connection], Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """What an operation came to: the bytes for the client, and rows to store in the same transaction."""
+class Done(Record):
+    """The result of an operation, as the log keeps it and its client gets it."""
 
+    kind: OperationKind
+    media_type: str
     body: bytes
-    media_type: str = JSON
-    also: Change | None = None
-
-    @classmethod
-    def json(cls, value: dict[str, Any], *, also: Change | None = None) -> Finished:
-        return cls(body=orjson.dumps(value), also=also)
 
 
 class PassPlan(Record, tag=True):
@@ -60,17 +56,15 @@ class PassPlan(Record, tag=True):
     num_loss_tokens: int = 0
     """Tokens over which the loss is a sum; 0 for a pass that trains nothing."""
 
-    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+    def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
         assert isinstance(outcome, ForwardBackwardDone)
         result, model_id = outcome.result, self.used.model_id
-
-        def store(db: Connection) -> None:
-            usage.add(db, self.used)
-            loss = result.metrics["loss:sum"]
-            if self.num_loss_tokens and model_id is not None and math.isfinite(loss):
-                models.set_last_loss(db, model_id, loss / self.num_loss_tokens)
-
-        return Finished(body=training_codec.encode_result(result), media_type=PROTOBUF, also=store)
+        body = training_codec.encode_result(result)
+        usage.add(db, self.used)
+        loss = result.metrics["loss:sum"]
+        if self.num_loss_tokens and model_id is not None and math.isfinite(loss):
+            models.set_last_loss(db, model_id, loss / self.num_loss_tokens)
+        return Done(kind=OperationKind.FORWARD_BACKWARD, media_type=PROTOBUF, body=body)
 
 
 class StepPlan(Record, tag=True):
@@ -79,10 +73,10 @@ class StepPlan(Record, tag=True):
     model_id: str = ""
     """Empty in logs of older programs, which did not count steps."""
 
-    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+    def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
         assert isinstance(outcome, OptimStepDone)
-        answer = {"metrics": outcome.result.metrics, "type": OperationKind.OPTIM_STEP}
-        return Finished.json(answer, also=lambda db: models.count_step(db, self.model_id))
+        models.count_step(db, self.model_id)
+        return _json(OperationKind.OPTIM_STEP, {"metrics": outcome.result.metrics, "type": OperationKind.OPTIM_STEP})
 
 
 class SavePlan(Record, tag=True):
@@ -97,25 +91,21 @@ class SavePlan(Record, tag=True):
     """The save's own number, if the session is to move on with later saves of this kind."""
     used: Usage
     saved_by: str | None = None
-    """Who saves it, if not its owner."""
+    """Author of the save, if not the owner."""
 
-    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+    def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
         assert isinstance(outcome, CheckpointDone)
         written = msgspec.structs.replace(
             self.checkpoint, size_bytes=outcome.result.size_bytes, step=outcome.result.step, created_at=now
         )
         if written.name is None:
-            return self._finish_sampler(written)
-        answer = {"path": tinker_path(written), "size_bytes": written.size_bytes, "type": self.kind}
+            return self._finish_sampler(db, written)
+        checkpoints.add(db, written, overwrite=self.overwrite)
+        audit.add(db, checkpoint_event("create", written, by=self.saved_by or written.owner, now=now))
+        usage.add(db, self.used)
+        return _json(self.kind, {"path": tinker_path(written), "size_bytes": written.size_bytes, "type": self.kind})
 
-        def store(db: Connection) -> None:
-            checkpoints.add(db, written, overwrite=self.overwrite)
-            audit.add(db, checkpoint_event("create", written, by=self.saved_by or written.owner, now=now))
-            usage.add(db, self.used)
-
-        return Finished.json(answer, also=store)
-
-    def _finish_sampler(self, written: Checkpoint) -> Finished:
+    def _finish_sampler(self, db: Connection, written: Checkpoint) -> Done:
         sampler = new_sampling_session(
             owner=written.owner,
             session_id=self.session_id,
@@ -126,14 +116,11 @@ class SavePlan(Record, tag=True):
             save_seq_id=self.inflight_seq_id,
             now=written.created_at,
         )
-
-        def store(db: Connection) -> None:
-            checkpoints.add(db, written, overwrite=False)
-            sessions.add_sampling_session(db, sampler)
-            if self.inflight_seq_id is not None:
-                checkpoints.remove_superseded(db, written.model_id, written.created_at)
-
-        return Finished.json({"sampling_session_id": sampler.sampling_session_id}, also=store)
+        checkpoints.add(db, written, overwrite=False)
+        sessions.add_sampling_session(db, sampler)
+        if self.inflight_seq_id is not None:
+            checkpoints.remove_superseded(db, written.model_id, written.created_at)
+        return _json(self.kind, {"sampling_session_id": sampler.sampling_session_id})
 
 
 class LoadPlan(Record, tag=True):
@@ -142,9 +129,10 @@ class LoadPlan(Record, tag=True):
     model_id: str
     path: str
 
-    def finish(self, outcome: Outcome, now: datetime) -> Finished:
-        answer = {"path": self.path, "model_id": self.model_id, "type": OperationKind.LOAD_WEIGHTS}
-        return Finished.json(answer, also=_steps_of(outcome, self.model_id))
+    def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
+        _set_steps(db, outcome, self.model_id)
+        kind = OperationKind.LOAD_WEIGHTS
+        return _json(kind, {"path": self.path, "model_id": self.model_id, "type": kind})
 
 
 class BeginPlan(Record, tag=True):
@@ -153,17 +141,20 @@ class BeginPlan(Record, tag=True):
     kind: OperationKind
     model_id: str
 
-    def finish(self, outcome: Outcome, now: datetime) -> Finished:
-        answer = {"model_id": self.model_id, "type": self.kind}
-        return Finished.json(answer, also=_steps_of(outcome, self.model_id))
+    def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
+        _set_steps(db, outcome, self.model_id)
+        return _json(self.kind, {"model_id": self.model_id, "type": self.kind})
 
 
 class UnloadPlan(Record, tag=True):
+    """unload_model."""
+
     model_id: str
 
-    def finish(self, outcome: Outcome, now: datetime) -> Finished:
-        answer = {"model_id": self.model_id, "type": OperationKind.UNLOAD_MODEL}
-        return Finished.json(answer, also=lambda db: snapshots.forget_model(db, self.model_id))
+    def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
+        snapshots.forget_model(db, self.model_id)
+        kind = OperationKind.UNLOAD_MODEL
+        return _json(kind, {"model_id": self.model_id, "type": kind})
 
 
 class SamplePlan(Record):
@@ -177,17 +168,13 @@ class SamplePlan(Record):
     is_recorded: bool = False
     """Whether training data may name its sequences as their source."""
 
-    def finish(self, outcome: Outcome, now: datetime) -> Finished:
+    def finish(self, db: Connection, outcome: Outcome, now: datetime) -> Done:
         assert isinstance(outcome, SampleDone)
-        used = used_by_sample(self.sampler, self.model_id, len(self.prompt), outcome.result, now)
         body = sampling_codec.encode_result(outcome.result, self.targets)
-
-        def store(db: Connection) -> None:
-            usage.add(db, *used)
-            if self.is_recorded:  # in the log before the client knows the sequences
-                recorded_samples.add(db, *record_of(self.sampler, outcome.op_id, self.prompt, outcome.result, now))
-
-        return Finished(body=body, media_type=PROTOBUF, also=store)
+        usage.add(db, *used_by_sample(self.sampler, self.model_id, len(self.prompt), outcome.result, now))
+        if self.is_recorded:  # in the log before the client knows the sequences
+            recorded_samples.add(db, *record_of(self.sampler, outcome.op_id, self.prompt, outcome.result, now))
+        return Done(kind=OperationKind.SAMPLE, media_type=PROTOBUF, body=body)
 
 
 Plan = PassPlan | StepPlan | SavePlan | LoadPlan | BeginPlan | UnloadPlan
@@ -203,14 +190,18 @@ def decode_plan(raw: bytes) -> Plan:
     return _decoder.decode(raw)
 
 
-def _steps_of(outcome: Outcome, model_id: str) -> Change:
-    """The change that keeps how many steps are behind the weights a model now has."""
-    assert isinstance(outcome, Created)
-    return lambda db: models.set_steps(db, model_id, outcome.state.step)
-
-
-def store_failure(db: Connection, plan: Plan | SamplePlan) -> None:
+def store_failure(db: Connection, plan: Plan | SamplePlan | None) -> None:
     """Rows to store together with the failure of an operation: a run that could not begin has failed."""
     if isinstance(plan, BeginPlan):
         models.set_status(db, [plan.model_id], ModelStatus.FAILED)
         snapshots.forget_model(db, plan.model_id)
+
+
+def _json(kind: OperationKind, value: dict[str, Any]) -> Done:
+    return Done(kind=kind, media_type=JSON, body=orjson.dumps(value))
+
+
+def _set_steps(db: Connection, outcome: Outcome, model_id: str) -> None:
+    """Keep how many steps are behind the weights that a model now has."""
+    assert isinstance(outcome, Created)
+    models.set_steps(db, model_id, outcome.state.step)

@@ -1,4 +1,4 @@
-"""What a process of this machine takes of its memory."""
+"""Memory that a process of this machine takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a result is not there yet, in the words that the official client shows to its user."""
+"""Reasons why a result is not there yet, in the words that the official client shows to its user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from eztinker.types import EngineStatus, Record
 
 
 class Queue(StrEnum):
-    """What the client tells apart."""
+    """States of a queue that the client tells apart."""
 
     ACTIVE = "active"
     """The work is being done, or is next."""
@@ -19,10 +19,12 @@ class Queue(StrEnum):
 
 
 NEARLY = 0.9
-"""Owners that keep the engine busy between them get equal parts only about."""
+"""Part of an equal share that counts as the whole, as shares are only about equal."""
 
 
 class QueueState(Record):
+    """State of an owner's queue, with a reason in words if it waits."""
+
     queue: Queue
     reason: str | None = None
 

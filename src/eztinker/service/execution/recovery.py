@@ -1,10 +1,9 @@
-"""Bringing back what died with a process: the state of a run in a new engine, the work of an earlier server."""
+"""Recovery of what died with a process: the state of a run in a new engine, the work of an earlier server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,20 @@ from sqlalchemy import Connection
 
 from eztinker.errors import CheckpointDamaged, CheckpointNotFound, EngineLost, EZTinkerError, NotFound
 from eztinker.oplog import checkpoints, models, operations, payloads, snapshots
-from eztinker.oplog.rows import Failure, Model, ModelStatus, Operation, OperationStatus, Snapshot
+from eztinker.oplog.rows import Failure, Model, ModelStatus, OperationRow, OperationStatus, Snapshot
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import Failed, LoadModel, TrainingCommand, UnloadModel, decode_payload
+from eztinker.protocol.frames import (
+    Failed,
+    ForwardBackward,
+    LoadModel,
+    Outcome,
+    TrainingCommand,
+    UnloadModel,
+    decode_payload,
+)
 from eztinker.service.clock import Clock
-from eztinker.service.execution.engine_process import MAX_DEATHS, Answer, EngineDied, EngineProcess
-from eztinker.service.execution.new_operation import NewOperation
+from eztinker.service.execution.engine_process import MAX_DEATHS, EngineProcess
+from eztinker.service.execution.operation import Operation
 from eztinker.service.execution.plans import decode_plan
 from eztinker.types import CheckpointKind, OperationKind
 
@@ -37,8 +44,8 @@ class Recovery:
         self._store = store
         self._engine = engine
         self._root = snapshots_root
-        self._deaths: Counter[str] = Counter()
-        """Engines that died over a command of recovery."""
+        self._deadly: dict[str, Operation] = {}
+        """Operations of recovery over which an engine died; they are taken up again, so that their deaths add up."""
 
     async def restore(self, model_id: str, *, owner: str) -> int:
         """Put the run of `owner` into the engine as the log has it; gives the epoch of that engine.
@@ -48,7 +55,8 @@ class Recovery:
             EngineLost: the run cannot be brought back now, or never can be and has ended.
         """
         epoch = await self._engine.available()
-        await self._run([UnloadModel(op_id=f"clear-{model_id}", model_id=model_id)], owner, epoch)
+        clear = UnloadModel(op_id=f"clear-{model_id}", model_id=model_id)
+        await self._run([_again(clear, OperationKind.UNLOAD_MODEL, owner)], epoch)
         kept, replay = await self._store.read(lambda db: _kept(db, model_id))
         loaded = await self._load_newest(model_id, kept, owner, epoch)
         after = -1 if loaded is None else loaded.seq_id
@@ -57,12 +65,10 @@ class Recovery:
             raise await self.end_run(model_id, "its snapshots on the server's disk are damaged")
         if any(row.payload not in replay.contents for row in rows):
             raise await self.end_run(model_id, "operations that it was made by are damaged in the server's log")
-        answers = await self._run([replay.command(row) for row in rows], owner, epoch)
+        answers = await self._run([replay.operation(row) for row in rows], epoch)
         for row, answer in zip(rows, answers, strict=True):
-            if isinstance(answer.event, Failed) != (row.status is OperationStatus.FAILED):
-                reason = (
-                    answer.event.message if isinstance(answer.event, Failed) else "a refused operation was accepted"
-                )
+            if isinstance(answer, Failed) != (row.status is OperationStatus.FAILED):
+                reason = answer.message if isinstance(answer, Failed) else "a refused operation was accepted"
                 raise _not_now(model_id, reason)
         if rows or loaded:
             log.info("Run %s is back, %d operations replayed", model_id, len(rows), extra={"event": "run_recovered"})
@@ -80,65 +86,69 @@ class Recovery:
                 directory=str(self._root / snapshot.snapshot_id),
                 with_optimizer=True,
             )
-            (answer,) = await self._run([command], owner, epoch)
-            if not isinstance(answer.event, Failed):
+            (answer,) = await self._run([_again(command, OperationKind.LOAD_WEIGHTS, owner)], epoch)
+            if not isinstance(answer, Failed):
                 return snapshot
-            if answer.event.code not in _DAMAGE:
-                raise _not_now(model_id, answer.event.message)
-            log.error("A snapshot is of no use: %s", answer.event.message, extra={"event": "snapshot_damaged"})
+            if answer.code not in _DAMAGE:
+                raise _not_now(model_id, answer.message)
+            log.error("A snapshot is of no use: %s", answer.message, extra={"event": "snapshot_damaged"})
         return None
 
-    async def _run(self, commands: list[TrainingCommand], owner: str, epoch: int) -> list[Answer]:
-        """Their answers.
+    async def _run(self, operations_: list[Operation], epoch: int) -> list[Outcome]:
+        """Run operations in the engine of this epoch, and return its answers.
 
         Raises:
             EngineDied: not all were answered.
             EngineLost: one of them has cost too many engines, and with it the run.
         """
-        sent = [self._engine.train(command, owner=owner, epoch=epoch) for command in commands]
-        answers = await asyncio.gather(*sent, return_exceptions=True)
-        for command, answer in zip(commands, answers, strict=True):
-            if isinstance(answer, EngineDied) and answer.in_hand:
-                self._deaths[command.op_id] += 1
-                if self._deaths[command.op_id] >= MAX_DEATHS:
-                    reason = f"the engine died {MAX_DEATHS} times while it was brought back"
-                    raise await self.end_run(command.model_id, reason)
+        tried = [self._deadly.get(each.op_id, each) for each in operations_]
+        answers = await asyncio.gather(
+            *(self._engine.train(each, epoch=epoch) for each in tried), return_exceptions=True
+        )
+        for operation in tried:
+            if operation.num_deaths >= MAX_DEATHS:
+                self._deadly = {op_id: each for op_id, each in self._deadly.items() if each.lane != operation.lane}
+                reason = f"the engine died {MAX_DEATHS} times while it was brought back"
+                raise await self.end_run(operation.lane, reason)
+            if operation.num_deaths:
+                self._deadly[operation.op_id] = operation
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        return [answer for answer in answers if isinstance(answer, Answer)]
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Replay:
     """Settled operations that changed the state, with what they do."""
 
-    rows: list[Operation]
+    rows: list[OperationRow]
     contents: dict[str, bytes]
-    """By digest; what is missing was damaged on the disk."""
+    """Payloads by digest; a missing one was damaged on the disk."""
 
-    def command(self, row: Operation) -> TrainingCommand:
+    def operation(self, row: OperationRow) -> Operation:
         assert row.payload is not None
-        return decode_payload(self.contents[row.payload], op_id=row.op_id, model_id=row.lane)
+        command = decode_payload(self.contents[row.payload], op_id=row.op_id, model_id=row.lane)
+        return _again(command, row.kind, row.owner)
 
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedLane:
-    """What an earlier server accepted for one run and did not finish."""
+    """Operations of one run that an earlier server accepted and did not finish."""
 
     model_id: str
     last_run: int
     """The highest number that has been run."""
-    operations: list[NewOperation]
-    """In their order; what the server began on its own, which has no number, comes last."""
+    operations: list[Operation]
+    """Operations in their order; those the server began on its own, which have no number, come last."""
 
 
 async def recover_log(store: Store, clock: Clock) -> list[UnfinishedLane]:
-    """The lane of every run that an earlier server left active or with work; its samples have to be asked for again."""
+    """Read the lane of every run that an earlier server left active or with work; its samples are lost."""
     now = clock.now()
 
     def recover(db: Connection) -> list[UnfinishedLane]:
-        unfinished: dict[str, list[NewOperation]] = {model.model_id: [] for model in models.active(db)}
+        unfinished: dict[str, list[Operation]] = {model.model_id: [] for model in models.active(db)}
         for row in operations.pending(db):
             if row.kind is OperationKind.SAMPLE:
                 operations.mark_lost(db, row.op_id, now)
@@ -164,7 +174,7 @@ def end_run(db: Connection, model_id: str, reason: str) -> EngineLost:
 
 
 def ended_error(db: Connection, model: Model) -> EZTinkerError:
-    """Why a run that has ended takes no more operations."""
+    """The error that tells why a run that has ended takes no more operations."""
     match model.status:
         case ModelStatus.UNLOADED:
             return NotFound(f"The training run {model.model_id} was unloaded; create a new one from a checkpoint")
@@ -179,7 +189,7 @@ def ended_error(db: Connection, model: Model) -> EZTinkerError:
 
 
 def advice_to_go_on(db: Connection, model_id: str) -> str | None:
-    """From where a new run can go on in place of one that has ended; None if it has no checkpoint."""
+    """Advice how to go on in place of a run that has ended; None if it has no checkpoint."""
     saved = [row for row in checkpoints.of_models(db, [model_id]) if row.kind is CheckpointKind.TRAINING]
     if not saved:
         return None
@@ -195,7 +205,7 @@ def _lost_error(db: Connection, model_id: str, reason: str) -> EngineLost:
 
 
 def _not_now(model_id: str, reason: str) -> EngineLost:
-    """For what may be mended: memory that was short, a base model that is not served any more."""
+    """The error for a run whose obstacle may be removed: short memory, a base model that is not served any more."""
     return EngineLost(f"The training run {model_id} cannot be brought back at present: {reason}")
 
 
@@ -206,23 +216,30 @@ def _kept(db: Connection, model_id: str) -> tuple[list[Snapshot], _Replay]:
     return kept, _Replay(rows, payloads.contents(db, digests))
 
 
-def _unfinished(db: Connection, row: Operation) -> NewOperation | None:
+def _unfinished(db: Connection, row: OperationRow) -> Operation | None:
     """The operation as it was accepted; None if the log has lost what it was to do, or it was damaged there."""
     if row.payload is None or row.plan is None or not row.is_plan_whole:
         return None
     content = payloads.contents(db, [row.payload]).get(row.payload)
     if content is None:
         return None
-    return NewOperation(
+    work = decode_payload(content, op_id=row.op_id, model_id=row.lane)
+    return Operation(
         op_id=row.op_id,
         owner=row.owner,
         lane=row.lane,
         seq_id=row.seq_id,
         kind=row.kind,
-        work=decode_payload(content, op_id=row.op_id, model_id=row.lane),
+        work=work,
         plan=decode_plan(row.plan),
+        is_chunked=isinstance(work, ForwardBackward),
     )
 
 
-def _place(operation: NewOperation) -> float:
+def _again(command: TrainingCommand, kind: OperationKind, owner: str) -> Operation:
+    """An operation that brings a run back: it is in no log, and nobody waits for its outcome but recovery."""
+    return Operation(op_id=command.op_id, owner=owner, lane=command.model_id, seq_id=None, kind=kind, work=command)
+
+
+def _place(operation: Operation) -> float:
     return float("inf") if operation.seq_id is None else operation.seq_id

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from functools import partial
 
 from eztinker.errors import EngineLost, EZTinkerError, LogUnwritable, ServerError
-from eztinker.protocol.frames import (
-    Failed,
-    LoadModel,
-    Sample,
-    SaveCheckpoint,
-    TrainingCommand,
-    UnloadModel,
-    changes_state,
-)
-from eztinker.service.execution.engine_process import MAX_DEATHS, Answer, EngineDied, EngineProcess
-from eztinker.service.execution.new_operation import NewOperation
-from eztinker.service.execution.operations import STORE_RETRY_SECONDS, Operations
+from eztinker.oplog.rows import Failure
+from eztinker.protocol.frames import Failed, LoadModel, Outcome, Sample, SaveCheckpoint, UnloadModel, changes_state
+from eztinker.service.execution.engine_process import MAX_DEATHS, EngineDied, EngineProcess
+from eztinker.service.execution.futures import Futures
+from eztinker.service.execution.operation import Operation
+from eztinker.service.execution.outcome_writer import STORE_RETRY_SECONDS
 from eztinker.service.execution.recovery import Recovery
 from eztinker.service.execution.snapshots import Snapshots
 from eztinker.types import CheckpointKind
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A started operation whose outcome is not in the log yet."""
-
-    new: NewOperation
-    is_sent: bool = False
-    num_deaths: int = 0
-    """Engines that died with it in hand."""
-    stored: asyncio.Task[None] | None = None
 
 
 class RunFeed:
@@ -46,39 +28,31 @@ class RunFeed:
     """
 
     def __init__(
-        self,
-        model_id: str,
-        operations: Operations,
-        engine: EngineProcess,
-        recovery: Recovery,
-        snapshots: Snapshots,
+        self, model_id: str, futures: Futures, engine: EngineProcess, recovery: Recovery, snapshots: Snapshots
     ) -> None:
         self._model_id = model_id
-        self._operations = operations
         self._engine = engine
         self._recovery = recovery
         self._snapshots = snapshots
-        self._entries: dict[str, _Entry] = {}
+        self._writer = futures.writer(self._settled)
+        self._started: list[Operation] = []
+        """Operations whose outcome is not in the log, in their order."""
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._is_over = False
         self._owner = ""
         self._epoch: int | None = None
         """The engine that holds the run's state, if one ever did."""
-        self._last_stored: asyncio.Task[None] | None = None
-        """Stores the newest outcome. They are stored in order: a server that finds one in the log must be right to take
-        all before it for done, or it would run an earlier operation after a later one."""
-        self._answers: list[tuple[_Entry, Answer]] = []
-        """Those that came just now, in order; they are stored in one commit."""
         self._last_sent = 0
         self._pace = snapshots.pace()
         self._restoring: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
 
-    def start(self, new: NewOperation) -> None:
-        self._owner = new.owner
-        self._is_over = self._is_over or isinstance(new.work, UnloadModel)
-        self._entries[new.op_id] = _Entry(new)
+    def start(self, operation: Operation) -> None:
+        """Take the run's next operation: it is sent as soon as the engine has what the run was before it."""
+        self._owner = operation.owner
+        self._is_over = self._is_over or isinstance(operation.work, UnloadModel)
+        self._started.append(operation)
         self._is_idle.clear()
         self._advance()
 
@@ -96,8 +70,8 @@ class RunFeed:
             if task is not None:
                 task.cancel()
 
-    def _unsent(self) -> list[_Entry]:
-        return [entry for entry in self._entries.values() if not entry.is_sent and entry.stored is None]
+    def _unsent(self) -> list[Operation]:
+        return [each for each in self._started if not each.is_sent and each.ending is None]
 
     def _advance(self) -> None:
         if self._epoch is not None and self._epoch == self._engine.epoch:
@@ -109,7 +83,7 @@ class RunFeed:
         try:
             while unsent := self._unsent():
                 try:
-                    needs_state = not all(isinstance(entry.new.work, UnloadModel) for entry in unsent)
+                    needs_state = not all(isinstance(each.work, UnloadModel) for each in unsent)
                     if needs_state:
                         self._epoch = await self._recovery.restore(self._model_id, owner=self._owner)
                     else:
@@ -130,59 +104,38 @@ class RunFeed:
             self._restoring = None
 
     def _send_all(self, epoch: int) -> None:
-        for entry in self._unsent():
-            entry.is_sent = True
-            self._last_sent = max(self._last_sent, entry.new.seq_id or 0)
-            assert not isinstance(entry.new.work, Sample)
-            answer = self._engine.train(entry.new.work, owner=self._owner, epoch=epoch)
-            answer.add_done_callback(partial(self._answered, entry))
+        for operation in self._unsent():
+            self._last_sent = max(self._last_sent, operation.seq_id or 0)
+            answer = self._engine.train(operation, epoch=epoch)
+            answer.add_done_callback(partial(self._answered, operation))
 
-    def _answered(self, entry: _Entry, answer: asyncio.Future[Answer]) -> None:
+    def _answered(self, operation: Operation, answer: asyncio.Future[Outcome]) -> None:
         if answer.cancelled():
             return  # the server stops
         error = answer.exception()
         if error is None:
-            self._answers.append((entry, answer.result()))
-            if len(self._answers) == 1:
-                asyncio.get_running_loop().call_soon(self._settle_answers)
+            self._writer.put(operation, answer.result())
             return
         assert isinstance(error, EngineDied)
-        entry.is_sent = False
-        entry.num_deaths += error.in_hand
-        if entry.num_deaths == MAX_DEATHS:
+        if operation.num_deaths == MAX_DEATHS:
             message = f"The engine stopped {MAX_DEATHS} times over this operation; the run is as it was before it"
-            self._fail(entry, EngineLost(message))
+            self._writer.put(operation, Failure.of(EngineLost(message)))
         self._advance()
 
     def _fail_all(self, error: EZTinkerError) -> None:
-        for entry in self._unsent():
-            self._fail(entry, error)
+        for operation in self._unsent():
+            self._writer.put(operation, Failure.of(error))
 
-    def _settle_answers(self) -> None:
-        answers, self._answers = self._answers, []
-        if len(answers) > 1:
-            together = [(entry.new, answer) for entry, answer in answers]
-            self._last_stored = self._operations.settle_together(together, after=self._last_stored)
-        for entry, answer in answers:
-            self._settle(entry, self._operations.settle(entry.new, answer, after=self._last_stored))
-
-    def _fail(self, entry: _Entry, error: EZTinkerError) -> None:
-        self._settle_answers()  # which came before
-        self._settle(entry, self._operations.fail(entry.new, error, after=self._last_stored))
-
-    def _settle(self, entry: _Entry, stored: asyncio.Task[None]) -> None:
-        entry.stored = self._last_stored = stored
-        stored.add_done_callback(partial(self._stored, entry))
-
-    def _stored(self, entry: _Entry, stored: asyncio.Task[None]) -> None:
-        if stored.cancelled() or stored.exception() is not None:
-            return  # still pending in the log, so it stays here, and no snapshot will cover it
-        del self._entries[entry.new.op_id]
-        if not self._entries:
+    def _settled(self, operation: Operation) -> None:
+        """The log has the outcome; what it could not take stays here, and no snapshot will cover it."""
+        self._started.remove(operation)
+        if not self._started:
             self._is_idle.set()
-        work = entry.new.work
-        self._pace.num_changes += not isinstance(work, Sample) and changes_state(work)
-        if isinstance(work, LoadModel) or _is_training_save(work):
+        work = operation.work
+        assert not isinstance(work, Sample | EZTinkerError)
+        self._pace.num_changes += changes_state(work)
+        is_training_save = isinstance(work, SaveCheckpoint) and work.kind is CheckpointKind.TRAINING
+        if isinstance(work, LoadModel) or is_training_save:
             self._pace.hurry()
         self._save_if_due()
 
@@ -194,28 +147,23 @@ class RunFeed:
         """Snapshot the run after the last operation sent so far."""
         if self._epoch is None:
             return
-        covered = [entry for entry in self._entries.values() if entry.is_sent]
+        covered = [each for each in self._started if each.is_sent or each.ending is not None]
         seq_id = self._last_sent
-        command = self._snapshots.command(self._model_id, seq_id)
+        snapshot = self._snapshots.operation(self._model_id, seq_id, owner=self._owner)
         self._pace.restart()
         try:
-            answer = await self._engine.train(command, owner=self._owner, epoch=self._epoch)
-            if isinstance(answer.event, Failed):
-                log.error("A snapshot failed: %s", answer.event.message, extra={"event": "snapshot_failed"})
+            answer = await self._engine.train(snapshot, epoch=self._epoch)
+            if isinstance(answer, Failed):
+                log.error("A snapshot failed: %s", answer.message, extra={"event": "snapshot_failed"})
                 return
             # The engine works in order: it has answered all of these, and their outcomes must be in the log first.
-            self._settle_answers()
-            await asyncio.gather(*(entry.stored for entry in covered if entry.stored is not None))
-            await self._snapshots.add(command, owner=self._owner, seq_id=seq_id, answer=answer)
+            if await self._writer.stored(covered):
+                await self._snapshots.add(snapshot, seq_id=seq_id, answer=answer)
         except EngineDied:
             pass  # the operations behind the last snapshot are run again
         except Exception:
             log.exception("A snapshot was not taken", extra={"event": "snapshot_failed"})
         finally:
-            self._snapshots.drop(command)
+            self._snapshots.drop(snapshot)
             self._saving = None
             self._save_if_due()
-
-
-def _is_training_save(work: TrainingCommand | Sample) -> bool:
-    return isinstance(work, SaveCheckpoint) and work.kind is CheckpointKind.TRAINING

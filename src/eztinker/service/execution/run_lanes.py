@@ -7,12 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from eztinker.errors import NotFound, SequenceGap
-from eztinker.protocol.frames import ForwardBackward
+from eztinker.errors import EZTinkerError, NotFound, SequenceGap
 from eztinker.service.clock import Clock
+from eztinker.service.execution.futures import Futures
 from eztinker.service.execution.lanes import Lane
-from eztinker.service.execution.new_operation import NewOperation, Refused
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.operation import Operation
 from eztinker.service.execution.recovery import UnfinishedLane
 from eztinker.service.execution.run_feed import RunFeed
 
@@ -21,20 +20,20 @@ GAP_CHECK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _LiveRun:
-    lane: Lane[NewOperation | Refused]
+    lane: Lane[Operation]
     feed: RunFeed
 
-    def start(self, released: list[NewOperation | Refused]) -> None:
-        for new in released:
-            if isinstance(new, NewOperation):
-                self.feed.start(new)
+    def start(self, released: list[Operation]) -> None:
+        for operation in released:
+            if not operation.is_refused:
+                self.feed.start(operation)
 
 
 class RunLanes:
     """One lane per run that takes operations, and the feed behind it."""
 
-    def __init__(self, operations: Operations, new_feed: Callable[[str], RunFeed], clock: Clock) -> None:
-        self._operations = operations
+    def __init__(self, futures: Futures, new_feed: Callable[[str], RunFeed], clock: Clock) -> None:
+        self._futures = futures
         self._new_feed = new_feed
         self._clock = clock
         self._runs: dict[str, _LiveRun] = {}
@@ -43,42 +42,40 @@ class RunLanes:
         """The run takes operations from now on, those above `last_run`."""
         self._runs[model_id] = _LiveRun(Lane(first=last_run + 1), self._new_feed(model_id))
 
-    def start_first(self, new: NewOperation) -> None:
+    def start_first(self, operation: Operation) -> None:
         """Start the operation that begins a run; it has no place in the lane."""
-        self._runs[new.lane].feed.start(new)
+        self._runs[operation.lane].feed.start(operation)
 
     def resume(self, unfinished: UnfinishedLane) -> None:
         """Go on with a run of an earlier server, where it was."""
         self.open(unfinished.model_id, last_run=unfinished.last_run)
         run = self._runs[unfinished.model_id]
-        for new in unfinished.operations:
-            self._operations.expect(new)
-            if new.seq_id is None or new.seq_id == 0:
-                run.feed.start(new)
+        for operation in unfinished.operations:
+            self._futures.expect(operation)
+            if operation.seq_id is None or operation.seq_id == 0:
+                run.feed.start(operation)
             else:
-                self._arrive(run, new, is_chunked=isinstance(new.work, ForwardBackward))
+                self._arrive(run, operation.seq_id, operation)
 
     def close(self, model_id: str) -> None:
         """The run takes no more operations; those that wait for a missing one fail."""
         run = self._runs.pop(model_id, None)
-        for new in run.lane.release_all() if run is not None else []:
-            if isinstance(new, NewOperation):
-                error = SequenceGap(f"The run {model_id} ended before operations with lower numbers had arrived")
-                self._operations.fail(new, error)
+        error = SequenceGap(f"The run {model_id} ended before operations with lower numbers had arrived")
+        for operation in run.lane.release_all() if run is not None else []:
+            self._fail(operation, error)
 
-    async def submit(self, new: NewOperation | Refused, *, is_chunked: bool) -> str:
-        """Accept `new`, start whatever it lets start, and return the id of its promise."""
-        op_id = await self._operations.accept(new)
-        if op_id != new.op_id:
+    async def submit(self, operation: Operation) -> str:
+        """Accept `operation`, start whatever it lets start, and return the id of its future."""
+        op_id = await self._futures.accept(operation)
+        if op_id != operation.op_id:
             return op_id
-        run = self._runs.get(new.lane)
+        run = self._runs.get(operation.lane)
         if run is None:
-            if isinstance(new, NewOperation):
-                self._operations.fail(new, NotFound(f"The training run {new.lane} ended before this request arrived"))
-        elif new.seq_id is None:
-            run.start([new])
+            self._fail(operation, NotFound(f"The training run {operation.lane} ended before this request arrived"))
+        elif operation.seq_id is None:
+            run.start([operation])
         else:
-            self._arrive(run, new, is_chunked=is_chunked)
+            self._arrive(run, operation.seq_id, operation)
         return op_id
 
     async def park(self, *, seconds: float) -> None:
@@ -107,10 +104,13 @@ class RunLanes:
             for run in list(self._runs.values()):
                 run.start(run.lane.release_due(now))
 
-    def _arrive(self, run: _LiveRun, new: NewOperation | Refused, *, is_chunked: bool) -> None:
-        assert new.seq_id is not None
+    def _arrive(self, run: _LiveRun, seq_id: int, operation: Operation) -> None:
+        now = self._clock.monotonic()
         try:
-            run.start(run.lane.arrive(new.seq_id, new, is_chunked=is_chunked, now=self._clock.monotonic()))
+            run.start(run.lane.arrive(seq_id, operation, is_chunked=operation.is_chunked, now=now))
         except SequenceGap as error:
-            if isinstance(new, NewOperation):
-                self._operations.fail(new, error)
+            self._fail(operation, error)
+
+    def _fail(self, operation: Operation, error: EZTinkerError) -> None:
+        if not operation.is_refused:  # else the log has its outcome already
+            self._futures.fail(operation, error)

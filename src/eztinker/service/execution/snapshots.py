@@ -9,17 +9,17 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from eztinker.checkpoints.checkpoint_files import remove_checkpoint
-from eztinker.oplog import epochs, snapshots
-from eztinker.oplog.rows import Snapshot
+from eztinker.oplog import epochs, models, snapshots
+from eztinker.oplog.rows import ModelStatus, Snapshot
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import CheckpointDone, SaveCheckpoint
+from eztinker.protocol.frames import CheckpointDone, Outcome, SaveCheckpoint
 from eztinker.service.clock import Clock
-from eztinker.service.execution.engine_process import Answer
-from eztinker.types import CheckpointKind
+from eztinker.service.execution.operation import Operation
+from eztinker.types import CheckpointKind, OperationKind
 
 
 class Pace:
-    """When the next snapshot of a run is due: after so many changes, or so long after the last one."""
+    """Decides when the next snapshot of a run is due: after so many changes, or so long after the last one."""
 
     def __init__(self, clock: Clock, *, max_changes: int, max_seconds: float) -> None:
         self._clock = clock
@@ -28,13 +28,13 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """A snapshot is being taken."""
+        """Begin to count anew, as a snapshot is being taken."""
         self.num_changes = 0
         self._is_hurried = False
         self._started_at = self._clock.monotonic()
 
     def hurry(self) -> None:
-        """The next one is due at once."""
+        """Make the next snapshot due at once."""
         self._is_hurried = True
 
     @property
@@ -57,11 +57,11 @@ class Snapshots:
     def pace(self) -> Pace:
         return Pace(self._clock, max_changes=self._max_changes, max_seconds=self._max_seconds)
 
-    def command(self, model_id: str, seq_id: int) -> SaveCheckpoint:
-        """Writes the state of a run after operation `seq_id`; its end is told by `add` or `drop`."""
+    def operation(self, model_id: str, seq_id: int, *, owner: str) -> Operation:
+        """Make the operation that writes the state of a run after operation `seq_id`; end it with `add` or `drop`."""
         snapshot_id = secrets.token_hex(16)
         self._being_written.add(snapshot_id)
-        return SaveCheckpoint(
+        command = SaveCheckpoint(
             op_id=snapshot_id,
             model_id=model_id,
             kind=CheckpointKind.TRAINING,
@@ -69,32 +69,41 @@ class Snapshots:
             tinker_path=f"snapshot of {model_id} after operation {seq_id}",
             with_gradient=True,
         )
+        return Operation(
+            op_id=snapshot_id, owner=owner, lane=model_id, seq_id=None, kind=OperationKind.SAVE_WEIGHTS, work=command
+        )
 
-    async def add(self, command: SaveCheckpoint, *, owner: str, seq_id: int, answer: Answer) -> None:
-        """Recover from this snapshot from now on. The outcomes of all operations in it must be in the log.
+    async def add(self, operation: Operation, *, seq_id: int, answer: Outcome) -> None:
+        """Recover from this snapshot from now on, unless its run is over.
+
+        The outcomes of all operations in it must be in the log.
 
         Raises:
             StaleEpoch: the engine that wrote it has been replaced.
         """
-        assert isinstance(answer.event, CheckpointDone)
+        epoch = operation.epoch
+        assert isinstance(answer, CheckpointDone)
+        assert epoch is not None
         snapshot = Snapshot(
-            snapshot_id=command.op_id,
-            owner=owner,
-            model_id=command.model_id,
+            snapshot_id=operation.op_id,
+            owner=operation.owner,
+            model_id=operation.lane,
             seq_id=seq_id,
-            size_bytes=answer.event.result.size_bytes,
+            size_bytes=answer.result.size_bytes,
             created_at=self._clock.now(),
         )
 
         def store(db: Connection) -> None:
-            epochs.require_newest(db, answer.epoch)
-            snapshots.add(db, snapshot)
+            epochs.require_newest(db, epoch)
+            model = models.get(db, snapshot.model_id)
+            if model is not None and model.status is ModelStatus.ACTIVE:  # else all that recovery needs is gone
+                snapshots.add(db, snapshot)
 
         await self._store.write(store)
 
-    def drop(self, command: SaveCheckpoint) -> None:
-        """The command has ended, and whatever it left that was not added may be removed."""
-        self._being_written.discard(command.op_id)
+    def drop(self, operation: Operation) -> None:
+        """Let go of an operation that has ended: what it wrote and was not added may be removed."""
+        self._being_written.discard(operation.op_id)
 
     async def sweep(self) -> None:
         """Remove the directories that no row knows and nobody writes."""

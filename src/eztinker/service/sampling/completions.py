@@ -1,4 +1,4 @@
-"""Which samples of a sampling client are over: one poll for all of them, instead of one for each."""
+"""Announcements of finished samples: one poll for all samples of a sampling client, instead of one for each."""
 
 from __future__ import annotations
 
@@ -13,33 +13,37 @@ from eztinker.oplog.rows import SettledOperation
 from eztinker.oplog.store import Store
 from eztinker.service.accounts.access import owned
 from eztinker.service.clock import Clock
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.futures import Futures
 from eztinker.service.validation import MAX_SEQ_ID
 from eztinker.types import Record
 
 SEQ_IDS_PER_CLONE = 1_000_000_000
-"""A client that was copied into another process numbers its samples from its own multiple of this."""
+"""Numbers for the samples of one copy of a client; copies in other processes begin at other multiples of this."""
 MAX_CLONE = MAX_SEQ_ID // SEQ_IDS_PER_CLONE - 1
-"""The last one that has all its numbers."""
+"""The last copy of a client that has all its numbers."""
 MAX_REMEMBERED = 1 << 16
-"""Fetched samples of one sampling session until results are dropped again; what is beyond stays a little longer."""
+"""Most fetched samples of a sampling session that are remembered for the next drop; others are kept a little longer."""
 MAX_COMPLETIONS = 4096
-"""In one answer; the client asks again for the rest."""
+"""Most samples announced in one answer; the client asks again for the rest."""
 
 
 class Announcement(Record):
+    """Finished samples of one client, and the cursor behind them."""
+
     completions: list[SettledOperation]
     cursor: int
-    """Where the next poll goes on. It outlives this process, as outcomes are numbered in the log."""
+    """Position of the next poll, which holds across restarts because the log numbers outcomes."""
 
 
 class Completions:
-    def __init__(self, store: Store, operations_: Operations, clock: Clock) -> None:
+    """Holds polls for finished samples, and drops results that clients have fetched."""
+
+    def __init__(self, store: Store, futures: Futures, clock: Clock) -> None:
         self._store = store
-        self._operations = operations_
+        self._futures = futures
         self._clock = clock
         self._fetched: defaultdict[str, set[str]] = defaultdict(set)
-        """Samples by sampling session whose results can be dropped."""
+        """Samples whose results can be dropped, by sampling session."""
 
     async def announced(
         self,
@@ -51,7 +55,7 @@ class Completions:
         fetched: Collection[str],
         hold_seconds: float,
     ) -> Announcement:
-        """The samples of one client that were over after `cursor`: as soon as there are any, or none after the hold.
+        """Get the samples of one client that ended after `cursor`: as soon as there are any, or none after the hold.
 
         Args:
             clone: which copy of the client asks; its original is 0.
@@ -70,7 +74,7 @@ class Completions:
         deadline = self._clock.monotonic() + hold_seconds
         while True:
             # Taken before the log is read, so that an outcome stored in between is not missed.
-            next_outcome = self._operations.next_outcome(sampling_session_id)
+            next_outcome = self._futures.next_outcome(sampling_session_id)
             found = await self._after(sampling_session_id, clone, cursor)
             seconds_left = deadline - self._clock.monotonic()
             if found or seconds_left <= 0:

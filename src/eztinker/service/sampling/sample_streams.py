@@ -1,4 +1,4 @@
-"""A sample whose tokens are handed on while it is drawn."""
+"""Streams of samples: tokens are passed on while they are drawn."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from eztinker.oplog.rows import Failure
 from eztinker.protocol.frames import Progress
 from eztinker.protocol.sampling_codec import result_as_json
 from eztinker.service.execution.engine_process import EngineProcess
-from eztinker.service.execution.operations import Done, Operations
+from eztinker.service.execution.futures import Futures
+from eztinker.service.execution.plans import Done
 from eztinker.service.sampling.sample_turns import SampleTurns
 from eztinker.types import Record
 
 log = logging.getLogger(__name__)
 
 _HOLD_SECONDS = 3600.0
-"""For the outcome; a stream goes on for as long as its client stays."""
+"""Time to wait for the outcome; a stream goes on for as long as its client stays."""
 
 
 class Drawn(Record):
@@ -36,7 +37,7 @@ class SampleStream:
         owner: str,
         op_id: str,
         engine: EngineProcess,
-        operations: Operations,
+        futures: Futures,
         turns: SampleTurns,
         *,
         is_repeat: bool = False,
@@ -49,7 +50,7 @@ class SampleStream:
         self.op_id = op_id
         self._owner = owner
         self._engine = engine
-        self._operations = operations
+        self._futures = futures
         self._turns = turns
         self._is_repeat = is_repeat
         self._has_outcome = False
@@ -58,9 +59,9 @@ class SampleStream:
             engine.watch(op_id, self._news.put_nowait)
 
     async def drawn(self) -> AsyncGenerator[Drawn | Failure, None]:
-        """Pieces as they come, to the one with the reason to stop, or to a failure."""
+        """Yield tokens as they are drawn, until the piece with the stop reason, or a failure."""
         outcome = asyncio.create_task(
-            self._operations.outcome(self._owner, self.op_id, hold_seconds=_HOLD_SECONDS), name="streamed sample"
+            self._futures.outcome(self._owner, self.op_id, hold_seconds=_HOLD_SECONDS), name="streamed sample"
         )
         outcome.add_done_callback(lambda _: self._news.put_nowait(None))
         told: list[int] = []

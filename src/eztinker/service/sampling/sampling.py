@@ -18,8 +18,8 @@ from eztinker.service.accounts.access import owned
 from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
 from eztinker.service.execution.engine_process import EngineProcess
-from eztinker.service.execution.new_operation import NewOperation, new_op_id
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.futures import Futures
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import SamplePlan
 from eztinker.service.sampling.sample_streams import SampleStream
 from eztinker.service.sampling.sample_turns import SampleTurns
@@ -31,10 +31,12 @@ from eztinker.service.validation import check_seq_id
 from eztinker.types import CheckpointKind, OperationKind, Record
 
 
-class SamplePromise(Record):
+class SampleFuture(Record):
+    """An accepted sample, and what its completions will be called."""
+
     op_id: str
     sequence_ids: list[str]
-    """One per sample, in the order of the result."""
+    """Ids of the completions, in the order of the result."""
 
 
 class Sampler(Record):
@@ -45,12 +47,14 @@ class Sampler(Record):
 
 
 class Sampling:
+    """Creates sampling sessions, and accepts samples in them."""
+
     def __init__(
         self,
         store: Store,
         catalog: Catalog,
         sessions_: Sessions,
-        operations: Operations,
+        futures: Futures,
         turns: SampleTurns,
         engine: EngineProcess,
         saved: Checkpoints,
@@ -59,7 +63,7 @@ class Sampling:
         self._store = store
         self._catalog = catalog
         self._sessions = sessions_
-        self._operations = operations
+        self._futures = futures
         self._turns = turns
         self._engine = engine
         self._saved = saved
@@ -68,7 +72,7 @@ class Sampling:
     async def create_session(
         self, owner: str, *, session_id: str, seq_id: int, base_model: str | None, model_path: str | None
     ) -> SamplingSession:
-        """A sampling session on a base model or on a sampler checkpoint; the same one for the same number."""
+        """Make a sampling session on a base model or a sampler checkpoint; a repeated number gets the first one."""
         await self._sessions.require_active(owner, session_id)
         check_seq_id(seq_id)
         served_name, checkpoint_id = await self._source(owner, base_model, model_path)
@@ -83,9 +87,9 @@ class Sampling:
         return await self._store.write(lambda db: sessions.add_sampling_session(db, sampler))
 
     async def join(self, owner: str, sampling_session_id: str) -> int:
-        """A number, unique in the sampling session, for a copy of its client in another process; the original is 0."""
+        """Number a copy of a sampling client in another process, uniquely in its session; the original is 0."""
         sampler, _ = await self._find(owner, sampling_session_id)
-        await self._sessions.hear_of(owner, sampler.session_id)
+        await self._sessions.touch_session(owner, sampler.session_id)
         return await self._store.write(lambda db: sessions.count_clone(db, sampling_session_id))
 
     async def sampler(self, owner: str, sampling_session_id: str) -> Sampler:
@@ -94,8 +98,8 @@ class Sampling:
             return Sampler(sampling_session=row, model_path=None)
         return Sampler(sampling_session=row, model_path=tinker_path(checkpoint))
 
-    async def sample(self, owner: str, wire: WireSampleRequest) -> SamplePromise:
-        """Draw completions; the promise ends in SampleResponse.
+    async def sample(self, owner: str, wire: WireSampleRequest) -> SampleFuture:
+        """Draw completions; the future ends in SampleResponse.
 
         Raises:
             QueueFull: the owner has its share of what may wait.
@@ -114,35 +118,35 @@ class Sampling:
         if wire.params.seed is None:  # an engine that takes over has to draw the same tokens again
             seeded = msgspec.structs.replace(wire.params, seed=secrets.randbits(31))
             wire = msgspec.structs.replace(wire, params=seeded)
-        stream = SampleStream(owner, new_op_id(), self._engine, self._operations, self._turns)
+        stream = SampleStream(owner, new_op_id(), self._engine, self._futures, self._turns)
         try:
-            promise = await self._sample(owner, wire, stream.op_id, is_streamed=True)
+            future = await self._sample(owner, wire, stream.op_id, is_streamed=True)
         except BaseException:
             stream.close()
             raise
-        if promise.op_id == stream.op_id:
+        if future.op_id == stream.op_id:
             return stream
         stream.close()
-        if self._engine.is_watched(promise.op_id):
+        if self._engine.is_watched(future.op_id):
             raise AlreadyExists(
                 f"The sample with seq_id {wire.seq_id} is streamed to another request; read that one, or use another "
                 "seq_id"
             )
-        return SampleStream(owner, promise.op_id, self._engine, self._operations, self._turns, is_repeat=True)
+        return SampleStream(owner, future.op_id, self._engine, self._futures, self._turns, is_repeat=True)
 
     def cancel(self, owner: str, op_id: str) -> None:
         """Give up a sample that has no outcome yet; whatever else `op_id` may name is left alone."""
         self._turns.cancel(owner, op_id)
 
-    async def _sample(self, owner: str, wire: WireSampleRequest, op_id: str, *, is_streamed: bool) -> SamplePromise:
+    async def _sample(self, owner: str, wire: WireSampleRequest, op_id: str, *, is_streamed: bool) -> SampleFuture:
         sampler, checkpoint = await self._find(owner, wire.sampling_session_id)
-        await self._sessions.hear_of(owner, sampler.session_id)
+        await self._sessions.touch_session(owner, sampler.session_id)
         if sampler.checkpoint_id is not None and checkpoint is None:
             raise CheckpointNotFound("The checkpoint behind this sampling client was deleted or has expired")
         base_model = self._catalog.get(sampler.base_model)
         request = engine_request(wire, base_model)
         directory = None if checkpoint is None else str(self._saved.directory(checkpoint.checkpoint_id))
-        new = NewOperation(
+        operation = Operation(
             op_id=op_id,
             owner=owner,
             lane=sampler.sampling_session_id,
@@ -159,13 +163,14 @@ class Sampling:
                 is_recorded=wire.record_stability_info,
             ),
         )
-        promise = await self._operations.accept(new)
-        if promise == op_id:
-            self._turns.start(new)
-        return SamplePromise(op_id=promise, sequence_ids=[sequence_id(promise, i) for i in range(request.num_samples)])
+        stored_id = await self._futures.accept(operation)
+        if stored_id == op_id:
+            self._turns.start(operation)
+        sequence_ids = [sequence_id(stored_id, index) for index in range(request.num_samples)]
+        return SampleFuture(op_id=stored_id, sequence_ids=sequence_ids)
 
     async def _source(self, owner: str, base_model: str | None, model_path: str | None) -> tuple[str, str | None]:
-        """The served name of the base model, and the id of the checkpoint over it."""
+        """Find the served name of the base model, and the id of the checkpoint over it."""
         if model_path is None:
             if base_model is None:
                 raise InvalidInput("A sampling session needs a base_model or a model_path", field="base_model")

@@ -1,4 +1,4 @@
-"""A sample request as the engine takes it: checked, with the defaults that depend on the base model filled in."""
+"""Sample requests as the engine takes them: checked, with defaults that depend on the base model filled in."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MAX_TOPK = 128
 MAX_RESULT_CELLS = 1 << 24
 """Tokens with a logprob in one result: 128 MiB."""
 MIN_TEMPERATURE = 1e-20
-"""Logits divided by less may not be finite any more. 0 stands for the limit."""
+"""Lowest temperature above 0, as logits divided by less may not be finite; 0 takes the likeliest token."""
 MAX_STOPS = 64
 MAX_STOP_BYTES = 1024
 
 
 def engine_request(wire: WireSampleRequest, base_model: BaseModel) -> SampleRequest:
-    """`wire` for this base model.
+    """Check `wire` and fill in the defaults of this base model.
 
     Raises:
         InvalidInput: a value is out of its range.
@@ -110,7 +110,7 @@ def _params(params: SamplingParamsBody, max_tokens: int, base_model: BaseModel) 
 
 
 def _max_tokens(wire: WireSampleRequest, base_model: BaseModel) -> int:
-    """What was asked for, or else the rest of the context."""
+    """Tokens to draw at most: as many as asked for, or else the rest of the context."""
     max_tokens, num_prompt_tokens = wire.params.max_tokens, len(wire.prompt)
     if max_tokens is not None and max_tokens < 1:
         raise InvalidInput(f"max_tokens must be at least 1, got {max_tokens}", field="max_tokens")
@@ -128,13 +128,13 @@ def _max_tokens(wire: WireSampleRequest, base_model: BaseModel) -> int:
 
 
 def _is_scored(wire: WireSampleRequest) -> bool:
-    """Whether something is asked about the prompt itself."""
+    """Whether the request asks about the prompt itself."""
     wants_numbers = wire.prompt_logprobs or bool(wire.topk_prompt_logprobs) or bool(wire.prompt_alt_tokens_k)
     return wants_numbers or wire.target_prompt_logprobs is not None
 
 
 def _stops(stop: str | list[str | int] | None, base_model: BaseModel) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Stop tokens and stop strings.
+    """Read the stop tokens and stop strings of a request.
 
     The end-of-sequence tokens always stop, beside whatever was asked for: a renderer's stop list names the end of a
     turn, and text after the end of the sequence means nothing. Only an empty list turns all stops off.

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 RETENTION = timedelta(days=1)
 MAX_NAMED_BYTES = 64 << 20
-"""Of the records that one request names: all of them are in memory at once, beside the request."""
+"""Most bytes of records that one request may name; all of them are in memory at once, beside the request."""
 
 
 class Recorded(Record):
     """A completion with the prompt it was drawn for. T = tokens drawn."""
 
     op_id: str
-    """Of the request, whose record is kept or dropped as a whole."""
+    """Id of the sample request, whose record is kept or dropped as a whole."""
     prompt: np.ndarray
     """int32."""
     tokens: np.ndarray
@@ -40,18 +40,18 @@ class Recorded(Record):
 
 
 RecordedById = Mapping[str, Recorded]
-"""By sequence id; those that have no whole record are not in it."""
+"""Recorded completions by sequence id, without those whose record is missing or damaged."""
 
 
 def sequence_id(op_id: str, place: int) -> str:
-    """What clients call one completion of a request."""
+    """Id by which clients name one completion of a request."""
     return f"{op_id}-{place}"
 
 
 def record_of(
     sampler: SamplingSession, op_id: str, prompt: np.ndarray, result: SampleResult, now: datetime
 ) -> tuple[RecordedSample, list[RecordedSequence]]:
-    """The rows of one request that was answered with `result`."""
+    """Make the rows that record a sample request and its completions."""
     sequences = [
         RecordedSequence(
             op_id=op_id, place=place, tokens=tokens, logprobs=logprobs, checksum=checksum(tokens + logprobs)
@@ -73,6 +73,8 @@ def record_of(
 
 
 class RecordedSamples:
+    """Records of sampled completions, for training data that name them as their source."""
+
     def __init__(self, store: Store, clock: Clock, *, max_bytes: int) -> None:
         """Args: max_bytes: what the records of one owner may take."""
         self._store = store
@@ -80,7 +82,7 @@ class RecordedSamples:
         self._max_bytes = max_bytes
 
     async def named(self, owner: str, session_id: str, sequence_ids: Iterable[str]) -> RecordedById:
-        """What was recorded of these sequences, in that session of the owner.
+        """Find the records of these sequences in a session of the owner.
 
         Raises:
             InvalidInput: it is more than one request may name.
@@ -89,7 +91,7 @@ class RecordedSamples:
         return await self._store.read(lambda db: _read(db, owner, session_id, keys)) if keys else {}
 
     async def expire(self) -> None:
-        """Drop what was not used for a day, what its session needs no more, and what is too much."""
+        """Drop records not used for a day, those of ended sessions, and the oldest above the limit of an owner."""
         oldest = self._clock.now() - RETENTION
 
         def drop(db: Connection) -> list[str]:
@@ -146,7 +148,7 @@ def _check_size(num_bytes: int) -> None:
 
 
 def _is_whole(op_id: str, content: bytes, expected: int) -> bool:
-    """Whether the disk gives back what was recorded; what it does not counts as gone."""
+    """Whether a record is as it was written; a damaged one counts as gone."""
     if checksum(content) == expected:
         return True
     log.error("The record of sample %s is damaged in the operation log", op_id, extra={"event": "record_damaged"})

@@ -1,4 +1,4 @@
-"""A sampling session as it is made: by its own request, or together with a save."""
+"""New sampling sessions, made by a request of their own or together with a save."""
 
 from __future__ import annotations
 

@@ -22,16 +22,16 @@ from eztinker.types import Record
 
 
 class SessionQuery(Record):
-    """What to look for. A session passes that passes every filter."""
+    """Filters of a search, all of which a session must pass."""
 
     session_id: str | None
     display_name: str | None
     """Words that must all be in the name, in any case. Together with `session_id`, one of the two is enough."""
     user_metadata: dict[str, str]
-    """Pairs that must all be there."""
+    """Pairs of metadata that must all be there."""
     project_ids: list[str] | None
     statuses: list[StatusFilter] | None
-    """Any of them; an empty list lets nothing pass."""
+    """Projects, any of which will do; an empty list lets nothing pass."""
     limit: int
     after: tuple[datetime, str] | None
     """The last session of the page before, by creation time and id."""

@@ -16,7 +16,7 @@ from eztinker.types import Page, Record
 
 
 class SessionRequest(Record):
-    """What a client says of itself."""
+    """A client's description of itself."""
 
     tags: list[str]
     user_metadata: dict[str, Any]
@@ -26,13 +26,15 @@ class SessionRequest(Record):
 
 
 class SessionContents(Record):
+    """A session with the ids of all that hangs on it."""
+
     session: Session
     model_ids: list[str]
     sampling_session_ids: list[str]
 
 
 class Sessions:
-    """Opens and closes sessions, and knows when each was last heard of.
+    """Opens and closes sessions, and knows when each was last used.
 
     Silence is measured only while this server runs: a client must not pay for our downtime.
     """
@@ -42,15 +44,15 @@ class Sessions:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._last_seen: dict[str, float] = {}
-        """Of every active session."""
+        """Monotonic time of the last request of every active session, by its id."""
 
     async def resume(self) -> None:
-        """Start to listen for the sessions of earlier server processes."""
+        """Go on with the sessions of earlier server processes, as if they had been used just now."""
         for session in await self._store.read(sessions.active_sessions):
             self._last_seen[session.session_id] = self._clock.monotonic()
 
     async def create(self, owner: str, request: SessionRequest, *, idempotency_key: str | None) -> Session:
-        """A new session, or the one that the same idempotency key made before."""
+        """Create a session, or get the one that the same idempotency key made before."""
         _check(request)
         check_text(idempotency_key, field="X-Idempotency-Key")
         session = Session(
@@ -70,7 +72,7 @@ class Sessions:
         return stored
 
     async def require_active(self, owner: str, session_id: str) -> Session:
-        """The session, which has just been heard of.
+        """Get an active session and note that its client is there.
 
         Raises:
             NotFound: the owner has no such session.
@@ -82,8 +84,8 @@ class Sessions:
         self._last_seen[session_id] = self._clock.monotonic()
         return session
 
-    async def hear_of(self, owner: str, session_id: str) -> None:
-        """Something of the owner's in this session has just been used. Asks the log only if the session is not alive.
+    async def touch_session(self, owner: str, session_id: str) -> None:
+        """Note that the owner uses the session now. Asks the log only if the session is not known to be alive.
 
         Raises:
             SessionEnded: the session is over.
@@ -107,7 +109,7 @@ class Sessions:
             await self._end(session_id, SessionStatus.EXPIRED, "expired", None)
 
     async def with_leftovers(self) -> list[str]:
-        """Those that are over and still hold something: the server died, or the disk was full, before all was freed."""
+        """Ids of ended sessions that still hold something, because the server died or the disk was full meanwhile."""
         return await self._store.read(sessions.with_leftovers)
 
     async def contents(self, owner: str, session_id: str) -> SessionContents:

@@ -1,4 +1,4 @@
-"""The timeline of a session: when each of its requests came and when it was done."""
+"""Timelines of sessions: when each request came and when it was done."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from eztinker.service.accounts.access import owned
 
 
 class Traces:
+    """Exports timelines of sessions."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
 
@@ -20,7 +22,7 @@ class Traces:
         owned(await self._store.read(lambda db: sessions.session(db, session_id)), owner, f"session {session_id!r}")
 
     async def export(self, session_id: str) -> bytes:
-        """Everything that was asked for in the session so far, as a Perfetto trace."""
+        """Encode all requests of the session so far as a Perfetto trace."""
         timeline = await self._store.read(lambda db: session_search.timeline(db, session_id))
         return await asyncio.to_thread(lambda: encode_trace(f"session {session_id}", map(_as_slice, timeline)))
 

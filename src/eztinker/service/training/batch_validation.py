@@ -9,14 +9,14 @@ import numpy as np
 from eztinker.base_models.catalog import BaseModel
 from eztinker.errors import InvalidInput, Unsupported
 from eztinker.loss_specs import LOSS_SPECS, LossSpec
-from eztinker.protocol.training_codec import MAX_DATA, TrainingBatch
+from eztinker.protocol.training_codec import MAX_DATA, ForwardBackwardRequest
 from eztinker.service.validation import check_tokens
 from eztinker.types import Datum
 
 _KNOWN_BUT_MISSING = ("custom",)
 
 
-def check_batch(batch: TrainingBatch, base_model: BaseModel) -> None:
+def check_batch(batch: ForwardBackwardRequest, base_model: BaseModel) -> None:
     """Check `batch` against its loss and base model.
 
     Raises:
@@ -39,7 +39,7 @@ def _spec_of(loss_fn: str) -> LossSpec:
     return LOSS_SPECS[loss_fn]
 
 
-def _check_config(batch: TrainingBatch, loss: LossSpec) -> None:
+def _check_config(batch: ForwardBackwardRequest, loss: LossSpec) -> None:
     for name, value in batch.loss_fn_config.items():
         if name not in loss.defaults:
             known = f"it reads {', '.join(loss.defaults)}" if loss.defaults else "it reads none"

@@ -16,13 +16,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection
 
 from eztinker.oplog import models, operations, sessions
-from eztinker.oplog.rows import Checkpoint, Model, ModelStatus, Operation, OperationStatus, UsageKind
+from eztinker.oplog.rows import Checkpoint, Model, ModelStatus, OperationRow, OperationStatus, UsageKind
 from eztinker.oplog.store import Store
 from eztinker.protocol.frames import SaveCheckpoint
 from eztinker.service.accounts.usage import used_by_run
 from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.execution.new_operation import NewOperation, new_op_id
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import SavePlan
 from eztinker.service.execution.run_lanes import RunLanes
 from eztinker.service.training.training_runs import TrainingRuns
@@ -31,14 +31,16 @@ from eztinker.types import CheckpointKind, OperationKind
 log = logging.getLogger(__name__)
 
 PARKED = "parked"
-"""Name of the checkpoint; with a few letters more if the client has used it."""
+"""Name of the checkpoint, with a random suffix if the client has used the name itself."""
 LIFETIME = timedelta(days=30)
-"""Like any lifetime, its owner can change it."""
+"""Lifetime of the checkpoint, which its owner can change."""
 PAUSES = [timedelta(minutes=minutes) for minutes in (1, 5, 15, 60)]
-"""Between tries of a save that fails; the last one again and again."""
+"""Pauses between tries of a save that fails; the last one repeats."""
 
 
 class Parking:
+    """Saves what runs of ended sessions have not saved, and unloads them."""
+
     def __init__(self, store: Store, runs: TrainingRuns, lanes: RunLanes, saved: Checkpoints, clock: Clock) -> None:
         self._store = store
         self._runs = runs
@@ -68,7 +70,7 @@ class Parking:
         op_id = new_op_id()
         path = tinker_path(checkpoint)
         log.info("What a client left unsaved goes to %s", path, extra={"event": "run_parked"})
-        save = NewOperation(
+        save = Operation(
             op_id=op_id,
             owner=model.owner,
             lane=model.model_id,
@@ -93,10 +95,10 @@ class Parking:
             ),
             needs_room=False,
         )
-        await self._lanes.submit(save, is_chunked=False)
+        await self._lanes.submit(save)
 
     async def _planned(self, model: Model) -> Checkpoint:
-        """The row of the checkpoint, under a name that is free."""
+        """Make the row of the checkpoint, under a name that is free."""
         now = self._clock.now()
         is_taken = await self._saved.is_taken(model.model_id, CheckpointKind.TRAINING, PARKED)
         return Checkpoint(
@@ -119,7 +121,7 @@ def _must_be_saved(db: Connection, model: Model) -> bool:
     return session.end_reason != "success" and operations.has_unsaved_steps(db, model.model_id)
 
 
-def _next_try(tries: list[Operation]) -> datetime:
+def _next_try(tries: list[OperationRow]) -> datetime:
     """When the next save may be tried, after those that have failed."""
     failed_at = tries[-1].finished_at if tries else None
     if failed_at is None:

@@ -1,4 +1,4 @@
-"""Checking what training data say of their source, and taking their sampling logprobs from there."""
+"""Provenance of training data: checks it against recorded samples, and takes the sampling logprobs from these."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ import numpy as np
 from eztinker.errors import InvalidInput
 from eztinker.loss_specs import LOSS_SPECS
 from eztinker.protocol.provenance import Provenance, Span
-from eztinker.protocol.training_codec import TrainingBatch
+from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.sessions.recorded_samples import Recorded, RecordedById
 from eztinker.types import Datum
 
 MAX_SHOWN_CHARS = 100
 LOGPROB_TOLERANCE = 1e-5
-"""Between logprobs as they were told and as a client sends them back, maybe through decimals."""
+"""Largest difference between recorded logprobs and those that a client sends back, maybe through decimals."""
 
 
-def reads_provenance(batch: TrainingBatch) -> bool:
-    return batch.loss_fn in LOSS_SPECS and LOSS_SPECS[batch.loss_fn].reads_provenance
+def reads_provenance(request: ForwardBackwardRequest) -> bool:
+    """Whether the loss takes its sampling logprobs from recorded samples."""
+    return request.loss_fn in LOSS_SPECS and LOSS_SPECS[request.loss_fn].reads_provenance
 
 
-def sequence_ids(batch: TrainingBatch) -> set[str]:
-    """The sequences that the data name."""
+def sequence_ids(request: ForwardBackwardRequest) -> set[str]:
+    """Ids of the sequences that the data name as their source."""
     return {
         span.sequence_id
-        for provenance in batch.provenance or ()
+        for provenance in request.provenance or ()
         if provenance is not None
         for span in provenance.spans
         if span.length
     }
 
 
-def with_recorded_logprobs(batch: TrainingBatch, recorded: RecordedById) -> TrainingBatch:
-    """`batch`, which is right in all else, with the recorded logprobs at sampled positions and 0 elsewhere.
+def with_recorded_logprobs(request: ForwardBackwardRequest, recorded: RecordedById) -> ForwardBackwardRequest:
+    """Put the recorded logprobs at the sampled positions of a checked request, and 0 elsewhere.
 
     Raises:
         InvalidInput: a datum does not say where its tokens come from, names a sequence of which there is no record, or
             differs from it; the message names the span.
     """
-    provenances: Sequence[Provenance | None] = batch.provenance or [None] * len(batch.data)
+    provenances: Sequence[Provenance | None] = request.provenance or [None] * len(request.data)
     data = [
-        _with_logprobs(f"data[{index}]", datum, provenance, batch.loss_fn, recorded)
-        for index, (datum, provenance) in enumerate(zip(batch.data, provenances, strict=True))
+        _with_logprobs(f"data[{index}]", datum, provenance, request.loss_fn, recorded)
+        for index, (datum, provenance) in enumerate(zip(request.data, provenances, strict=True))
     ]
-    return msgspec.structs.replace(batch, data=data)
+    return msgspec.structs.replace(request, data=data)
 
 
 def _with_logprobs(
@@ -91,7 +92,7 @@ def _check_cover(where: str, field: str, spans: Sequence[Span], num_positions: i
 def _sources(
     where: str, field: str, spans: Sequence[Span], recorded: RecordedById
 ) -> list[tuple[str, Span, int, Recorded]]:
-    """What each span is called in messages, its first position, and the record it names; empty ones are left out."""
+    """Name in messages, first position and record of each span that is not empty."""
     found = []
     start = 0
     for index, span in enumerate(spans):
@@ -137,7 +138,7 @@ def _check_equal(name: str, field: str, what: str, given: np.ndarray, start: int
 
 
 def _check_logprobs(name: str, inputs: dict[str, np.ndarray], recorded: np.ndarray, start: int, stop: int) -> None:
-    """Logprobs may be left out; those that come are the recorded ones, for no others would be read."""
+    """Check that logprobs, if the client sends any, are the recorded ones, for no others would be used."""
     if "logprobs" not in inputs:
         return
     given = inputs["logprobs"]

@@ -42,9 +42,9 @@ class Run(Record):
 
     run_id: str
     models: list[Model]
-    """The one used last first."""
+    """Models, the one used last first."""
     last_checkpoint: Checkpoint | None
-    """The newest from which training can go on."""
+    """The newest checkpoint from which training can go on."""
 
     @property
     def first(self) -> Model:
@@ -53,7 +53,7 @@ class Run(Record):
 
     @property
     def num_steps(self) -> int:
-        """Of the model trained last; one that was only loaded to be sampled from says nothing about the run."""
+        """Steps of the model trained last; one that was only loaded to be sampled from says nothing about the run."""
         trained = next((model for model in self.models if model.last_loss is not None), None)
         return max(model.num_steps for model in self.models) if trained is None else trained.num_steps
 

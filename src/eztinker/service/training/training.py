@@ -1,7 +1,7 @@
 """The operations of a training run that are numbered by `seq_id`.
 
 What is wrong with such a request is never told by an HTTP status: the official client would stop sending for good. It
-gets a promise, which fails with the reason, and its number counts as used.
+gets a future, which fails with the reason, and its number counts as used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from eztinker.errors import CheckpointDamaged, EZTinkerError, InvalidInput, User
 from eztinker.oplog import checkpoints, models, recorded_samples
 from eztinker.oplog.rows import Checkpoint, Model, UsageKind
 from eztinker.protocol.frames import ForwardBackward, LoadModel, OptimStep, SaveCheckpoint, TrainingCommand
-from eztinker.protocol.training_codec import ForwardBackwardRequest, TrainingBatch
+from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.accounts.access import owned
 from eztinker.service.accounts.usage import used_by_run
 from eztinker.service.checkpoints.checkpoints import Checkpoints, tinker_path
 from eztinker.service.clock import Clock
-from eztinker.service.execution.new_operation import NewOperation, Refused, new_op_id
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import Change, LoadPlan, PassPlan, Plan, SavePlan, StepPlan
 from eztinker.service.execution.recovery import ended_error
 from eztinker.service.execution.run_lanes import RunLanes
@@ -34,7 +34,7 @@ from eztinker.service.validation import check_adam, check_metadata, check_name, 
 from eztinker.types import AdamParams, CheckpointKind, Datum, OperationKind, Record
 
 SMALL_BATCH = 16
-"""Data; so many are checked in less time than it takes to hand them to a thread."""
+"""Most data that are checked on the event loop, which takes less time than handing them to a thread."""
 
 
 class _RunEnded(Exception):
@@ -50,17 +50,19 @@ class SaveRequest(Record):
 
     kind: CheckpointKind
     name: str | None
-    """None for a snapshot behind one sampling client."""
+    """Name of the checkpoint; None for a snapshot behind one sampling client."""
     ttl_seconds: int | None = None
     overwrite: bool = False
     is_inflight: bool = False
-    """Of an unnamed one: it also moves the sampling clients of earlier inflight saves forward."""
+    """Whether an unnamed save moves the sampling clients of earlier inflight saves forward."""
     user_metadata: dict[str, str] | None = None
     age_recipients: tuple[str, ...] = ()
     """Public keys that an export is encrypted for."""
 
 
 class Training:
+    """Checks numbered requests and submits them as operations of their runs."""
+
     def __init__(
         self, runs: TrainingRuns, lanes: RunLanes, saved: Checkpoints, recorded: RecordedSamples, clock: Clock
     ) -> None:
@@ -69,20 +71,22 @@ class Training:
         self._saved = saved
         self._recorded = recorded
         self._reading_records = asyncio.Lock()
-        """Keeps the records that one request names in memory, not those of all that wait."""
+        """Lock that keeps the recorded samples of only one request at a time in memory."""
         self._clock = clock
 
     async def forward_backward(self, owner: str, request: ForwardBackwardRequest) -> str:
-        """Accumulate the gradients of a batch, or only compute its loss; the promise ends in ForwardBackwardOutput."""
+        """Accumulate the gradients of a batch, or only compute its loss; the future ends in ForwardBackwardOutput."""
         model = await self._runs.in_use(owner, request.model_id)
         op_id = new_op_id()
-        batch = request.batch
-        if not isinstance(batch, UserError):
-            batch = await self._checked(batch, model)
         used: set[str] = set()
-        if not isinstance(batch, UserError) and reads_provenance(batch):
-            batch, used = await self._with_records(owner, model, batch)
-        work = batch if isinstance(batch, UserError) else _forward_backward_command(op_id, model, batch)
+        work: ForwardBackward | UserError
+        try:
+            await self._check(request, model)
+            if reads_provenance(request):
+                request, used = await self._with_records(owner, model, request)
+            work = _forward_backward_command(op_id, request)
+        except UserError as error:
+            work = error
         now = self._clock.now()
         num_tokens = sum(len(datum.tokens) for datum in work.data) if isinstance(work, ForwardBackward) else 0
         plan = PassPlan(
@@ -97,11 +101,11 @@ class Training:
             work,
             plan,
             is_chunked=True,
-            also=(lambda db: recorded_samples.renew(db, used, now)) if used else None,
+            stored_with=(lambda db: recorded_samples.renew(db, used, now)) if used else None,
         )
 
     async def optim_step(self, owner: str, model_id: str, seq_id: int, adam: AdamParams | UserError) -> str:
-        """Make one AdamW step with the accumulated gradients; the promise ends in metrics."""
+        """Make one AdamW step with the accumulated gradients; the future ends in metrics."""
         model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         work: OptimStep | UserError
@@ -112,7 +116,7 @@ class Training:
         return await self._submit(model, op_id, seq_id, OperationKind.OPTIM_STEP, work, StepPlan(model_id=model_id))
 
     async def save(self, owner: str, model_id: str, seq_id: int, save_as: SaveRequest | UserError) -> str:
-        """Write a checkpoint; the promise ends in its path or, for an unnamed one, in a sampling session."""
+        """Write a checkpoint; the future ends in its path or, for an unnamed one, in a sampling session."""
         model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         kind = OperationKind.SAVE_WEIGHTS
@@ -145,7 +149,7 @@ class Training:
     async def load(
         self, owner: str, model_id: str, seq_id: int, path: str, *, with_optimizer: bool, lender: str | None
     ) -> str:
-        """Put a checkpoint into an existing run; the promise ends in its path."""
+        """Load a checkpoint into an existing run; the future ends in its path."""
         model = await self._runs.in_use(owner, model_id)
         op_id = new_op_id()
         work: LoadModel | EZTinkerError
@@ -159,37 +163,39 @@ class Training:
         return await self._submit(model, op_id, seq_id, OperationKind.LOAD_WEIGHTS, work, plan)
 
     async def refuse(self, owner: str, model_id: str, seq_id: int, kind: OperationKind, error: UserError) -> str:
-        """A promise that fails with `error`, for a request that could be told from others but not be understood."""
+        """Return a future that fails with `error`, for a numbered request of a run whose content cannot be read."""
         model = await self._runs.in_use(owner, model_id)
         return await self._submit(model, new_op_id(), seq_id, kind, error, None)
 
-    async def _checked(self, batch: TrainingBatch, model: Model) -> TrainingBatch | UserError:
-        """The batch, if it is right in all but what it says of its source."""
+    async def _check(self, request: ForwardBackwardRequest, model: Model) -> None:
+        """Check all of a batch but what it says of its source.
+
+        Raises:
+            UserError: it could not be read, or a loss cannot be computed of it.
+        """
+        if request.error is not None:
+            raise request.error
         base_model = self._runs.base_model(model)
-        try:
-            if len(batch.data) <= SMALL_BATCH:
-                check_batch(batch, base_model)
-            else:
-                await asyncio.to_thread(check_batch, batch, base_model)
-        except UserError as error:
-            return error
-        return batch
+        if len(request.data) <= SMALL_BATCH:
+            check_batch(request, base_model)
+        else:
+            await asyncio.to_thread(check_batch, request, base_model)
 
     async def _with_records(
-        self, owner: str, model: Model, batch: TrainingBatch
-    ) -> tuple[TrainingBatch | UserError, set[str]]:
-        """The batch with its sampling logprobs, and the ids of the samples that they were recorded of."""
+        self, owner: str, model: Model, request: ForwardBackwardRequest
+    ) -> tuple[ForwardBackwardRequest, set[str]]:
+        """The request with its sampling logprobs, and the ids of the samples that they were recorded of.
+
+        Raises:
+            InvalidInput: it names no sequences, or others than were recorded.
+        """
         async with self._reading_records:
-            try:
-                named = await self._recorded.named(owner, model.session_id, sequence_ids(batch))
-                return await asyncio.to_thread(with_recorded_logprobs, batch, named), {
-                    record.op_id for record in named.values()
-                }
-            except UserError as error:
-                return error, set()
+            named = await self._recorded.named(owner, model.session_id, sequence_ids(request))
+            found = await asyncio.to_thread(with_recorded_logprobs, request, named)
+            return found, {record.op_id for record in named.values()}
 
     async def _planned(self, model: Model, request: SaveRequest) -> Checkpoint:
-        """The row of a checkpoint that is about to be written.
+        """Make the row of a checkpoint that is about to be written.
 
         Raises:
             InvalidInput: its name, lifetime, metadata or recipients cannot be accepted.
@@ -228,12 +234,12 @@ class Training:
         plan: Plan | None,
         *,
         is_chunked: bool = False,
-        also: Change | None = None,
+        stored_with: Change | None = None,
     ) -> str:
-        """Accept `work` with what becomes of it or, without a plan, as the error that it is.
+        """Accept `work` with its plan or, without one, as the error that it is; returns the id of the future.
 
         Args:
-            also: rows to store together with the operation, if it is new and no error.
+            stored_with: rows to store together with the operation, if it is new and no error.
         """
         now = self._clock.now()
         owner, lane, seq_id = model.owner, model.model_id, check_seq_id(seq_id)
@@ -241,20 +247,26 @@ class Training:
         def touch(db: Connection) -> None:
             if not models.touch(db, lane, now):
                 raise _RunEnded(ended_error(db, owned(models.get(db, lane), owner, "training run")))
-            if also is not None:
-                also(db)
+            if stored_with is not None:
+                stored_with(db)
 
-        if not isinstance(work, EZTinkerError):
-            assert plan is not None
-            new = NewOperation(
-                op_id=op_id, owner=owner, lane=lane, seq_id=seq_id, kind=kind, work=work, plan=plan, also=touch
-            )
-            try:
-                return await self._lanes.submit(new, is_chunked=is_chunked)
-            except _RunEnded as ended:
-                work = ended.error
-        refused = Refused(op_id=op_id, owner=owner, lane=lane, seq_id=seq_id, kind=kind, error=work)
-        return await self._lanes.submit(refused, is_chunked=is_chunked)
+        operation = Operation(
+            op_id=op_id,
+            owner=owner,
+            lane=lane,
+            seq_id=seq_id,
+            kind=kind,
+            work=work,
+            plan=plan,
+            stored_with=touch,
+            is_chunked=is_chunked,
+        )
+        if isinstance(work, EZTinkerError):
+            return await self._lanes.submit(operation.refused(work))
+        try:
+            return await self._lanes.submit(operation)
+        except _RunEnded as ended:
+            return await self._lanes.submit(operation.refused(ended.error))
 
 
 _SAVE_KINDS = {
@@ -264,19 +276,19 @@ _SAVE_KINDS = {
 }
 
 
-def _forward_backward_command(op_id: str, model: Model, batch: TrainingBatch) -> ForwardBackward:
+def _forward_backward_command(op_id: str, request: ForwardBackwardRequest) -> ForwardBackward:
     return ForwardBackward(
         op_id=op_id,
-        model_id=model.model_id,
-        data=batch.data,
-        loss_fn=batch.loss_fn,
-        loss_fn_config=batch.loss_fn_config,
-        forward_only=batch.forward_only,
+        model_id=request.model_id,
+        data=request.data,
+        loss_fn=request.loss_fn,
+        loss_fn_config=request.loss_fn_config,
+        forward_only=request.forward_only,
     )
 
 
 def _num_loss_tokens(work: ForwardBackward) -> int:
-    """Targets that count in the loss of a training pass; 0 for a forward pass."""
+    """Count the targets with a weight in the loss of a training pass; 0 for a forward pass."""
     return 0 if work.forward_only else sum(_num_counted(datum) for datum in work.data)
 
 
@@ -287,7 +299,7 @@ def _num_counted(datum: Datum) -> int:
 
 
 def _granted(value: Any) -> Any:
-    """`value`, unless decoding it has failed; then that error."""
+    """Return `value`, or raise the error that it is, where decoding has failed."""
     if isinstance(value, UserError):
         raise value
     return value

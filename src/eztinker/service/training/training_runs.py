@@ -18,8 +18,8 @@ from eztinker.service.accounts.access import owned
 from eztinker.service.accounts.fair_share import require_share
 from eztinker.service.checkpoints.checkpoints import Checkpoints
 from eztinker.service.clock import Clock
-from eztinker.service.execution.new_operation import NewOperation, Refused, new_op_id
-from eztinker.service.execution.operations import Operations
+from eztinker.service.execution.futures import Futures
+from eztinker.service.execution.operation import Operation, new_op_id
 from eztinker.service.execution.plans import BeginPlan, UnloadPlan
 from eztinker.service.execution.recovery import advice_to_go_on, ended_error
 from eztinker.service.execution.run_lanes import RunLanes
@@ -29,7 +29,7 @@ from eztinker.service.validation import check_lora, check_metadata, check_optimi
 from eztinker.types import LoraSpec, OperationKind, Record
 
 MAX_KNOWN = 1024
-"""Runs whose rows are remembered."""
+"""Most runs whose rows are cached."""
 
 
 class LoraRequest(Record):
@@ -42,7 +42,7 @@ class LoraRequest(Record):
     train_unembed: bool
 
     def spec(self) -> LoraSpec:
-        """The adapter, with a seed of our own where the client has none."""
+        """Specify the adapter, with a random seed where the client gives none."""
         return LoraSpec(
             rank=self.rank,
             seed=secrets.randbits(31) if self.seed is None else self.seed,
@@ -53,7 +53,7 @@ class LoraRequest(Record):
 
 
 class NewRun(Record):
-    """Where a run is to be: the client numbers the runs of its session."""
+    """The place of a new run: its session, and the number that the client gives it there."""
 
     session_id: str
     model_seq_id: int
@@ -66,12 +66,14 @@ class NewRun(Record):
 
 
 class TrainingRuns:
+    """Creates, finds and unloads training runs."""
+
     def __init__(
         self,
         store: Store,
         catalog: Catalog,
         sessions: Sessions,
-        operations: Operations,
+        futures: Futures,
         lanes: RunLanes,
         saved: Checkpoints,
         clock: Clock,
@@ -82,17 +84,17 @@ class TrainingRuns:
         self._store = store
         self._catalog = catalog
         self._sessions = sessions
-        self._operations = operations
+        self._futures = futures
         self._lanes = lanes
         self._saved = saved
         self._clock = clock
         self._known: dict[str, Model] = {}
-        """Runs that were used lately, as they were when they were read. All but status and last use stays as it is."""
+        """Rows of runs used lately. All columns but status and last use never change, so a row stays good for these."""
 
     async def create(
         self, owner: str, new: NewRun, *, base_model: str, lora: LoraRequest, optimizer_family: str | None
     ) -> str:
-        """Begin a run with a fresh adapter; the promise ends in its model_id, or in what was wrong."""
+        """Begin a run with a fresh adapter; its future ends in the model_id, or in what was wrong."""
 
         async def plan(op_id: str, model_id: str) -> tuple[CreateModel, Model]:
             check_optimizer_family(optimizer_family)
@@ -115,7 +117,7 @@ class TrainingRuns:
         optimizer_family: str | None,
         lender: str | None,
     ) -> str:
-        """Begin a run with the adapter of a checkpoint; the promise ends in its model_id, or in what was wrong."""
+        """Begin a run with the adapter of a checkpoint; its future ends in the model_id, or in what was wrong."""
 
         async def plan(op_id: str, model_id: str) -> tuple[LoadModel, Model]:
             check_optimizer_family(optimizer_family)
@@ -130,16 +132,17 @@ class TrainingRuns:
         return await self._begin(owner, new, OperationKind.LOAD_WEIGHTS, plan)
 
     async def get(self, owner: str, model_id: str) -> Model:
+        """Read a run of the owner's from the log."""
         row = await self._store.read(lambda db: models.get(db, model_id))
         return owned(row, owner, f"training run {model_id!r}")
 
     async def meant(self, owner: str, reference: str) -> Model:
-        """The model of this id, or the last used of the run that `reference` names."""
+        """The model with this id, or the model used last of the run that `reference` names."""
         found = await self._store.read(lambda db: models.resolve(db, reference, [owner]))
         return owned(found[0] if found else None, owner, f"training run {reference!r}")
 
     async def in_use(self, owner: str, model_id: str) -> Model:
-        """The run, whose session has just been heard of. It may have ended since it was read, which only the log knows.
+        """Get a run for a request, which keeps its session alive. Only the log knows whether the run has ended since.
 
         Raises:
             NotFound: the owner has no such run.
@@ -152,7 +155,7 @@ class TrainingRuns:
                 del self._known[next(iter(self._known))]
             self._known[model_id] = model
         try:
-            await self._sessions.hear_of(owner, model.session_id)
+            await self._sessions.touch_session(owner, model.session_id)
         except SessionEnded as error:
             advice = await self._store.read(lambda db: advice_to_go_on(db, model_id))
             raise SessionEnded(f"{error.message}. {advice}" if advice else error.message) from None
@@ -167,29 +170,25 @@ class TrainingRuns:
         return await self.take_out(await self.get(owner, model_id))
 
     async def take_out(self, model: Model) -> str:
-        """Unload a run, whatever its session does; the promise of it."""
+        """Unload a run, whatever the state of its session, and return the id of the future."""
         op_id = new_op_id()
         model_id = model.model_id
-        kind = OperationKind.UNLOAD_MODEL
-        new: NewOperation | Refused
+        operation = Operation(
+            op_id=op_id,
+            owner=model.owner,
+            lane=model_id,
+            seq_id=None,
+            kind=OperationKind.UNLOAD_MODEL,
+            work=UnloadModel(op_id=op_id, model_id=model_id),
+            plan=UnloadPlan(model_id=model_id),
+            stored_with=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
+            needs_room=False,
+        )
         if model.status is not ModelStatus.ACTIVE:
-            error = await self._store.read(lambda db: ended_error(db, model))
-            new = Refused(op_id=op_id, owner=model.owner, lane=model_id, seq_id=None, kind=kind, error=error)
-        else:
-            new = NewOperation(
-                op_id=op_id,
-                owner=model.owner,
-                lane=model_id,
-                seq_id=None,
-                kind=kind,
-                work=UnloadModel(op_id=op_id, model_id=model_id),
-                plan=UnloadPlan(model_id=model_id),
-                also=lambda db: models.set_status(db, [model_id], ModelStatus.UNLOADED),
-                needs_room=False,
-            )
-        promise = await self._lanes.submit(new, is_chunked=False)
+            operation = operation.refused(await self._store.read(lambda db: ended_error(db, model)))
+        future_id = await self._lanes.submit(operation)
         self._lanes.close(model_id)
-        return promise
+        return future_id
 
     async def _model(self, owner: str, new: NewRun, base_model: str, shape: LoraSpec | Model) -> Model:
         """The row of a new model.
@@ -235,9 +234,9 @@ class TrainingRuns:
         try:
             work, model = await plan(op_id, model_id)
         except (UserError, CheckpointDamaged) as error:
-            refused = Refused(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, error=error)
-            return await self._operations.accept(refused)
-        operation = NewOperation(
+            refused = Operation(op_id=op_id, owner=owner, lane=model_id, seq_id=0, kind=kind, work=error)
+            return await self._futures.accept(refused)
+        operation = Operation(
             op_id=op_id,
             owner=owner,
             lane=model_id,
@@ -245,13 +244,13 @@ class TrainingRuns:
             kind=kind,
             work=work,
             plan=BeginPlan(kind=kind, model_id=model_id),
-            also=lambda db: self._add(db, model),
+            stored_with=lambda db: self._add(db, model),
         )
-        promise = await self._operations.accept(operation)
-        if promise == op_id:
+        future_id = await self._futures.accept(operation)
+        if future_id == op_id:
             self._lanes.open(model_id)
             self._lanes.start_first(operation)
-        return promise
+        return future_id
 
     def _add(self, db: Connection, model: Model) -> None:
         """Store a new run, if its owner may have one more.

@@ -12,11 +12,11 @@ import pytest
 from eztinker.oplog import epochs, operations, store
 from eztinker.oplog.rows import Failure
 from eztinker.oplog.store import Store
-from eztinker.protocol.frames import Created, OptimStep, OptimStepDone, Outcome, TrainingCommand
+from eztinker.protocol.frames import Created, OptimStep, OptimStepDone, Outcome
 from eztinker.service.clock import Clock
-from eztinker.service.execution.engine_process import Answer, EngineProcess
-from eztinker.service.execution.new_operation import NewOperation
-from eztinker.service.execution.operations import Done, Operations
+from eztinker.service.execution.engine_process import EngineProcess
+from eztinker.service.execution.futures import Done, Futures
+from eztinker.service.execution.operation import LiveOperations, Operation
 from eztinker.service.execution.plans import StepPlan
 from eztinker.service.execution.recovery import Recovery
 from eztinker.service.execution.run_feed import RunFeed
@@ -36,10 +36,11 @@ class HeldEngine:
     epoch = EPOCH
 
     def __init__(self) -> None:
-        self.answers: dict[str, asyncio.Future[Answer]] = {}
+        self.answers: dict[str, asyncio.Future[Outcome]] = {}
 
-    def train(self, command: TrainingCommand, *, owner: str, epoch: int) -> asyncio.Future[Answer]:
-        return self.answers.setdefault(command.op_id, asyncio.get_running_loop().create_future())
+    def train(self, operation: Operation, *, epoch: int) -> asyncio.Future[Outcome]:
+        operation.is_sent, operation.epoch = True, epoch
+        return self.answers.setdefault(operation.op_id, asyncio.get_running_loop().create_future())
 
 
 class StateIsThere:
@@ -63,12 +64,12 @@ def test_what_is_answered_together_is_stored_in_order_whatever_breaks(
     async def answered_together() -> list[Done | Failure | None]:
         clock, engine = Clock(), HeldEngine()
         await log.write(lambda db: epochs.begin(db, clock.now()))
-        taken = Operations(log, clock)
+        futures = Futures(log, clock, LiveOperations())
         snapshots = Snapshots(log, tmp_path, clock, max_changes=100, max_seconds=100)
-        feed = RunFeed("run", taken, cast(EngineProcess, engine), cast(Recovery, StateIsThere()), snapshots)
+        feed = RunFeed("run", futures, cast(EngineProcess, engine), cast(Recovery, StateIsThere()), snapshots)
         for seq_id, op_id in enumerate(OP_IDS, 1):
             work = OptimStep(op_id=op_id, model_id="run", adam=AdamParams())
-            new = NewOperation(
+            operation = Operation(
                 op_id=op_id,
                 owner="o",
                 lane="run",
@@ -77,15 +78,15 @@ def test_what_is_answered_together_is_stored_in_order_whatever_breaks(
                 work=work,
                 plan=StepPlan(),
             )
-            await taken.accept(new)
-            feed.start(new)
+            await futures.accept(operation)
+            feed.start(operation)
         while len(engine.answers) < len(OP_IDS):
             await asyncio.sleep(0)
         monkeypatch.setattr(store, "reach", commits.append)
         for event in (first, STEP_DONE["second"]):
-            engine.answers[event.op_id].set_result(Answer(event, EPOCH))
-        outcomes = [await taken.outcome("o", op_id, hold_seconds=10) for op_id in OP_IDS]
-        await taken.settled()
+            engine.answers[event.op_id].set_result(event)
+        outcomes = [await futures.outcome("o", op_id, hold_seconds=10) for op_id in OP_IDS]
+        await futures.settled()
         return outcomes
 
     outcomes = asyncio.run(answered_together())

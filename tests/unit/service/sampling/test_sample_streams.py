@@ -13,7 +13,7 @@ from eztinker.oplog.rows import Failure
 from eztinker.protocol.frames import Progress
 from eztinker.protocol.sampling_codec import encode_result
 from eztinker.service.execution.engine_process import EngineProcess
-from eztinker.service.execution.operations import Done, Operations
+from eztinker.service.execution.futures import Done, Futures
 from eztinker.service.sampling.sample_streams import Drawn, SampleStream
 from eztinker.service.sampling.sample_turns import SampleTurns
 from eztinker.types import OperationKind, SampledSequence, SampleResult
@@ -22,7 +22,7 @@ TOKENS = [11, 12, 13, 14]
 END = ([], "length")
 
 
-class Outcomes(Operations):
+class Outcomes(Futures):
     """Gives one outcome as soon as it is asked for it."""
 
     def __init__(self, error: EZTinkerError | None = None) -> None:

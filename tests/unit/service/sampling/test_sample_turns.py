@@ -3,56 +3,75 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
 
 from eztinker.errors import Cancelled, EZTinkerError
 from eztinker.oplog.rows import SamplingSession
-from eztinker.protocol.frames import Sample
-from eztinker.service.execution.engine_process import Answer, EngineProcess
-from eztinker.service.execution.new_operation import NewOperation
-from eztinker.service.execution.operations import Done, Operations
+from eztinker.protocol.frames import Outcome, Sample
+from eztinker.service.execution.engine_process import EngineProcess
+from eztinker.service.execution.futures import Done, Futures
+from eztinker.service.execution.operation import LiveOperations, Operation
 from eztinker.service.execution.plans import SamplePlan
 from eztinker.service.sampling.sample_turns import SampleTurns
 from eztinker.types import OperationKind, SampleRequest, SamplingParams
 
 
-@dataclass
-class Recorder(Operations):
-    """Operations that end when the test says so."""
+class Recorder(Futures):
+    """Futures of operations that end when the test says so."""
 
-    started: list[str] = field(default_factory=list)
-    running: dict[str, asyncio.Future] = field(default_factory=dict)
-    failed: dict[str, EZTinkerError] = field(default_factory=dict)
+    def __init__(self, live: LiveOperations) -> None:
+        self._live = live
+        self.failed: dict[str, EZTinkerError] = {}
 
-    def follow(self, new: NewOperation, answer: asyncio.Future[Answer]) -> asyncio.Future:
-        self.started.append(new.op_id)
-        self.running[new.op_id] = asyncio.get_running_loop().create_future()
-        return self.running[new.op_id]
-
-    def fail(self, new: NewOperation, error: EZTinkerError) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.failed[new.op_id] = error
-
-    def end(self, op_id: str) -> None:
-        self.running[op_id].set_result(Done(kind=OperationKind.SAMPLE, media_type="", body=b""))
+    def fail(self, operation: Operation, error: EZTinkerError) -> None:
+        self.failed[operation.op_id] = error
+        self._live.remove(operation)
 
 
-@dataclass
 class Engine(EngineProcess):
-    """Takes samples and never answers."""
+    """Takes samples, and answers none."""
 
-    cancelled: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.started: list[Operation] = []
+        self.cancelled: list[str] = []
 
-    def sample(self, command: Sample, *, owner: str) -> asyncio.Future[Answer]:
+    def sample(self, operation: Operation) -> asyncio.Future[Outcome]:
+        self.started.append(operation)
         return asyncio.get_running_loop().create_future()
 
-    def cancel(self, op_id: str) -> None:
-        self.cancelled.append(op_id)
+    def cancel(self, operation: Operation) -> None:
+        self.cancelled.append(operation.op_id)
 
 
-def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
+class Samples:
+    """Turns of an engine with one sequence per batch."""
+
+    def __init__(self) -> None:
+        live = LiveOperations()
+        self._live = live
+        self.futures, self.engine = Recorder(live), Engine()
+        self.turns = SampleTurns(self.futures, live, self.engine, max_batch_size=1)
+
+    def start(self, operation: Operation) -> None:
+        self.futures.expect(operation)
+        self.turns.start(operation)
+
+    async def end(self, op_id: str) -> None:
+        operation = self._live.get(op_id)
+        assert operation is not None
+        assert operation.outcome is not None
+        self._live.remove(operation)
+        operation.outcome.set_result(Done(kind=OperationKind.SAMPLE, media_type="", body=b""))
+        await asyncio.sleep(0)
+
+    @property
+    def started(self) -> list[str]:
+        return [operation.op_id for operation in self.engine.started]
+
+
+def sample(op_id: str, *, num_samples: int = 1) -> Operation:
     request = SampleRequest(prompt=np.array([1]), num_samples=num_samples, params=SamplingParams(max_tokens=1))
     work = Sample(op_id=op_id, base_model="tiny", directory=None, request=request)
     sampler = SamplingSession(
@@ -65,21 +84,19 @@ def sample(op_id: str, *, num_samples: int = 1) -> NewOperation:
         created_at=datetime.now(UTC),
     )
     plan = SamplePlan(sampler=sampler, model_id=None, prompt=request.prompt, targets=None)
-    return NewOperation(
+    return Operation(
         op_id=op_id, owner=op_id[0], lane="lane", seq_id=0, kind=OperationKind.SAMPLE, work=work, plan=plan
     )
 
 
-async def started_after(ends: list[str], *arrivals: NewOperation) -> list[str]:
+async def started_after(ends: list[str], *arrivals: Operation) -> list[str]:
     """What has gone to an engine of one sequence per batch when `arrivals` came and then `ends` ended."""
-    operations = Recorder()
-    turns = SampleTurns(operations, Engine(), max_batch_size=1)
-    for new in arrivals:
-        turns.start(new)
+    samples = Samples()
+    for operation in arrivals:
+        samples.start(operation)
     for op_id in ends:
-        operations.end(op_id)
-        await asyncio.sleep(0)
-    return operations.started
+        await samples.end(op_id)
+    return samples.started
 
 
 def test_the_engine_gets_two_batches_and_the_rest_waits():
@@ -101,22 +118,21 @@ def test_a_request_counts_with_all_its_sequences():
 
 
 def test_what_is_given_up_while_it_waits_ends_and_takes_nobodys_turn():
-    async def scenario() -> tuple[Recorder, Engine]:
-        operations, engine = Recorder(), Engine()
-        turns = SampleTurns(operations, engine, max_batch_size=1)
+    async def scenario() -> Samples:
+        samples = Samples()
         for op_id in ("a0", "a1", "a2", "a3", "a4", "b0"):
-            turns.start(sample(op_id))
+            samples.start(sample(op_id))
+        turns = samples.turns
         turns.cancel("b", "a3")  # not b's
         turns.cancel("b", "a1")
         turns.cancel("c", "a1")
         turns.cancel("a", "a2")
         turns.cancel("a", "a1")
-        operations.end("a0")
-        operations.end("a1")
-        await asyncio.sleep(0)
-        return operations, engine
+        await samples.end("a0")
+        await samples.end("a1")
+        return samples
 
-    operations, engine = asyncio.run(scenario())
-    assert operations.started == ["a0", "a1", "b0", "a3", "a4"]
-    assert {op_id: type(error) for op_id, error in operations.failed.items()} == {"a2": Cancelled}
-    assert engine.cancelled == ["a1"]
+    samples = asyncio.run(scenario())
+    assert samples.started == ["a0", "a1", "b0", "a3", "a4"]
+    assert {op_id: type(error) for op_id, error in samples.futures.failed.items()} == {"a2": Cancelled}
+    assert samples.engine.cancelled == ["a1"]

@@ -10,7 +10,7 @@ import pytest
 
 from eztinker.base_models.base_model import BaseModel
 from eztinker.errors import InvalidInput, Unsupported
-from eztinker.protocol.training_codec import TrainingBatch
+from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.training.batch_validation import check_batch
 from eztinker.types import Datum
 
@@ -30,8 +30,8 @@ def policy_datum(**inputs: np.ndarray) -> Datum:
     return Datum(tokens=np.arange(3), loss_fn_inputs=given)
 
 
-def batch(*data: Datum, loss_fn: str = "cross_entropy", **config: float | str) -> TrainingBatch:
-    return TrainingBatch(data=list(data), loss_fn=loss_fn, loss_fn_config=config, forward_only=False)
+def batch(*data: Datum, loss_fn: str = "cross_entropy", **config: float | str) -> ForwardBackwardRequest:
+    return ForwardBackwardRequest(model_id="run", seq_id=1, data=list(data), loss_fn=loss_fn, loss_fn_config=config)
 
 
 def with_tokens(tokens: list[int]) -> Datum:
@@ -51,7 +51,7 @@ def with_tokens(tokens: list[int]) -> Datum:
         batch(policy_datum(weights=np.array([0, 2, 1], np.float32)), loss_fn="ppo"),
     ],
 )
-def test_what_a_loss_reads_passes(good: TrainingBatch):
+def test_what_a_loss_reads_passes(good: ForwardBackwardRequest):
     check_batch(good, BASE)
 
 
@@ -85,7 +85,7 @@ def test_what_a_loss_reads_passes(good: TrainingBatch):
         ),
     ],
 )
-def test_a_bad_batch_gets_a_sentence(bad: TrainingBatch, sentence: str):
+def test_a_bad_batch_gets_a_sentence(bad: ForwardBackwardRequest, sentence: str):
     with pytest.raises(InvalidInput) as caught:
         check_batch(bad, BASE)
     assert sentence in caught.value.message

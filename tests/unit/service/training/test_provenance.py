@@ -8,7 +8,7 @@ import pytest
 
 from eztinker.errors import InvalidInput
 from eztinker.protocol.provenance import Provenance, Span
-from eztinker.protocol.training_codec import TrainingBatch
+from eztinker.protocol.training_codec import ForwardBackwardRequest
 from eztinker.service.sessions.recorded_samples import Recorded
 from eztinker.service.training.provenance import sequence_ids, with_recorded_logprobs
 from eztinker.types import Datum
@@ -59,9 +59,9 @@ SPANS = {
 }
 
 
-def batch(datum: Datum, provenance: Provenance | None) -> TrainingBatch:
-    return TrainingBatch(
-        data=[datum], loss_fn="stable_reinforce", loss_fn_config={}, forward_only=False, provenance=[provenance]
+def batch(datum: Datum, provenance: Provenance | None) -> ForwardBackwardRequest:
+    return ForwardBackwardRequest(
+        model_id="run", seq_id=1, data=[datum], loss_fn="stable_reinforce", provenance=[provenance]
     )
 
 
