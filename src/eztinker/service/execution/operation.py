@@ -45,7 +45,7 @@ class Operation:
     work: TrainingCommand | Sample | EZTinkerError
     """The command for the engine; for a refused operation, the error that it ends in at once."""
     plan: Plan | SamplePlan | None = None
-    """Makes the outcome into the client's answer and rows; None for a refused operation and for one that is not in the log."""
+    """Makes the client's answer and rows of the outcome; None where refused, or where it is not in the log."""
     stored_with: Change | None = None
     """Rows to store together with the operation, if it is new."""
     is_chunked: bool = False
