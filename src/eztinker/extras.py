@@ -12,14 +12,15 @@ RECIPES = {"gguf": "gguf", "math-verify": "math_verify", "matplotlib": "matplotl
 
 
 def missing_recipes(*packages: str) -> list[str]:
-    """Those of `packages`, all of the extra `recipes`, that are not installed. Nothing is imported to find out."""
+    """Find which of `packages`, all of the extra `recipes`, are not installed, without importing anything."""
     return [package for package in packages if find_spec(RECIPES[package]) is None]
 
 
 def require_recipes(*packages: str, feature: str) -> None:
-    """
+    """Raise a sentence with the command if a package that a feature needs is missing.
+
     Args:
-        packages: of the extra `recipes`.
+        packages: names from the extra `recipes`.
         feature: what needs them, as the subject of a sentence.
     Raises:
         NotInstalled: one of them is missing; the message has the command that installs it.
