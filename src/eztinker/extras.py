@@ -12,18 +12,18 @@ RECIPES = {"gguf": "gguf", "math-verify": "math_verify", "matplotlib": "matplotl
 
 
 def missing_recipes(*packages: str) -> list[str]:
-    """Packages of the extra `recipes` among `packages` that are not installed; imports nothing."""
+    """Find which of `packages`, all of the extra `recipes`, are not installed, without importing anything."""
     return [package for package in packages if find_spec(RECIPES[package]) is None]
 
 
 def require_recipes(*packages: str, feature: str) -> None:
-    """Require that packages of the extra `recipes` are installed.
+    """Raise a sentence with the command if a package that a feature needs is missing.
 
     Args:
-        packages: names of packages in `RECIPES`.
-        feature: the feature that needs them, as the subject of a sentence.
+        packages: names from the extra `recipes`.
+        feature: what needs them, as the subject of a sentence.
     Raises:
-        NotInstalled: a package is missing; the message has the command that installs it.
+        NotInstalled: one of them is missing; the message has the command that installs it.
     """
     if missing := missing_recipes(*packages):
         is_or_are = "is" if len(missing) == 1 else "are"

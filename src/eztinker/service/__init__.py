@@ -1,1 +1,1 @@
-"""Requests that a client may make, in domain words: sessions, training runs, futures, samples, checkpoints. No HTTP."""
+"""Everything a client may ask for, in domain words: sessions, runs, futures, sampling, checkpoints. No HTTP."""

@@ -79,7 +79,7 @@ class Service:
         store: Store | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Create every part of the service, without starting an engine.
+        """Wire everything together; nothing runs before `running`.
 
         Args:
             spawn: starts an engine.

@@ -201,10 +201,10 @@ def _read(
 
 
 def _check_expected(lora: LoraSpec, expected: LoraSpec) -> None:
-    """Require that an adapter has the shape that was announced.
+    """Compare an adapter with the shape that was announced.
 
     Raises:
-        InvalidInput: its shape is another.
+        InvalidInput: the adapter is not of the shape that it was announced to have.
     """
     if lora.rank != expected.rank:
         raise InvalidInput(

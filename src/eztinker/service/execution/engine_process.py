@@ -67,7 +67,7 @@ class EngineProcess:
         stall_seconds: float,
         spawn: Callable[[], Awaitable[EngineLink]] = EngineLink.spawn,
     ) -> None:
-        """Prepare an engine, which `spawn` starts.
+        """Prepare a supervisor; `start` starts the first engine.
 
         Args:
             begin_epoch: the number of the engine about to start; whatever older ones still report is refused.

@@ -37,7 +37,7 @@ class OutcomeWriter:
     """
 
     def __init__(self, store: Store, clock: Clock, settled: Settled, writing: set[asyncio.Task[None]]) -> None:
-        """Start with an empty queue.
+        """Prepare an empty queue.
 
         Args:
             settled: told of each operation whose outcome is in the log.

@@ -42,10 +42,10 @@ class SampleStream:
         *,
         is_repeat: bool = False,
     ) -> None:
-        """Watch a sample.
+        """Watch a sample from its first token.
 
         Args:
-            op_id: id of a sample that the engine does not have yet; tokens drawn before it is watched would be lost.
+            op_id: of a sample that the engine does not have yet, for what it says before it is watched is lost.
             is_repeat: another request began the sample; this one gets all tokens at the end, and lets it go on.
         """
         self.op_id = op_id

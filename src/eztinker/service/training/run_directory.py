@@ -29,7 +29,7 @@ MAX_NOTE_CHARS = 500
 
 
 class RunLabel(Record):
-    """Run that a client names for a new model, or the name and note of a new run."""
+    """The name and note that a client gives the run that a new model belongs to."""
 
     carries_on: str | None
     """An id or the name of the run."""
@@ -109,7 +109,7 @@ class RunDirectory:
 
 
 def run_label(metadata: Mapping[str, Any] | None) -> RunLabel:
-    """The label of a run in `user_metadata`.
+    """Read name, note and the run to carry on from `user_metadata`.
 
     Raises:
         InvalidInput: a name or note cannot be kept.
