@@ -82,7 +82,7 @@ def test_the_doctor_notes_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"), [(("demo",), "math-verify"), (("fetch",), "gguf"), (("server",), "gguf")]
+    ("arguments", "named"), [(("demo",), "math-verify"), (("fetch",), "gguf"), (("server", "--port", "0"), "gguf")]
 )
 def test_a_command_ends_with_one_line(arguments: tuple[str, ...], named: str, bare_environment: dict[str, str]):
     done = run_python("-m", "eztinker", *arguments, environment=bare_environment)

@@ -37,21 +37,18 @@ def added(x: Tensor, a: Tensor, bs: tuple[Tensor, ...], rows: list[int] | None) 
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("rows", [None, [0, 4, 5]], ids=["every row", "three rows"])
-def test_an_adapted_product_and_its_gradients_are_the_formula(
-    draw: Callable[..., Tensor], with_bias: bool, rows: list[int] | None
-):
+def test_an_adapted_product_and_its_gradients_are_the_formula(draw: Callable[..., Tensor], with_bias: bool):
     weight, bias = draw(sum(OUTPUTS), INPUTS), draw(sum(OUTPUTS)) if with_bias else None
     x, a = draw(ROWS, INPUTS).requires_grad_(), draw(len(OUTPUTS) * RANK, INPUTS).requires_grad_()
     bs = tuple(draw(num_outputs, RANK).requires_grad_() for num_outputs in OUTPUTS)
-    delta = LowRankDelta(a=a, bs=bs, scale=SCALE, rows=None if rows is None else torch.tensor(rows))
+    delta = LowRankDelta(a=a, bs=bs, scale=SCALE, rows=None)
     ours = FrozenLinear(weight, bias)(x, [delta])
     upstream = draw(ROWS, sum(OUTPUTS))
     our_grads = torch.autograd.grad(ours, [x, a, *bs], upstream)
 
     inputs = [each.detach().double().requires_grad_() for each in (x, a, *bs)]
     x64, a64, *bs64 = inputs
-    expected = x64 @ weight.double().T + added(x64, a64, tuple(bs64), rows)
+    expected = x64 @ weight.double().T + added(x64, a64, tuple(bs64), None)
     if bias is not None:
         expected = expected + bias.double()
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
