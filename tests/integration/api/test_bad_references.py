@@ -52,7 +52,7 @@ def test_a_repeated_number_with_another_body_runs_once_and_is_logged(
     assert loss_of(outcome(http, send_chunk(http, chunk(run, 2)), accept=PROTOBUF)) == 2.0
     assert reused_numbers(caplog) == [
         f"Number 1 of {run} came again with something else to do (forward_backward); "
-        "it was not done, the first promise holds"
+        "it was not done, the first future holds"
     ]
     assert optim_step(http, run, 1) in futures
     assert "(optim_step)" in reused_numbers(caplog)[-1]

@@ -25,7 +25,7 @@ from tests.wire import chunk, new_run, new_sampler, new_session, outcome, post, 
 @pytest.fixture
 def server(serve_scripted: ServeScripted) -> RunningServer:
     """Room for 8 waiting operations, 4 loaded runs and 4 sequences of each owner in the engine."""
-    room = {"eztinker.service.execution.operations.MAX_UNSETTLED": 8}
+    room = {"eztinker.service.execution.futures.MAX_UNSETTLED": 8}
     return serve_scripted(constants=room, poll_hold_seconds=0.5, max_runs=4, max_batch_size=2)
 
 
