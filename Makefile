@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
-TORCH_INDEX :=
+TORCH_INDEX ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
 PYTEST_ARGS := -n auto --maxprocesses 4
 # The core suite, which the lowest and the newest lane run: the log and what recovery reads from it, the engine's
@@ -33,7 +33,7 @@ COOKBOOK_PYTHONS := $(RECIPES)/bin/python $(OLDER_RECIPES)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-lowest test-newest recipes recipes-page kills kills-short conformance torture \
-  full-size lint format bench docs map lock wheel clean
+  full-size lint format bench docs site check-version map lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,8 +43,14 @@ setup: $(VENV)/.installed $(VENV)/.embedded-model ## make .venv with everything 
 demo: setup ## train a real model by rejection sampling and show its accuracy rise
 	$(BIN)/eztinker demo
 
-test: setup ## run the tests (all but the kills)
+test: setup ## run the tests (all but the kills); COVERAGE=1 also says how many lines the unit tests run
+ifdef COVERAGE
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --cov --cov-report= tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture --ignore=tests/unit
+	@echo "Lines of src/eztinker that tests/unit runs: $$($(BIN)/coverage report --format=total) %"
+else
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/torture
+endif
 
 test-lowest: $(LOWEST)/.installed ## run the core suite with the oldest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest $(PYTEST_ARGS) $(CORE)
@@ -80,7 +86,7 @@ full-size: setup ## run tests of many clients, open polls, large bodies, odd req
 	EZTINKER_FULL_SIZE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/e2e/test_concurrency.py tests/e2e/test_open_polls.py \
 	    tests/e2e/test_large_bodies.py tests/integration/api/test_fuzz.py tests/unit/model_files
 
-lint: $(VENV)/.installed ## check style and types
+lint: $(VENV)/.installed check-version ## check style, types and the version
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -94,6 +100,15 @@ bench: setup ## measure speed and memory against transformers and peft, and the 
 
 docs: $(VENV)/.installed ## write the generated pages of docs/
 	$(BIN)/eztinker settings --markdown > docs/configuration.md
+
+# A warning fails (-W), after all of them were shown.
+site: $(VENV)/.installed ## build the documentation site in build/site, its references from the code
+	rm -rf build/site
+	$(BIN)/sphinx-build -q -W --keep-going -d build/site-parsed docs build/site
+	@echo "Open build/site/index.html"
+
+check-version: $(VENV)/.installed ## compare the version with the changelog, and with the tag of a release
+	$(BIN)/python .ci/check_version.py
 
 map: $(VENV)/.installed ## draw who imports whom in docs/map.md
 	$(BIN)/python -m tests.import_graph docs/map.md

@@ -56,7 +56,7 @@ def check_math_verify() -> str:
     grade = evaluate_answer(model_response="So it is \\boxed{\\frac{1}{2}}.", ground_truth_str="0.5")
     assert grade["is_correct"], "one half must equal 0.5"
     if grade["strategy"] != "math_verify":
-        return "not installed; answers are compared as exact numbers (pip install 'math-verify[antlr4_13_2]')"
+        return "not installed; answers are compared as exact numbers (pip install 'eztinker[recipes]')"
     return "1/2 equals 0.5, says math-verify"
 
 

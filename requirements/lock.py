@@ -61,9 +61,10 @@ def requirement_of(block: str) -> Requirement:
 
 
 def newest_tested(pins: str) -> str:
-    """The locked version of each package that pyproject.toml names as a dependency of the product."""
+    """The locked version of each package that pyproject.toml names as a dependency of the product or its recipes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    direct = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    lines = project["dependencies"] + project["optional-dependencies"]["recipes"]
+    direct = {canonicalize_name(Requirement(line).name) for line in lines}
     found = sorted(re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", pins, flags=re.MULTILINE), key=lambda pin: Version(pin[1]))
     newest = {name: version for name, version in found if name in direct}
     return "".join(f"{name}=={newest[name]}\n" for name in sorted(newest))

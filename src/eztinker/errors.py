@@ -18,6 +18,7 @@
     │   ├── NonFiniteUpdate       NaN or infinity in a loss, gradient or weight
     │   ├── ConfigError           start-up settings that cannot work
     │   ├── DataNotFound          a data set or base model that must be fetched first
+    │   ├── NotInstalled          a package that only some features need
     │   └── DataDamaged           a line or file that cannot be read
     └── ServerError               the operator or we can fix it      category "server"
         ├── QueueFull             too much work is waiting; trying again later helps
@@ -134,6 +135,10 @@ class ConfigError(UserError):
 
 class DataNotFound(UserError):
     code = "data_not_found"
+
+
+class NotInstalled(UserError):
+    code = "not_installed"
 
 
 class DataDamaged(UserError):

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eztinker.extras import RECIPES
+
 TESTED_VERSIONS = Path(__file__).with_name("tested_versions.txt")
 _NAMED = 3
 """Most packages to name in one line."""
@@ -34,9 +36,13 @@ def newest_tested() -> dict[str, str]:
 
 
 def untested_packages() -> list[UntestedPackage]:
-    """Dependencies that are missing or outside their range; quick if all are at their newest tested version."""
+    """Dependencies that are missing or outside their range; quick if all are at their newest tested version.
+
+    Packages that only some features need may be missing.
+    """
     newest = newest_tested()
     other = {name: version for name in newest if (version := installed_version(name)) != newest[name]}
+    other = {name: version for name, version in other.items() if version is not None or name not in RECIPES}
     if not other:
         return []  # importing `packaging` takes ten times as long as all of the above
     floors = _floors()
@@ -81,7 +87,7 @@ def _floors() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         return {}
     requirements = [Requirement(line) for line in lines]
-    needed = [it for it in requirements if it.marker is None or it.marker.evaluate({"extra": ""})]
+    needed = [it for it in requirements if it.marker is None or it.marker.evaluate({"extra": "recipes"})]
     return {canonicalize_name(it.name): str(it.specifier) for it in needed}
 
 

@@ -57,7 +57,7 @@ class Caller:
         """Submit an operation and follow it."""
         self.records.asked[place] = deed
         op_id = await self.submit(send)
-        self.records.promised(place, op_id)
+        self.records.acknowledged(place, op_id)
         return self.follow(self.outcome(op_id))
 
     def follow(self, waiting: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -108,7 +108,7 @@ class Caller:
                     return None
                 raise Violation(f"the result of {op_id} is gone before its client had it") from None
             except NotFound:
-                raise Violation(f"{op_id} was promised and is not known") from None
+                raise Violation(f"{op_id} was acknowledged and is not known") from None
             if outcome is not None:
                 self.records.told(op_id, outcome)
                 if self.random.random() < 0.9 or op_id in self.records.samples:

@@ -90,13 +90,13 @@ class AtTheEnd:
         self._check_that_ended_sessions_hold_nothing()
 
     def _check_outcomes(self) -> None:
-        """What clients were told is what the log has, and every promise is in it."""
+        """What clients were told is what the log has, and every future is in it."""
         by_id = {row.op_id: (lane, row) for lane, rows in self._rows.items() for row in rows}
-        for place, op_id in self._records.promises.items():
+        for place, op_id in self._records.futures.items():
             if op_id not in by_id or Place(by_id[op_id][0], by_id[op_id][1].seq_id) != place:
-                raise Violation(f"{place} was promised as {op_id}, which is not in the log")
+                raise Violation(f"{place} was acknowledged as {op_id}, which is not in the log")
             if op_id not in self._records.outcomes and op_id not in self._records.abandoned:
-                raise Violation(f"{place} was promised, and its client never heard of it")
+                raise Violation(f"{place} was acknowledged, and its client never heard of it")
         for op_id, outcome in self._records.outcomes.items():
             row = by_id[op_id][1]
             if isinstance(outcome, Failure):

@@ -238,7 +238,7 @@ def _stay_with_the_own_save() -> AbstractContextManager[Any]:
 
 
 PLANTED: dict[str, Planted] = {
-    "a promise is given before the log has the operation": _acknowledge_before_commit,
+    "a future is given before the log has the operation": _acknowledge_before_commit,
     "an outcome is told before the log has it": _tell_before_commit,
     "a snapshot is added before the outcomes it covers": _snapshot_before_outcomes,
     "payloads are released by the newest snapshot": _release_too_early,

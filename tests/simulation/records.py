@@ -1,4 +1,4 @@
-"""What the clients of a simulation know: what they asked for, what was promised, and what they were told."""
+"""What the clients of a simulation know: what they asked for, what was acknowledged, and what they were told."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Records:
         self._log = log
         self.asked: dict[Place, Deed] = {}
         self.samples: dict[str, SampleAsked] = {}
-        self.promises: dict[Place, str] = {}
+        self.futures: dict[Place, str] = {}
         self.outcomes: dict[str, Done | Failure] = {}
         self.saved: dict[str, list[Place]] = {}
         """By tinker:// path, or by what a sampler without one goes by: the saves, in their order."""
@@ -42,11 +42,11 @@ class Records:
         self.may_be_gone: set[str] = set()
         """Paths that were deleted, or whose checkpoints have a lifetime."""
         self.abandoned: set[str] = set()
-        """Promises whose client vanished before it knew their outcome."""
+        """Futures whose client vanished before it knew their outcome."""
 
-    def promised(self, place: Place, op_id: str) -> None:
-        if (first := self.promises.setdefault(place, op_id)) != op_id:
-            raise Violation(f"{place} was promised as {first}, and then as {op_id}")
+    def acknowledged(self, place: Place, op_id: str) -> None:
+        if (first := self.futures.setdefault(place, op_id)) != op_id:
+            raise Violation(f"{place} was acknowledged as {first}, and then as {op_id}")
 
     def told(self, op_id: str, outcome: Done | Failure) -> None:
         if self._log.count(f"operations WHERE op_id = '{op_id}' AND status = 'pending'"):

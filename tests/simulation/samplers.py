@@ -54,19 +54,19 @@ class Sampler:
             records.asked[place] = Bad()
             asked = SampleAsked(source(), prompt)
             try:
-                promise = await caller.submit(
+                future = await caller.submit(
                     lambda s, wire=wire: s.sampling.sample(caller.owner, wire),
                     may_refuse=(CheckpointNotFound,) if may_be_gone else (),
                 )
             except CheckpointNotFound:
                 return
-            records.promised(place, promise.op_id)
-            records.samples[promise.op_id] = asked
+            records.acknowledged(place, future.op_id)
+            records.samples[future.op_id] = asked
             if caller.random.random() < 0.1:
-                asyncio.create_task(self._cancel(promise.op_id)).add_done_callback(_ignore)
-            outcome = await self._outcome(promise.op_id)
+                asyncio.create_task(self._cancel(future.op_id)).add_done_callback(_ignore)
+            outcome = await self._outcome(future.op_id)
             if outcome is None:
-                records.abandoned.add(promise.op_id)
+                records.abandoned.add(future.op_id)
 
     async def _outcome(self, op_id: str) -> Outcome:
         return await (self._caller if self._announcements is None else self._announcements).outcome(op_id)

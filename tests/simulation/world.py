@@ -313,7 +313,7 @@ class World:
         if not done.done():
             self.note("a client vanishes")
             self.loop.end_life(life)
-            self.records.abandoned.update(set(self.records.promises.values()) - set(self.records.outcomes))
+            self.records.abandoned.update(set(self.records.futures.values()) - set(self.records.outcomes))
             done.set_result(None)
 
     def _client_ended(self, done: asyncio.Future[None], task: asyncio.Task[None]) -> None:

@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.import_graph import SOURCE
 
 PROJECT = SOURCE.parent.parent
@@ -20,12 +18,8 @@ OPENINGS = re.compile(
     re.IGNORECASE,
 )
 """First words that lean on a sentence before them, or that ask a question instead of naming a thing."""
-NOT_YET_CLEAN = ("service/",)
-"""Parts of `src/eztinker` whose docstrings have not been rewritten; nothing may be added."""
 WIRE_NAMES = frozenset[str]()
 """Names of the Tinker protocol that say `promise`; it has none so far."""
-OPEN_DUPLICATES = frozenset({"Operations"})
-"""Class names that several modules still share; nothing may be added, and a name that is resolved leaves the list."""
 
 Docstring = tuple[int, str]
 
@@ -38,10 +32,6 @@ def sources() -> list[Path]:
 
 def shown(path: Path) -> str:
     return str(path.relative_to(SOURCE if path.is_relative_to(SOURCE) else PROJECT))
-
-
-def is_clean(path: Path) -> bool:
-    return not shown(path).startswith(NOT_YET_CLEAN)
 
 
 def docstrings(tree: ast.Module) -> Iterator[Docstring]:
@@ -67,14 +57,7 @@ def offences(paths: list[Path]) -> list[str]:
 
 
 def test_docstrings_say_what_a_thing_is_in_their_first_words():
-    assert offences([path for path in sources() if is_clean(path)]) == []
-
-
-@pytest.mark.parametrize("part", NOT_YET_CLEAN)
-def test_parts_on_the_list_are_still_to_be_cleaned(part: str):
-    """A part without offences leaves the list, so that none come back."""
-    paths = [path for path in sources() if shown(path).startswith(part)]
-    assert offences(paths), f"{part} is clean: take it off NOT_YET_CLEAN"
+    assert offences(sources()) == []
 
 
 SAMPLE = '''"""Of a module."""
@@ -107,7 +90,7 @@ def names_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def test_a_pending_result_is_called_a_future():
     found = []
-    for path in filter(is_clean, sources()):
+    for path in sources():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found += [
             f"{shown(path)}:{line}: {text.strip()[:80]}"
@@ -125,4 +108,4 @@ def test_no_two_classes_share_a_name():
                 if isinstance(node, ast.ClassDef):
                     places[node.name].append(f"{shown(path)}:{node.lineno}")
     shared = {name: found for name, found in places.items() if len(found) > 1}
-    assert shared.keys() == OPEN_DUPLICATES, shared
+    assert shared == {}

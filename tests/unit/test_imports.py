@@ -12,13 +12,21 @@ import pytest
 from tests.import_graph import SOURCE, arrows, imported_names, modules_in, page
 
 WORDS = {"types", "errors", "failpoints", "redaction"}
-ABOVE_THE_ENGINE = {"keys", "settings", "process_end", "rest_client", "standard_streams", "tested_versions"}
+ABOVE_THE_ENGINE = {
+    "extras",
+    "keys",
+    "settings",
+    "process_end",
+    "rest_client",
+    "standard_streams",
+    "tested_versions",
+}
 MAY_IMPORT = {
     "keys": WORDS | {"flushing"},
     "settings": WORDS | {"keys"},
     "protocol": WORDS,
     "model_files": WORDS | {"float_tensors"},
-    "base_models": WORDS | {"settings", "float_tensors", "model_files"},
+    "base_models": WORDS | {"extras", "settings", "float_tensors", "model_files"},
     "model": WORDS | {"model_files"},
     "engine": WORDS | {"loss_specs", "model"},
     "checkpoints": WORDS | {"float_tensors", "flushing"},
@@ -27,8 +35,8 @@ MAY_IMPORT = {
     "service": WORDS
     | {"settings", "keys", "loss_specs", "protocol", "oplog", "checkpoints", "base_models", "model_files"},
     "api": WORDS | {"settings", "protocol", "service"},
-    "dataset": {"errors"},
-    "rl": {"errors", "settings", "rest_client", "dataset"},
+    "dataset": {"errors", "extras"},
+    "rl": {"errors", "extras", "settings", "rest_client", "dataset"},
     "cli": WORDS | ABOVE_THE_ENGINE | {"api", "service", "base_models", "model_files", "checkpoints", "dataset", "rl"},
 }
 ROOMS_MAY_IMPORT = {

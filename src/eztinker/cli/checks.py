@@ -16,6 +16,7 @@ from typing import Any
 
 from eztinker.cli.output import size
 from eztinker.errors import ConfigError
+from eztinker.extras import RECIPES, RECIPES_COMMAND, missing_recipes
 from eztinker.keys.server_key import read_api_key
 from eztinker.settings.client_settings import client_settings, server_is_up
 from eztinker.settings.data_dir import local_data_dir
@@ -63,6 +64,7 @@ class Finding:
 def all_checks() -> Iterator[Finding]:
     yield check_python()
     yield check_packages()
+    yield check_recipes()
     yield from check_engine()
     yield check_memory(_total_memory())
     yield check_disk(local_data_dir())
@@ -83,6 +85,13 @@ def check_packages() -> Finding:
         found = "\n".join(str(package) for package in untested)
         return Finding("packages", Verdict.NOTE, found, f"if something fails: {install_command(untested)}")
     return Finding("packages", Verdict.GOOD, f"all {len(newest_tested())} within the tested versions")
+
+
+def check_recipes() -> Finding:
+    """Look for what a server does without, but the demo, its plots and the first use of the embedded model need."""
+    if missing := missing_recipes(*RECIPES):
+        return Finding("recipes", Verdict.NOTE, f"without {', '.join(missing)}", f"run: {RECIPES_COMMAND}")
+    return Finding("recipes", Verdict.GOOD, f"{', '.join(RECIPES)} are installed")
 
 
 def check_engine() -> Iterator[Finding]:

@@ -62,7 +62,9 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
 
     from eztinker.rl import RejectionSFTConfig, run_rejection_sft
     from eztinker.rl.display import Display
+    from eztinker.rl.loop import require_packages
 
+    require_packages()
     config = RejectionSFTConfig(**settings, checkpoint=True)
     console = Console(stderr=as_json, highlight=False)
     with (

@@ -45,7 +45,7 @@ class ForwardBackwardRequest(Record):
     provenance: list[Provenance | None] | None = None
     """One per datum; None where the form of the request has no place for it."""
     error: UserError | None = None
-    """What is wrong with content that cannot be read, of which there is none then."""
+    """The error in content that cannot be read, which takes the place of the content."""
 
 
 class DatumBody(Body):

@@ -16,6 +16,7 @@ import msgspec
 
 from eztinker.dataset.start_tokens import encode_prompt
 from eztinker.errors import NotFound
+from eztinker.extras import require_recipes
 from eztinker.rl.adapter import download_adapter
 from eztinker.rl.buffer import load_buffer, save_buffer
 from eztinker.rl.config import Recipe, RejectionSFTConfig
@@ -43,9 +44,19 @@ def run_rejection_sft(config: RejectionSFTConfig, display: Display | None = None
         NotFound: the server does not serve the base model.
         DataNotFound: the data set must be fetched first.
         AlreadyExists: the output directory holds a run with other settings.
+        NotInstalled: a package that grades answers or draws plots is missing.
         RunInterrupted: Ctrl-C.
     """
     return RejectionSFT.open(config, display or Display()).run()
+
+
+def require_packages() -> None:
+    """Make sure of what is needed at the end of a run too, before anything is started.
+
+    Raises:
+        NotInstalled: with the command that installs it.
+    """
+    require_recipes("math-verify", "matplotlib", feature="Rejection-sampling fine-tuning")
 
 
 class RejectionSFT:
@@ -67,6 +78,7 @@ class RejectionSFT:
     @classmethod
     def open(cls, config: RejectionSFTConfig, display: Display) -> RejectionSFT:
         """Start a run, or with `checkpoint` resume the one that an earlier process left unfinished."""
+        require_packages()
         recipe = Recipe.of(config, served_models())
         state = _earlier_state(recipe)
         if state is not None and state.checkpoint_path is not None:

@@ -1,1 +1,1 @@
-"""What a client may ask for, in domain words: sessions, training runs, futures, sampling, checkpoints. No HTTP."""
+"""Everything a client may ask for, in domain words: sessions, runs, futures, sampling, checkpoints. No HTTP."""

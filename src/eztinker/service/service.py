@@ -79,7 +79,8 @@ class Service:
         store: Store | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """
+        """Wire everything together; nothing runs before `running`.
+
         Args:
             spawn: starts an engine.
             store: the operation log, if not the one in the data directory.

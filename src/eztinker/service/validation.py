@@ -122,7 +122,7 @@ def check_adam(adam: AdamParams) -> AdamParams:
 
 
 def expiry(ttl_seconds: int | None, now: datetime) -> datetime | None:
-    """When a checkpoint made now ends; None for never."""
+    """End of life of a checkpoint made now; None for never."""
     if ttl_seconds is None:
         return None
     if not MIN_TTL_SECONDS <= ttl_seconds <= MAX_TTL_SECONDS:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
 
+from eztinker.extras import RECIPES_COMMAND, missing_recipes
+
 log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
@@ -75,6 +77,13 @@ class MathVerifier:
 
     def _running_worker(self) -> _Worker | None:
         if self._cannot_start:
+            return None
+        if missing_recipes("math-verify"):
+            log.warning(
+                "math-verify is not installed; answers are graded by exact numbers alone. To have it, run: %s",
+                RECIPES_COMMAND,
+            )
+            self._cannot_start = True
             return None
         try:
             self._worker = self._worker or _Worker()

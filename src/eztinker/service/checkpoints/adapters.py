@@ -201,7 +201,8 @@ def _read(
 
 
 def _check_expected(lora: LoraSpec, expected: LoraSpec) -> None:
-    """
+    """Compare an adapter with the shape that was announced.
+
     Raises:
         InvalidInput: the adapter is not of the shape that it was announced to have.
     """

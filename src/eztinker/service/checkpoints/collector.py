@@ -17,7 +17,7 @@ from eztinker.service.clock import Clock
 from eztinker.types import OperationKind
 
 REMOVAL_DELAY = timedelta(seconds=60)
-"""How long the directory of a removed checkpoint stays, for loads that have been sent to the engine."""
+"""Time for which the directory of a removed checkpoint stays, for loads that have been sent to the engine."""
 
 
 class CheckpointCollector:

@@ -41,7 +41,7 @@ CHECKPOINT_NAME = "uploaded"
 
 class Uploads:
     def __init__(self, store: Store, catalog: Catalog, adapters: Adapters, root: Path, clock: Clock) -> None:
-        """Args: root: where the files that have come wait for the others."""
+        """Keep files that have come below `root` until the others are there."""
         self._store = store
         self._catalog = catalog
         self._adapters = adapters

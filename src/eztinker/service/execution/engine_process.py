@@ -67,7 +67,8 @@ class EngineProcess:
         stall_seconds: float,
         spawn: Callable[[], Awaitable[EngineLink]] = EngineLink.spawn,
     ) -> None:
-        """
+        """Prepare a supervisor; `start` starts the first engine.
+
         Args:
             begin_epoch: the number of the engine about to start; whatever older ones still report is refused.
             stall_seconds: an engine with work that reports nothing for this long is killed.

@@ -34,7 +34,7 @@ class Lane(Generic[ItemT]):
 
     @property
     def deadline(self) -> float | None:
-        """When `release_due` has something to do; None while nothing waits."""
+        """Monotonic time at which `release_due` has something to do; None while nothing waits."""
         return self._deadline
 
     def arrive(self, seq_id: int, item: ItemT, *, is_chunked: bool, now: float) -> list[ItemT]:

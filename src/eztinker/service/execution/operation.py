@@ -40,12 +40,12 @@ class Operation:
     lane: str
     """The training run or the sampling session it belongs to."""
     seq_id: int | None
-    """Its place in the lane; None for what the server does on its own, and for an unload."""
+    """Place in the lane; None for what the server does on its own, and for an unload."""
     kind: OperationKind
     work: TrainingCommand | Sample | EZTinkerError
     """The command for the engine; for a refused operation, the error that it ends in at once."""
     plan: Plan | SamplePlan | None = None
-    """What the outcome is made into; None for a refused operation and for one that is not in the log."""
+    """Makes the client's answer and rows of the outcome; None where refused, or where it is not in the log."""
     stored_with: Change | None = None
     """Rows to store together with the operation, if it is new."""
     is_chunked: bool = False
@@ -61,11 +61,11 @@ class Operation:
     epoch: int | None = field(default=None, init=False)
     """The engine it was sent to last; set by the engine process."""
     answer: asyncio.Future[Outcome] | None = field(default=None, init=False)
-    """What the engine says of it; made anew by the engine process whenever it is handed over."""
+    """The engine's outcome for it; made anew by the engine process whenever it is handed over."""
     num_deaths: int = field(default=0, init=False)
     """Engines that died over it; counted by the engine process."""
     ending: Outcome | Failure | None = field(default=None, init=False)
-    """What is about to be stored: the engine's answer, or why the server gave it up; set by the outcome writer."""
+    """The outcome about to be stored: the engine's answer, or why the server gave it up; set by the outcome writer."""
 
     def refused(self, error: EZTinkerError) -> Operation:
         """A copy of this request that only takes its place, and ends in `error` at once."""

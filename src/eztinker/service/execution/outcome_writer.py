@@ -37,7 +37,8 @@ class OutcomeWriter:
     """
 
     def __init__(self, store: Store, clock: Clock, settled: Settled, writing: set[asyncio.Task[None]]) -> None:
-        """
+        """Prepare an empty queue.
+
         Args:
             settled: told of each operation whose outcome is in the log.
             writing: the tasks of all writers that have something to store.

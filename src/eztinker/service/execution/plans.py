@@ -1,4 +1,4 @@
-"""What the outcome of an operation is made into: the bytes for the client, and rows to store with them.
+"""Plans: the ways in which outcomes of operations become bytes for the client and rows to store with them.
 
 `finish` of a plan stores these rows in the transaction that stores the outcome, and gives the result for the client.
 It runs in the log's writer thread, where encoding megabytes keeps no request waiting. A plan is kept in the log beside

@@ -13,7 +13,7 @@ class Queue(StrEnum):
     ACTIVE = "active"
     """The work is being done, or is next."""
     OVER_SHARE = "paused_rate_limit"
-    """It waits because its owner has had an equal part of the engine's time."""
+    """The work waits because its owner has had an equal part of the engine's time."""
     NO_ENGINE = "paused_capacity"
     """Nobody's work is being done."""
 

@@ -42,7 +42,8 @@ class SampleStream:
         *,
         is_repeat: bool = False,
     ) -> None:
-        """
+        """Watch a sample from its first token.
+
         Args:
             op_id: of a sample that the engine does not have yet, for what it says before it is watched is lost.
             is_repeat: another request began the sample; this one gets all tokens at the end, and lets it go on.

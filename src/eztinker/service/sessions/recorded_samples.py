@@ -76,7 +76,7 @@ class RecordedSamples:
     """Records of sampled completions, for training data that name them as their source."""
 
     def __init__(self, store: Store, clock: Clock, *, max_bytes: int) -> None:
-        """Args: max_bytes: what the records of one owner may take."""
+        """Keep at most `max_bytes` of records for each owner."""
         self._store = store
         self._clock = clock
         self._max_bytes = max_bytes

@@ -122,7 +122,7 @@ def _must_be_saved(db: Connection, model: Model) -> bool:
 
 
 def _next_try(tries: list[OperationRow]) -> datetime:
-    """When the next save may be tried, after those that have failed."""
+    """Earliest time of the next save, after those that have failed."""
     failed_at = tries[-1].finished_at if tries else None
     if failed_at is None:
         return datetime.min.replace(tzinfo=UTC)

@@ -29,7 +29,7 @@ MAX_NOTE_CHARS = 500
 
 
 class RunLabel(Record):
-    """What a client says of the run that a new model belongs to."""
+    """The name and note that a client gives the run that a new model belongs to."""
 
     carries_on: str | None
     """An id or the name of the run."""
@@ -109,7 +109,7 @@ class RunDirectory:
 
 
 def run_label(metadata: Mapping[str, Any] | None) -> RunLabel:
-    """What `user_metadata` says of the run.
+    """Read name, note and the run to carry on from `user_metadata`.
 
     Raises:
         InvalidInput: a name or note cannot be kept.
