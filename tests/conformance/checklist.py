@@ -63,7 +63,7 @@ CHECKLIST: dict[str, dict[int, str]] = {
         47: "a forward pass gives the numbers of a full one and leaves gradients alone",
         48: "logprobs have the shape of the targets: (N,), (N, K), dense or sparse",
         49: "outputs come in the order of the data",
-        50: "`loss:sum` is its formula, for each of the six losses",
+        50: "`loss:sum` is its formula, for each loss",
         51: "gradients are those of autograd, clipped or not",
         52: "a doubled batch doubles loss and gradient",
         53: "two calls add up to one with the data of both",
