@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -135,11 +136,11 @@ def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c_and_leaves_on_ctrl_d(serve
     process = subprocess.Popen(argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     try:
-        read_until(ours, b"> ")
+        read_until(ours, rb"> $")
         os.write(ours, b"Hello\n")
         wait_until(lambda: http.get("/status").json()["activity"]["samples"] == 1)
         process.send_signal(signal.SIGINT)
-        read_until(ours, b"(stopped)")
+        read_until(ours, rb"\(stopped\)\s.*> $")  # with the prompt: a Ctrl-D before it is lost to the line editor
         os.write(ours, b"\x04")
         assert process.wait(60) == 0
     finally:
@@ -148,10 +149,11 @@ def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c_and_leaves_on_ctrl_d(serve
         os.close(ours)
 
 
-def read_until(descriptor: int, mark: bytes) -> None:
+def read_until(descriptor: int, end: bytes) -> None:
+    """Read until what came ends as the pattern says."""
     seen = b""
-    while mark not in seen:
-        assert select.select([descriptor], [], [], 60)[0], f"{mark!r} did not come; what came is {seen!r}"
+    while re.search(end, seen, re.DOTALL) is None:
+        assert select.select([descriptor], [], [], 60)[0], f"{end!r} did not come; what came is {seen!r}"
         seen += os.read(descriptor, 4096)
 
 
