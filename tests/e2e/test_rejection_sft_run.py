@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import subprocess
@@ -121,6 +122,21 @@ def test_a_run_goes_on_after_its_last_round(finished: tuple[Path, dict[str, Any]
     assert both["per_round"][0] == first["per_round"][0]
     assert both["run_id"] == first["run_id"]
     assert {entry["round"] for entry in load_buffer(output_dir / "buffer.jsonl")} == {1, 2}
+
+
+def test_a_run_whose_checkpoint_is_on_another_server_says_what_to_do(
+    finished: tuple[Path, dict[str, Any]], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    output_dir, _ = finished
+    before = (output_dir / "state.json").read_bytes()
+    monkeypatch.setenv("EZTINKER_DATA_DIR", str(tmp_path / "data"))
+    said = io.StringIO()
+    with serving_in_child(tmp_path / "data", {MODEL: tiny_model_dir}):
+        with pytest.raises(NotFound, match=r"cannot go on: No checkpoint at tinker://.*Use the server.*--fresh"):
+            run_rejection_sft(replace(CONFIG, output_dir=output_dir, rounds=3), Display(Console(file=said)))
+        gc.collect()
+    assert "Going on" not in said.getvalue()
+    assert (output_dir / "state.json").read_bytes() == before
 
 
 def test_the_same_seed_draws_the_same_completions(finished: tuple[Path, dict[str, Any]], tmp_path: Path):

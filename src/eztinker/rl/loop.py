@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from eztinker.dataset.start_tokens import encode_prompt
-from eztinker.errors import NotFound
+from eztinker.errors import NotFound, UserError
 from eztinker.extras import require_recipes
 from eztinker.rl.adapter import download_adapter
 from eztinker.rl.buffer import load_buffer, save_buffer
@@ -82,10 +82,10 @@ class RejectionSFT:
         recipe = Recipe.of(config, served_models())
         state = _earlier_state(recipe)
         if state is not None and state.checkpoint_path is not None:
+            run = _resumed(state.run_id, state.checkpoint_path)
             display.note(
                 f"Going on after round {len(state.rounds)} of the run in {recipe.output_dir}; --fresh starts over"
             )
-            run = _resumed(state.run_id, state.checkpoint_path)
         else:
             run = new_run(recipe.base_model, config.lora_rank, seed=config.seed)
             state = replace(state or RunState(identity=recipe.identity), run_id=run.run_id)
@@ -284,7 +284,7 @@ def _resumed(run_id: str, checkpoint_path: str) -> OpenRun:
     """
     try:
         return resume_run(run_id, checkpoint_path)
-    except NotFound as error:
+    except UserError as error:  # the server finds out in an operation, whose failure has no kind but its category
         raise NotFound(
             f"The run cannot go on: {error.message}. Use the server that has it, or start over with --fresh"
         ) from error
