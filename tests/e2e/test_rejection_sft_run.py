@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from eztinker.dataset import ArithmeticDataset
-from eztinker.errors import NotFound
+from eztinker.errors import ConfigError, NotFound
 from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.rl import (
     RejectionSFTConfig,
@@ -137,6 +137,12 @@ def test_a_run_whose_checkpoint_is_on_another_server_says_what_to_do(
         gc.collect()
     assert "Going on" not in said.getvalue()
     assert (output_dir / "state.json").read_bytes() == before
+
+
+def test_a_run_whose_output_directory_is_a_file_does_not_start(tmp_path: Path):
+    (tmp_path / "notes").write_text("kept")
+    with pytest.raises(ConfigError, match="notes cannot be the output directory: it is no directory"):
+        run(replace(CONFIG, output_dir=tmp_path / "notes"))
 
 
 def test_the_same_seed_draws_the_same_completions(finished: tuple[Path, dict[str, Any]], tmp_path: Path):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from eztinker.dataset.start_tokens import encode_prompt
-from eztinker.errors import NotFound, UserError
+from eztinker.errors import ConfigError, NotFound, UserError
 from eztinker.extras import require_recipes
 from eztinker.rl.adapter import download_adapter
 from eztinker.rl.buffer import load_buffer, save_buffer
@@ -25,13 +26,14 @@ from eztinker.rl.display import Bars, Display, accuracy_text, counted
 from eztinker.rl.evaluate import PendingEvaluation, submit_evaluation
 from eztinker.rl.interrupts import RunInterrupted
 from eztinker.rl.problems import Problem, ProblemSet
-from eztinker.rl.report import write_progress, write_report
+from eztinker.rl.report import REPORT_DIRS, REPORT_FILES, write_progress, write_report
 from eztinker.rl.report.summary import ADAPTER_DIR
 from eztinker.rl.rollouts import Rollout, graded, keep_random, keep_right
 from eztinker.rl.runs import OpenRun, new_run, resume_run
 from eztinker.rl.sampling import AdapterSampler, SamplingSpec, stop_token_id
 from eztinker.rl.state import STATE_FILE, RunState, load_state, round_report, save_state
 from eztinker.rl.training import Example, submit_step
+from eztinker.settings.home import require_directory
 
 BUFFER_FILE = "buffer.jsonl"
 
@@ -44,6 +46,7 @@ def run_rejection_sft(config: RejectionSFTConfig, display: Display | None = None
         NotFound: the server does not serve the base model.
         DataNotFound: the data set must be fetched first.
         AlreadyExists: the output directory holds a run with other settings.
+        ConfigError: a file is where the output directory or a directory in it goes, or the reverse.
         NotInstalled: a package that grades answers or draws plots is missing.
         RunInterrupted: Ctrl-C.
     """
@@ -57,6 +60,20 @@ def require_packages() -> None:
         NotInstalled: with the command that installs it.
     """
     require_recipes("math-verify", "matplotlib", feature="Rejection-sampling fine-tuning")
+
+
+def check_output_dir(directory: Path) -> None:
+    """Make sure that nothing is in the way of the files and directories that a run writes.
+
+    Raises:
+        ConfigError: a file is where a directory goes, or the reverse.
+    """
+    require_directory(directory, "the output directory")
+    for name in REPORT_DIRS:
+        require_directory(directory / name, f"the directory {name} of a run")
+    for name in (BUFFER_FILE, STATE_FILE, *REPORT_FILES):
+        if (directory / name).is_dir():
+            raise ConfigError(f"{directory / name} is a directory, and a run writes a file there; remove it")
 
 
 class RejectionSFT:
@@ -80,6 +97,7 @@ class RejectionSFT:
         """Start a run, or with `checkpoint` resume the one that an earlier process left unfinished."""
         require_packages()
         recipe = Recipe.of(config, served_models())
+        check_output_dir(recipe.output_dir)
         state = _earlier_state(recipe)
         if state is not None and state.checkpoint_path is not None:
             run = _resumed(state.run_id, state.checkpoint_path)

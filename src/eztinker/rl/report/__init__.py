@@ -10,12 +10,14 @@ from eztinker.rl.buffer import write_atomically
 from eztinker.rl.config import Recipe
 from eztinker.rl.report.page import render_page, render_progress
 from eztinker.rl.report.plots import save_plots
-from eztinker.rl.report.summary import REPORT_FILE, summarize
+from eztinker.rl.report.summary import ADAPTER_DIR, REPORT_FILE, summarize
 from eztinker.rl.rollouts import Rollout
 from eztinker.rl.state import RunState
 
 SUMMARY_FILE = "summary.json"
 PLOTS_DIR = "plots"
+REPORT_FILES = (REPORT_FILE, SUMMARY_FILE)
+REPORT_DIRS = (PLOTS_DIR, ADAPTER_DIR)
 
 
 def write_progress(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], *, is_running: bool) -> None:
