@@ -115,6 +115,29 @@ def test_the_buffer_keeps_every_completion_with_its_logprobs(finished: tuple[Pat
         assert "\n" not in entry["completion"]
 
 
+def test_a_finished_run_that_is_repeated_saves_nothing_again(finished: tuple[Path, dict[str, Any]]):
+    output_dir, first = finished
+    adapter = output_dir / "adapter" / "adapter_model.safetensors"
+    (output_dir / "report.html").unlink()
+    before = (adapter.stat().st_mtime_ns, eztinker("checkpoints", "--json"), eztinker("runs", "--json"))
+    said = io.StringIO()
+    again = run_rejection_sft(replace(CONFIG, output_dir=output_dir), Display(Console(file=said, width=1000)))
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps(first))
+    assert f"The run in {output_dir} is finished after 1 round; more --rounds go on, --fresh" in said.getvalue()
+    assert "Going on" not in said.getvalue()
+    assert (adapter.stat().st_mtime_ns, eztinker("checkpoints", "--json"), eztinker("runs", "--json")) == before
+    assert (output_dir / "report.html").is_file()
+
+
+def test_a_finished_run_whose_adapter_is_lost_saves_it_again(finished: tuple[Path, dict[str, Any]]):
+    output_dir, _ = finished
+    adapter = output_dir / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    adapter.unlink()
+    run(replace(CONFIG, output_dir=output_dir))
+    assert adapter.read_bytes() == before
+
+
 def test_a_run_goes_on_after_its_last_round(finished: tuple[Path, dict[str, Any]]):
     output_dir, first = finished
     both = run(replace(CONFIG, output_dir=output_dir, rounds=2))

@@ -26,10 +26,10 @@ from eztinker.rl.display import Bars, Display, accuracy_text, counted
 from eztinker.rl.evaluate import PendingEvaluation, submit_evaluation
 from eztinker.rl.interrupts import RunInterrupted
 from eztinker.rl.problems import Problem, ProblemSet
-from eztinker.rl.report import REPORT_DIRS, REPORT_FILES, write_progress, write_report
+from eztinker.rl.report import REPORT_DIRS, REPORT_FILES, load_summary, write_progress, write_report
 from eztinker.rl.report.summary import ADAPTER_DIR
 from eztinker.rl.rollouts import Rollout, graded, keep_random, keep_right
-from eztinker.rl.runs import OpenRun, new_run, resume_run
+from eztinker.rl.runs import OpenRun, has_checkpoint, new_run, resume_run
 from eztinker.rl.sampling import AdapterSampler, SamplingSpec, stop_token_id
 from eztinker.rl.state import STATE_FILE, RunState, load_state, round_report, save_state
 from eztinker.rl.training import Example, submit_step
@@ -50,7 +50,11 @@ def run_rejection_sft(config: RejectionSFTConfig, display: Display | None = None
         NotInstalled: a package that grades answers or draws plots is missing.
         RunInterrupted: Ctrl-C.
     """
-    return RejectionSFT.open(config, display or Display()).run()
+    display = display or Display()
+    recipe, state = _prepared(config)
+    if state is not None and (sampler_path := _saved_adapter(recipe, state)):
+        return _repeat_report(recipe, state, sampler_path, display)
+    return RejectionSFT.start(recipe, state, display).run()
 
 
 def require_packages() -> None:
@@ -95,17 +99,18 @@ class RejectionSFT:
     @classmethod
     def open(cls, config: RejectionSFTConfig, display: Display) -> RejectionSFT:
         """Start a run, or with `checkpoint` resume the one that an earlier process left unfinished."""
-        require_packages()
-        recipe = Recipe.of(config, served_models())
-        check_output_dir(recipe.output_dir)
-        state = _earlier_state(recipe)
+        return cls.start(*_prepared(config), display)
+
+    @classmethod
+    def start(cls, recipe: Recipe, state: RunState | None, display: Display) -> RejectionSFT:
+        """Start the run of `recipe`, or resume the one that left `state`."""
         if state is not None and state.checkpoint_path is not None:
             run = _resumed(state.run_id, state.checkpoint_path)
             display.note(
                 f"Going on after round {len(state.rounds)} of the run in {recipe.output_dir}; --fresh starts over"
             )
         else:
-            run = new_run(recipe.base_model, config.lora_rank, seed=config.seed)
+            run = new_run(recipe.base_model, recipe.config.lora_rank, seed=recipe.config.seed)
             state = replace(state or RunState(identity=recipe.identity), run_id=run.run_id)
         return cls(recipe, run, ProblemSet.of(recipe, run.tokenizer), state, display)
 
@@ -140,10 +145,7 @@ class RejectionSFT:
     def _show_progress(self, *, is_running: bool) -> None:
         """Write the page of an unfinished run, as soon as there is anything to see on it."""
         if self._state.rounds and self._state.evaluations:
-            write_progress(self._recipe, self._state, self._buffer(), is_running=is_running)
-
-    def _buffer(self) -> list[Rollout]:
-        return [msgspec.convert(entry, Rollout) for entry in load_buffer(self._directory / BUFFER_FILE)]
+            write_progress(self._recipe, self._state, _buffer(self._directory), is_running=is_running)
 
     def _do_round(self, number: int) -> None:
         started = time.monotonic()
@@ -256,7 +258,7 @@ class RejectionSFT:
         """Save and fetch the adapter, and write the report."""
         sampler_path = self._run.save_for_sampling("final")
         download_adapter(self._run.client, "final", self._directory / ADAPTER_DIR)
-        summary = write_report(self._recipe, self._state, self._buffer(), sampler_path)
+        summary = write_report(self._recipe, self._state, _buffer(self._directory), sampler_path)
         self._display.rounds(self._state.rounds, self._state.evaluations)
         return summary
 
@@ -292,6 +294,39 @@ class RejectionSFT:
             f"trained on {kind}; LoRA rank {config.lora_rank}, "
             f"learning rate {recipe.learning_rate:g}, results in {self._directory}"
         )
+
+
+def _prepared(config: RejectionSFTConfig) -> tuple[Recipe, RunState | None]:
+    """Check what can be checked before a start; returns the recipe, and the state of an earlier run to go on from."""
+    require_packages()
+    recipe = Recipe.of(config, served_models())
+    check_output_dir(recipe.output_dir)
+    return recipe, _earlier_state(recipe)
+
+
+def _saved_adapter(recipe: Recipe, state: RunState) -> str | None:
+    """The tinker:// path of the final adapter, if all rounds are done and it is saved on the server and here."""
+    summary = load_summary(recipe.output_dir)
+    path = summary.get("sampler_path")
+    is_finished = (
+        recipe.config.rounds <= len(state.rounds) < len(state.evaluations)
+        and (summary.get("run_id"), summary.get("rounds")) == (state.run_id, len(state.rounds))
+        and (recipe.output_dir / ADAPTER_DIR / "adapter_model.safetensors").is_file()
+    )
+    return path if path and is_finished and has_checkpoint(state.run_id, path) else None
+
+
+def _repeat_report(recipe: Recipe, state: RunState, sampler_path: str, display: Display) -> dict[str, Any]:
+    """Say that the run is finished, and write its report again; returns what `summary.json` holds."""
+    number = counted(len(state.rounds), "round")
+    display.note(f"The run in {recipe.output_dir} is finished after {number}; more --rounds go on, --fresh starts over")
+    summary = write_report(recipe, state, _buffer(recipe.output_dir), sampler_path)
+    display.rounds(state.rounds, state.evaluations)
+    return summary
+
+
+def _buffer(directory: Path) -> list[Rollout]:
+    return [msgspec.convert(entry, Rollout) for entry in load_buffer(directory / BUFFER_FILE)]
 
 
 def _resumed(run_id: str, checkpoint_path: str) -> OpenRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from eztinker.rl.buffer import write_atomically
@@ -38,3 +39,12 @@ def write_report(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], sam
     write_atomically(directory / REPORT_FILE, render_page(recipe, state, buffer, summary))
     write_atomically(directory / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def load_summary(directory: Path) -> dict[str, Any]:
+    """Load `summary.json` of a run; empty where there is none that can be read."""
+    try:
+        summary = json.loads((directory / SUMMARY_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
