@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 
 from eztinker.dataset import ArithmeticDataset
-from eztinker.errors import NotFound
+from eztinker.errors import ConfigError, NotFound
 from eztinker.model.cpu_kernels import cpu_kernels
 from eztinker.rl import (
     RejectionSFTConfig,
@@ -114,6 +115,29 @@ def test_the_buffer_keeps_every_completion_with_its_logprobs(finished: tuple[Pat
         assert "\n" not in entry["completion"]
 
 
+def test_a_finished_run_that_is_repeated_saves_nothing_again(finished: tuple[Path, dict[str, Any]]):
+    output_dir, first = finished
+    adapter = output_dir / "adapter" / "adapter_model.safetensors"
+    (output_dir / "report.html").unlink()
+    before = (adapter.stat().st_mtime_ns, eztinker("checkpoints", "--json"), eztinker("runs", "--json"))
+    said = io.StringIO()
+    again = run_rejection_sft(replace(CONFIG, output_dir=output_dir), Display(Console(file=said, width=1000)))
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps(first))
+    assert f"The run in {output_dir} is finished after 1 round; more --rounds go on, --fresh" in said.getvalue()
+    assert "Going on" not in said.getvalue()
+    assert (adapter.stat().st_mtime_ns, eztinker("checkpoints", "--json"), eztinker("runs", "--json")) == before
+    assert (output_dir / "report.html").is_file()
+
+
+def test_a_finished_run_whose_adapter_is_lost_saves_it_again(finished: tuple[Path, dict[str, Any]]):
+    output_dir, _ = finished
+    adapter = output_dir / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    adapter.unlink()
+    run(replace(CONFIG, output_dir=output_dir))
+    assert adapter.read_bytes() == before
+
+
 def test_a_run_goes_on_after_its_last_round(finished: tuple[Path, dict[str, Any]]):
     output_dir, first = finished
     both = run(replace(CONFIG, output_dir=output_dir, rounds=2))
@@ -121,6 +145,27 @@ def test_a_run_goes_on_after_its_last_round(finished: tuple[Path, dict[str, Any]
     assert both["per_round"][0] == first["per_round"][0]
     assert both["run_id"] == first["run_id"]
     assert {entry["round"] for entry in load_buffer(output_dir / "buffer.jsonl")} == {1, 2}
+
+
+def test_a_run_whose_checkpoint_is_on_another_server_says_what_to_do(
+    finished: tuple[Path, dict[str, Any]], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    output_dir, _ = finished
+    before = (output_dir / "state.json").read_bytes()
+    monkeypatch.setenv("EZTINKER_DATA_DIR", str(tmp_path / "data"))
+    said = io.StringIO()
+    with serving_in_child(tmp_path / "data", {MODEL: tiny_model_dir}):
+        with pytest.raises(NotFound, match=r"cannot go on: No checkpoint at tinker://.*Use the server.*--fresh"):
+            run_rejection_sft(replace(CONFIG, output_dir=output_dir, rounds=3), Display(Console(file=said)))
+        gc.collect()
+    assert "Going on" not in said.getvalue()
+    assert (output_dir / "state.json").read_bytes() == before
+
+
+def test_a_run_whose_output_directory_is_a_file_does_not_start(tmp_path: Path):
+    (tmp_path / "notes").write_text("kept")
+    with pytest.raises(ConfigError, match="notes cannot be the output directory: it is no directory"):
+        run(replace(CONFIG, output_dir=tmp_path / "notes"))
 
 
 def test_the_same_seed_draws_the_same_completions(finished: tuple[Path, dict[str, Any]], tmp_path: Path):

@@ -100,6 +100,13 @@ def test_sample_takes_a_model_a_run_and_every_path(server: RunningServer, http: 
     assert (unknown.returncode, "eztinker models, eztinker runs" in unknown.stderr) == (1, True)
 
 
+def test_a_sample_that_is_refused_ends_with_one_line(server: RunningServer):
+    refused = eztinker(server, "sample", MODEL, "Hello", "--max-tokens", "0")
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert refused.stderr.startswith("Error: ")
+    assert "max_tokens" in refused.stderr
+
+
 def test_a_name_that_is_a_model_too_is_refused_with_both(server: RunningServer, http: httpx.Client):
     model_id = new_run(http, base_model=MODEL)
     run_id = http.get(f"/runs/{model_id}").json()["run_id"]

@@ -43,8 +43,8 @@ from eztinker.errors import EZTinkerError
 from eztinker.process_end import end_process
 from eztinker.standard_streams import make_output_safe
 
-_TALKATIVE = ("tinker.lib.telemetry", "tinker.lib.internal_client_holder")
-"""Loggers of the SDK that print tracebacks of telemetry and heartbeats; what ends a command is said in its own line."""
+_TALKATIVE = ("tinker.lib.telemetry", "tinker.lib.internal_client_holder", "tinker.lib.retry_handler")
+"""Loggers of the SDK that print errors of telemetry, heartbeats and requests; a command has its own line for them."""
 
 app = typer.Typer(
     name="eztinker",

@@ -62,10 +62,12 @@ def _run(settings: dict[str, Any], data_dir: Path, base_models: list[str], *, ke
 
     from eztinker.rl import RejectionSFTConfig, run_rejection_sft
     from eztinker.rl.display import Display
-    from eztinker.rl.loop import require_packages
+    from eztinker.rl.loop import check_output_dir, require_packages
 
     require_packages()
     config = RejectionSFTConfig(**settings, checkpoint=True)
+    if config.output_dir is not None:  # otherwise the server's models decide it, and it is checked then
+        check_output_dir(config.output_dir)
     console = Console(stderr=as_json, highlight=False)
     with (
         _server(data_dir, base_models, console) as (server, is_ours),

@@ -8,7 +8,7 @@ import typer
 
 from eztinker.cli.env import variables
 from eztinker.errors import AlreadyExists, ConfigError, DataNotFound
-from eztinker.settings.home import expanded
+from eztinker.settings.home import expanded, require_directory
 
 
 def shadow_hub(
@@ -35,6 +35,7 @@ def shadow_hub(
     """
     from eztinker.base_models.catalog import load_catalog
 
+    require_directory(directory, "the folder to lay out")
     for model in load_catalog(base_model or []):
         _link(directory, model.name, model.directory)
     for spec in dataset or []:
@@ -59,5 +60,6 @@ def _link(directory: Path, name: str, target: Path) -> None:
         return
     if link.is_symlink() or link.exists():
         raise AlreadyExists(f"{link} exists already and is another folder; remove it or name another DIRECTORY")
+    require_directory(link.parent, "a folder of the shadow hub")
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(target.absolute(), target_is_directory=True)

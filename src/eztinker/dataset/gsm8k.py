@@ -17,8 +17,8 @@ HUB_REPOSITORY = "openai/gsm8k"
 _HUB_FILE = "main/{split}-00000-of-00001.parquet"
 _WAYS_TO_GET_IT = (
     f"Either set {DATA_DIR_VARIABLE} (or data_dir=) to a directory with train.jsonl and test.jsonl "
-    "(github.com/openai/grade-school-math has both), or install pyarrow and be online once, "
-    "so that the Hugging Face hub can be asked; ArithmeticDataset needs no download"
+    "(github.com/openai/grade-school-math has both), or install pyarrow (pip install 'eztinker[hub]') and be "
+    "online once, so that the Hugging Face hub can be asked; ArithmeticDataset needs no download"
 )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable
+from eztinker.errors import EZTinkerError, InvalidInput, NotFound, ServerError, ServerUnreachable, UserError
 from eztinker.rl.interrupts import import_sdk
 from eztinker.settings.client_settings import ClientSettings, bypass_proxies, require_server
 
@@ -91,7 +91,7 @@ def sdk_errors() -> Iterator[None]:
     except tinker.APIStatusError as error:
         raise _refusal(error) from error
     except tinker.RequestFailedError as error:
-        raise ServerError(_failure(error.message)) from error
+        raise _failure(error) from error
     except tinker.TinkerError as error:
         raise ServerError(str(error)) from error
 
@@ -106,6 +106,9 @@ def _refusal(error: tinker.APIStatusError) -> EZTinkerError:
     return InvalidInput(message) if error.status_code in (400, 422) else ServerError(message)
 
 
-def _failure(message: str) -> str:
-    """The server's sentence without what the SDK wraps around it."""
-    return message.removeprefix("Request failed: ").partition(" for self.request_id=")[0]
+def _failure(error: tinker.RequestFailedError) -> EZTinkerError:
+    """The error of an operation that failed, in the server's sentence without what the SDK wraps around it."""
+    from tinker.types import RequestErrorCategory
+
+    message = error.message.removeprefix("Request failed: ").partition(" for self.request_id=")[0]
+    return UserError(message) if error.category == RequestErrorCategory.User else ServerError(message)

@@ -43,7 +43,8 @@ def wait_for_job(job_id: str, timeout: float = 120) -> dict[str, Any]:
         and the path of the `checkpoint` behind the step.
     Raises:
         TimeoutError: it was not done after `timeout` seconds; it goes on, and can be waited for again.
-        ServerError: it failed; the message is the server's sentence.
+        UserError: it failed, as it always would; the message is the server's sentence.
+        ServerError: it failed on the server's side; the message is the server's sentence.
         NotFound: this process has queued no such job.
     """
     job = _jobs.get(job_id)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from eztinker.dataset.start_tokens import encode_prompt
-from eztinker.errors import NotFound
+from eztinker.errors import ConfigError, NotFound, UserError
 from eztinker.extras import require_recipes
 from eztinker.rl.adapter import download_adapter
 from eztinker.rl.buffer import load_buffer, save_buffer
@@ -25,13 +26,14 @@ from eztinker.rl.display import Bars, Display, accuracy_text, counted
 from eztinker.rl.evaluate import PendingEvaluation, submit_evaluation
 from eztinker.rl.interrupts import RunInterrupted
 from eztinker.rl.problems import Problem, ProblemSet
-from eztinker.rl.report import write_progress, write_report
+from eztinker.rl.report import REPORT_DIRS, REPORT_FILES, load_summary, write_progress, write_report
 from eztinker.rl.report.summary import ADAPTER_DIR
 from eztinker.rl.rollouts import Rollout, graded, keep_random, keep_right
-from eztinker.rl.runs import OpenRun, new_run, resume_run
+from eztinker.rl.runs import OpenRun, has_checkpoint, new_run, resume_run
 from eztinker.rl.sampling import AdapterSampler, SamplingSpec, stop_token_id
 from eztinker.rl.state import STATE_FILE, RunState, load_state, round_report, save_state
 from eztinker.rl.training import Example, submit_step
+from eztinker.settings.home import require_directory
 
 BUFFER_FILE = "buffer.jsonl"
 
@@ -44,10 +46,15 @@ def run_rejection_sft(config: RejectionSFTConfig, display: Display | None = None
         NotFound: the server does not serve the base model.
         DataNotFound: the data set must be fetched first.
         AlreadyExists: the output directory holds a run with other settings.
+        ConfigError: a file is where the output directory or a directory in it goes, or the reverse.
         NotInstalled: a package that grades answers or draws plots is missing.
         RunInterrupted: Ctrl-C.
     """
-    return RejectionSFT.open(config, display or Display()).run()
+    display = display or Display()
+    recipe, state = _prepared(config)
+    if state is not None and (sampler_path := _saved_adapter(recipe, state)):
+        return _repeat_report(recipe, state, sampler_path, display)
+    return RejectionSFT.start(recipe, state, display).run()
 
 
 def require_packages() -> None:
@@ -57,6 +64,20 @@ def require_packages() -> None:
         NotInstalled: with the command that installs it.
     """
     require_recipes("math-verify", "matplotlib", feature="Rejection-sampling fine-tuning")
+
+
+def check_output_dir(directory: Path) -> None:
+    """Make sure that nothing is in the way of the files and directories that a run writes.
+
+    Raises:
+        ConfigError: a file is where a directory goes, or the reverse.
+    """
+    require_directory(directory, "the output directory")
+    for name in REPORT_DIRS:
+        require_directory(directory / name, f"the directory {name} of a run")
+    for name in (BUFFER_FILE, STATE_FILE, *REPORT_FILES):
+        if (directory / name).is_dir():
+            raise ConfigError(f"{directory / name} is a directory, and a run writes a file there; remove it")
 
 
 class RejectionSFT:
@@ -78,16 +99,18 @@ class RejectionSFT:
     @classmethod
     def open(cls, config: RejectionSFTConfig, display: Display) -> RejectionSFT:
         """Start a run, or with `checkpoint` resume the one that an earlier process left unfinished."""
-        require_packages()
-        recipe = Recipe.of(config, served_models())
-        state = _earlier_state(recipe)
+        return cls.start(*_prepared(config), display)
+
+    @classmethod
+    def start(cls, recipe: Recipe, state: RunState | None, display: Display) -> RejectionSFT:
+        """Start the run of `recipe`, or resume the one that left `state`."""
         if state is not None and state.checkpoint_path is not None:
+            run = _resumed(state.run_id, state.checkpoint_path)
             display.note(
                 f"Going on after round {len(state.rounds)} of the run in {recipe.output_dir}; --fresh starts over"
             )
-            run = _resumed(state.run_id, state.checkpoint_path)
         else:
-            run = new_run(recipe.base_model, config.lora_rank, seed=config.seed)
+            run = new_run(recipe.base_model, recipe.config.lora_rank, seed=recipe.config.seed)
             state = replace(state or RunState(identity=recipe.identity), run_id=run.run_id)
         return cls(recipe, run, ProblemSet.of(recipe, run.tokenizer), state, display)
 
@@ -122,10 +145,7 @@ class RejectionSFT:
     def _show_progress(self, *, is_running: bool) -> None:
         """Write the page of an unfinished run, as soon as there is anything to see on it."""
         if self._state.rounds and self._state.evaluations:
-            write_progress(self._recipe, self._state, self._buffer(), is_running=is_running)
-
-    def _buffer(self) -> list[Rollout]:
-        return [msgspec.convert(entry, Rollout) for entry in load_buffer(self._directory / BUFFER_FILE)]
+            write_progress(self._recipe, self._state, _buffer(self._directory), is_running=is_running)
 
     def _do_round(self, number: int) -> None:
         started = time.monotonic()
@@ -238,7 +258,7 @@ class RejectionSFT:
         """Save and fetch the adapter, and write the report."""
         sampler_path = self._run.save_for_sampling("final")
         download_adapter(self._run.client, "final", self._directory / ADAPTER_DIR)
-        summary = write_report(self._recipe, self._state, self._buffer(), sampler_path)
+        summary = write_report(self._recipe, self._state, _buffer(self._directory), sampler_path)
         self._display.rounds(self._state.rounds, self._state.evaluations)
         return summary
 
@@ -276,6 +296,39 @@ class RejectionSFT:
         )
 
 
+def _prepared(config: RejectionSFTConfig) -> tuple[Recipe, RunState | None]:
+    """Check what can be checked before a start; returns the recipe, and the state of an earlier run to go on from."""
+    require_packages()
+    recipe = Recipe.of(config, served_models())
+    check_output_dir(recipe.output_dir)
+    return recipe, _earlier_state(recipe)
+
+
+def _saved_adapter(recipe: Recipe, state: RunState) -> str | None:
+    """The tinker:// path of the final adapter, if all rounds are done and it is saved on the server and here."""
+    summary = load_summary(recipe.output_dir)
+    path = summary.get("sampler_path")
+    is_finished = (
+        recipe.config.rounds <= len(state.rounds) < len(state.evaluations)
+        and (summary.get("run_id"), summary.get("rounds")) == (state.run_id, len(state.rounds))
+        and (recipe.output_dir / ADAPTER_DIR / "adapter_model.safetensors").is_file()
+    )
+    return path if path and is_finished and has_checkpoint(state.run_id, path) else None
+
+
+def _repeat_report(recipe: Recipe, state: RunState, sampler_path: str, display: Display) -> dict[str, Any]:
+    """Say that the run is finished, and write its report again; returns what `summary.json` holds."""
+    number = counted(len(state.rounds), "round")
+    display.note(f"The run in {recipe.output_dir} is finished after {number}; more --rounds go on, --fresh starts over")
+    summary = write_report(recipe, state, _buffer(recipe.output_dir), sampler_path)
+    display.rounds(state.rounds, state.evaluations)
+    return summary
+
+
+def _buffer(directory: Path) -> list[Rollout]:
+    return [msgspec.convert(entry, Rollout) for entry in load_buffer(directory / BUFFER_FILE)]
+
+
 def _resumed(run_id: str, checkpoint_path: str) -> OpenRun:
     """Resume a run of an earlier process.
 
@@ -284,7 +337,7 @@ def _resumed(run_id: str, checkpoint_path: str) -> OpenRun:
     """
     try:
         return resume_run(run_id, checkpoint_path)
-    except NotFound as error:
+    except UserError as error:  # the server finds out in an operation, whose failure has no kind but its category
         raise NotFound(
             f"The run cannot go on: {error.message}. Use the server that has it, or start over with --fresh"
         ) from error

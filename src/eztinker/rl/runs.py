@@ -124,6 +124,15 @@ def resume_run(run_id: str, checkpoint_path: str) -> OpenRun:
     return _opened(run_id, client)
 
 
+def has_checkpoint(run_id: str, path: str) -> bool:
+    """Whether the server has a checkpoint of this run under this tinker:// path."""
+    with rest_client() as server:
+        try:
+            return any(checkpoint["path"] == path for checkpoint in server.checkpoints(run_id))
+        except NotFound:
+            return False
+
+
 def _opened(run_id: str, client: tinker.TrainingClient) -> OpenRun:
     with sdk_errors():
         run = OpenRun(run_id, client, client.get_tokenizer())

@@ -1,4 +1,4 @@
-"""Home directories, which some users of containers and batch systems do not have, and names of paths."""
+"""Home directories, which some users of containers and batch systems do not have, and checks of paths."""
 
 from __future__ import annotations
 
@@ -37,6 +37,18 @@ def require_utf8(path: Path, what: str) -> Path:
             "PYTHONUTF8=1 and start again"
         ) from error
     return path
+
+
+def require_directory(path: Path, what: str) -> None:
+    """Make sure that `path` is a directory, or can become one because no file is in its way.
+
+    Raises:
+        ConfigError: it is a file, or lies under one.
+    """
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        under = "" if nearest == path else f" because {nearest} is not one"
+        raise ConfigError(f"{path} cannot be {what}: it is no directory{under}; name another")
 
 
 def expanded(path: str | Path) -> Path:

@@ -156,6 +156,40 @@ def test_what_cannot_be_laid_out_is_told(
     assert sentence in outcome.err
 
 
+@pytest.mark.parametrize("directory", ["notes", "notes/hub", "hub"])
+def test_a_shadow_hub_is_not_laid_out_over_a_file(
+    cli: Callable[..., Outcome], tiny_model_dir: Path, tmp_path: Path, directory: str
+):
+    (tmp_path / "hub").mkdir()
+    for name in ("notes", "hub/Qwen"):
+        (tmp_path / name).write_text("kept")
+    outcome = cli("shadow-hub", directory, f"--base-model=Qwen/Qwen3-8B={tiny_model_dir}")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "it is no directory" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "sentence"),
+    [
+        ("notes", "notes cannot be the output directory: it is no directory"),
+        ("notes/run/1", "notes/run/1 cannot be the output directory: it is no directory because notes is not one"),
+        ("broken", "broken/plots cannot be the directory plots of a run: it is no directory"),
+        ("odd", "odd/report.html is a directory, and a run writes a file there"),
+    ],
+)
+def test_a_demo_that_could_not_write_its_results_starts_no_server(
+    cli: Callable[..., Outcome], tmp_path: Path, data_dir: Path, output_dir: str, sentence: str
+):
+    for name in ("broken", "odd/report.html"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("notes", "broken/plots"):
+        (tmp_path / name).write_text("kept")
+    outcome = cli("demo", "--output-dir", output_dir, "--rounds=1")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)
+    assert outcome.err.startswith(f"Error: {sentence}")
+    assert list(data_dir.iterdir()) == []
+
+
 def test_a_path_that_is_no_checkpoint_is_refused(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("eztinker.settings.client_settings.server_is_up", lambda base_url: True)
     monkeypatch.setenv("EZTINKER_API_KEY", "tml-key")

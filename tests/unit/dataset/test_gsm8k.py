@@ -80,7 +80,7 @@ def test_without_a_directory_or_hub_the_ways_to_get_it_are_named(
     monkeypatch.delenv("EZTINKER_GSM8K_DIR", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(DataNotFound, match=r"hub.*EZTINKER_GSM8K_DIR"):
+    with pytest.raises(DataNotFound, match=r"hub.*EZTINKER_GSM8K_DIR.*pip install 'eztinker\[hub\]'"):
         GSM8KDataset()
 
 

@@ -130,6 +130,13 @@ def test_the_findings_claim_no_more_than_the_numbers_do(
     assert all(word in said for word in words), said
 
 
+def test_worked_examples_on_fewer_problems_say_on_how_many(tmp_path: Path):
+    on_all = state(21, 150, 200, few_shot=100)
+    assert "already reaches 50.0 %. The" in " ".join(findings(recipe(tmp_path), on_all))
+    on_few = replace(on_all, few_shot=evaluation(13, 7))
+    assert "already reaches 65.0 % (on 20 of the problems). The" in " ".join(findings(recipe(tmp_path), on_few))
+
+
 def test_the_control_is_called_a_control(tmp_path: Path):
     said = " ".join(findings(recipe(tmp_path, filter=False), state(21, 10, 200, 100)))
     assert "control" in said

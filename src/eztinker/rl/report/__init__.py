@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from eztinker.rl.buffer import write_atomically
 from eztinker.rl.config import Recipe
 from eztinker.rl.report.page import render_page, render_progress
 from eztinker.rl.report.plots import save_plots
-from eztinker.rl.report.summary import REPORT_FILE, summarize
+from eztinker.rl.report.summary import ADAPTER_DIR, REPORT_FILE, summarize
 from eztinker.rl.rollouts import Rollout
 from eztinker.rl.state import RunState
 
 SUMMARY_FILE = "summary.json"
 PLOTS_DIR = "plots"
+REPORT_FILES = (REPORT_FILE, SUMMARY_FILE)
+REPORT_DIRS = (PLOTS_DIR, ADAPTER_DIR)
 
 
 def write_progress(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], *, is_running: bool) -> None:
@@ -36,3 +39,12 @@ def write_report(recipe: Recipe, state: RunState, buffer: Sequence[Rollout], sam
     write_atomically(directory / REPORT_FILE, render_page(recipe, state, buffer, summary))
     write_atomically(directory / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def load_summary(directory: Path) -> dict[str, Any]:
+    """Load `summary.json` of a run; empty where there is none that can be read."""
+    try:
+        summary = json.loads((directory / SUMMARY_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}

@@ -105,9 +105,11 @@ def _verdict(before: Evaluation, after: Evaluation) -> str:
 
 
 def _few_shot_sentence(few_shot: Evaluation, after: Evaluation) -> str:
+    num_asked = len(few_shot.answers)
+    share = f" (on {num_asked} of the problems)" if num_asked < len(after.answers) else ""
     start = (
         "Part of a rise is form and choice of operation: shown worked examples in the prompt, the untrained model "
-        f"already reaches {_percent(few_shot)} ({len(few_shot.answers)} of the problems). "
+        f"already reaches {_percent(few_shot)}{share}. "
     )
     if after.accuracy > few_shot.interval[1]:
         return start + "The trained model, shown none, is above that, so its arithmetic improved too."
