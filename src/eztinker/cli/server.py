@@ -49,7 +49,11 @@ def server(settings: dict[str, Any]) -> None:
 
 
 def _serve(config: ServerConfig, listener: socket.socket) -> None:
-    """Serve on `listener` until a signal comes."""
+    """Serve on `listener` until a signal comes.
+
+    Raises:
+        ConfigError: the engine refuses its settings.
+    """
     from rich.console import Console
 
     from eztinker.api.app import create_app
@@ -78,6 +82,8 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
     running.run(sockets=[listener])
     if not running.started:
         raise ServerError("The server did not start; the lines above say why")
+    if refusal := app.state.service.engine.refusal:
+        raise ConfigError(refusal)
 
 
 def _allow_many_connections() -> None:
