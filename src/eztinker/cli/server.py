@@ -104,8 +104,9 @@ def _listening_socket(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while attempting")[0]  # Python repeats the address
         raise ConfigError(
-            f"Cannot listen on {host}:{port} ({error.strerror}); stop the program that does, or pass another --port"
+            f"Cannot listen on {host}:{port} ({reason}); stop the program that does, or pass another --port"
         ) from error
     with listener:
         yield listener
