@@ -28,6 +28,7 @@ html_theme_options = {"footer_icons": []}
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+smartquotes = False  # --flag keeps its hyphens
 html_show_copyright = False
 
 myst_enable_extensions = ["deflist", "fieldlist"]
