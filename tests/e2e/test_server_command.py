@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from eztinker.cli.child_server import LOG_FILE, child_server
 from eztinker.errors import ServerError
@@ -130,6 +131,20 @@ def test_a_second_server_on_the_same_directory_says_who_is_there(started: Starte
 def test_a_server_that_cannot_start_gives_its_own_reason(tmp_path: Path):
     with pytest.raises(ServerError, match=r"^The directory /not/there of base model 'tiny' does not exist"):
         child_server(tmp_path, ["--base-model", "tiny=/not/there"]).__enter__()
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has the device")
+@pytest.mark.parametrize("command", ["server --port 0", "demo"])
+def test_a_device_that_is_not_there_ends_server_and_demo_with_one_sentence(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    monkeypatch.setenv("EZTINKER_DEVICE", "mps")
+    flags = ["--data-dir", str(tmp_path / "data"), "--base-model", f"{MODEL}={tiny_model_dir}"]
+    argv = [sys.executable, "-m", "eztinker", *command.split(), *flags]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert re.fullmatch(r"Error: The device 'mps' is not available on this machine; available: [a-z, ]+\n", done.stderr)
+    assert running_server(tmp_path / "data") is None
 
 
 def test_a_log_of_a_newer_version_is_left_alone_with_one_sentence(tmp_path: Path):

@@ -15,6 +15,7 @@ WORDS = {"types", "errors", "failpoints", "redaction"}
 ABOVE_THE_ENGINE = {
     "extras",
     "keys",
+    "paths",
     "settings",
     "process_end",
     "rest_client",
@@ -22,8 +23,8 @@ ABOVE_THE_ENGINE = {
     "tested_versions",
 }
 MAY_IMPORT = {
-    "keys": WORDS | {"flushing"},
-    "settings": WORDS | {"keys"},
+    "keys": WORDS | {"flushing", "paths"},
+    "settings": WORDS | {"keys", "paths"},
     "protocol": WORDS,
     "model_files": WORDS | {"float_tensors"},
     "base_models": WORDS | {"extras", "settings", "float_tensors", "model_files"},

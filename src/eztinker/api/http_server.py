@@ -57,6 +57,7 @@ def http_server(app: FastAPI, *, port: int = 0, drain_seconds: int = 10) -> uvic
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that releases held polls on the first signal, and ends at once on the second.
 
+    It also stops when the engine refuses its settings, after which nothing could ever be computed.
     Nothing is lost by ending at once: whatever was acknowledged is in the log, and the next server goes on from there.
     """
 
@@ -65,10 +66,16 @@ class DrainingServer(uvicorn.Server):
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
 
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._service.engine.refusal is not None
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        service: Service = self.config.app.state.service  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
-        service.futures.release_polls()
+        self._service.futures.release_polls()
         await super().shutdown(sockets)
+
+    @property
+    def _service(self) -> Service:
+        return self.config.app.state.service  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

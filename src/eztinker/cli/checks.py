@@ -20,6 +20,7 @@ from eztinker.extras import RECIPES, RECIPES_COMMAND, missing_recipes
 from eztinker.keys.server_key import read_api_key
 from eztinker.settings.client_settings import client_settings, server_is_up
 from eztinker.settings.data_dir import local_data_dir
+from eztinker.settings.server_config import load_config
 from eztinker.tested_versions import install_command, newest_tested, untested_packages
 
 GIGABYTE = 10**9
@@ -31,10 +32,15 @@ _ENOUGH_DISK = 2 * GIGABYTE
 _PROBE_SECONDS = 600
 """Time limit of the probe, in which two libraries of kernels may be compiled, each within `COMPILE_SECONDS`."""
 _ENGINE_PROBE = """
-import json, torch
+import json, sys, torch
+from eztinker.errors import ConfigError
 from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_missed, kernels_text
-device = choose_device("auto")
-dtype = choose_dtype("auto", device)
+try:
+    device = choose_device(sys.argv[1])
+except ConfigError as error:
+    print(json.dumps({"refusal": error.message}))
+    sys.exit()
+dtype = choose_dtype(sys.argv[2], device)
 print(json.dumps({
     "torch": torch.__version__,
     "device": device.type,
@@ -95,8 +101,13 @@ def check_recipes() -> Finding:
 
 
 def check_engine() -> Iterator[Finding]:
-    """Probe torch in a process of its own, so that a broken installation cannot crash the doctor."""
-    command = [sys.executable, "-P", "-c", _ENGINE_PROBE]
+    """Probe torch, with the settings in force, in a process of its own: a broken one cannot crash the doctor."""
+    try:
+        config = load_config()
+    except ConfigError as error:
+        yield Finding("settings", Verdict.BAD, error.message)
+        return
+    command = [sys.executable, "-P", "-c", _ENGINE_PROBE, config.device, config.dtype]
     try:
         probe = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -109,8 +120,11 @@ def check_engine() -> Iterator[Finding]:
         yield Finding("torch", Verdict.BAD, reason, "install EZTinker again: pip install --force-reinstall torch")
         return
     found = json.loads(probe.stdout.splitlines()[-1])
+    if refusal := found.get("refusal"):
+        yield Finding("device", Verdict.BAD, refusal, "set EZTINKER_DEVICE, or device in eztinker.toml, to auto")
+        return
     text = f"torch {found['torch']} on {found['device']}, base weights in {found['dtype']}"
-    if found["dtype"] == "float32":
+    if found["dtype"] == "float32" and config.dtype == "auto":
         yield Finding("torch", Verdict.NOTE, text, "this processor is slow in bfloat16; models need twice the memory")
     else:
         yield Finding("torch", Verdict.GOOD, text)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eztinker.errors import ServerError
 from eztinker.rl.interrupts import interrupts_held
-from eztinker.settings.client_settings import server_is_up
+from eztinker.settings.client_settings import engine_is_ready
 from eztinker.settings.data_dir import RunningServer, make_data_dir, open_private, running_server
 
 LOG_FILE = "server.log"
@@ -23,7 +23,7 @@ _LOOK_AGAIN_SECONDS = 0.1
 
 @contextmanager
 def child_server(data_dir: Path, flags: Sequence[str] = ()) -> Iterator[RunningServer]:
-    """Run a server on a free port of this machine, ready to answer, during the block.
+    """Run a server on a free port of this machine, its engine ready to compute, during the block.
 
     Args:
         data_dir: data directory, created if absent; the server's output goes to its `server.log`.
@@ -55,7 +55,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path, log_path
         if process.poll() is not None:
             raise ServerError(_last_line(log_path).removeprefix("Error: "))
         server = running_server(data_dir)
-        if server and server.pid == process.pid and server_is_up(server.url):
+        if server and server.pid == process.pid and engine_is_ready(server.url):
             return server
         time.sleep(_LOOK_AGAIN_SECONDS)
     raise ServerError(f"The server was not ready after {_START_TIMEOUT_SECONDS:.0f} s; {log_path} says how far it came")

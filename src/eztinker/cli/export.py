@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from eztinker.cli import completion
-from eztinker.errors import AlreadyExists, DataNotFound
+from eztinker.errors import AlreadyExists, DataNotFound, InvalidInput
+from eztinker.paths import file_in_the_way
 from eztinker.rest_client import RestClient, rest_client, split_path
 
 
@@ -42,6 +43,8 @@ def export(
 
     if directory.exists():
         raise AlreadyExists(f"{directory} exists already; name a folder that does not")
+    if (file := file_in_the_way(directory)) is not None:
+        raise InvalidInput(f"{directory} cannot be made, because {file} is a file; name another folder")
     with rest_client() as client:
         parts = unpack(client.archive(checkpoint))
         base = (base_model or _base_model_of(checkpoint, client)) if form is Form.MERGED else None

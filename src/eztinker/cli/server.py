@@ -49,7 +49,11 @@ def server(settings: dict[str, Any]) -> None:
 
 
 def _serve(config: ServerConfig, listener: socket.socket) -> None:
-    """Serve on `listener` until a signal comes."""
+    """Serve on `listener` until a signal comes.
+
+    Raises:
+        ConfigError: the engine refuses its settings.
+    """
     from rich.console import Console
 
     from eztinker.api.app import create_app
@@ -78,6 +82,8 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
     running.run(sockets=[listener])
     if not running.started:
         raise ServerError("The server did not start; the lines above say why")
+    if refusal := app.state.service.engine.refusal:
+        raise ConfigError(refusal)
 
 
 def _allow_many_connections() -> None:
@@ -98,8 +104,9 @@ def _listening_socket(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while attempting")[0]  # Python repeats the address
         raise ConfigError(
-            f"Cannot listen on {host}:{port} ({error.strerror}); stop the program that does, or pass another --port"
+            f"Cannot listen on {host}:{port} ({reason}); stop the program that does, or pass another --port"
         ) from error
     with listener:
         yield listener

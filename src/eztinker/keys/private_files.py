@@ -8,13 +8,14 @@ from pathlib import Path
 
 from eztinker.errors import ConfigError
 from eztinker.flushing import flush
+from eztinker.paths import file_in_the_way
 
 
 def read_private(path: Path) -> str | None:
     """Read a file that only its owner may read; None if there is no such file.
 
     Raises:
-        ConfigError: other users can read it, or this one cannot.
+        ConfigError: other users can read it, or this one cannot, or its directory is a file.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -22,6 +23,8 @@ def read_private(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if (file := file_in_the_way(path.parent)) is not None:
+            raise ConfigError(f"{file} is a file, not a data directory; name another with --data-dir") from error
         raise ConfigError(f"The key file {path} cannot be read ({error.strerror}); run as its owner") from error
     if mode & 0o077:
         raise ConfigError(f"The key file {path} is open to other users (mode {mode:03o}); run: chmod 600 {path}")

@@ -166,6 +166,12 @@ class Ready(Event):
     """Whether a sequence's tokens and logprobs are the same to the bit whatever its batch neighbours are."""
 
 
+class Refused(Event):
+    """Answer to `Configure` in place of `Ready`: this machine cannot do what a setting asks, and the engine exits."""
+
+    message: str
+
+
 class Started(Event):
     """A training command begins or goes on; an engine that dies before the next `Started` died in this command."""
 
@@ -230,7 +236,7 @@ class Status(Event):
 Outcome = Created | ForwardBackwardDone | OptimStepDone | CheckpointDone | Unloaded | SampleDone | Failed
 """The last event of a command: its result or failure."""
 
-AnyEvent = Ready | Started | Progress | Status | Outcome
+AnyEvent = Ready | Refused | Started | Progress | Status | Outcome
 
 
 def _encode_array(value: Any) -> Any:

@@ -41,10 +41,19 @@ def client_settings() -> ClientSettings:
 
 def server_is_up(base_url: str) -> bool:
     """True if a server answers at `base_url` within two seconds."""
-    proxies = {} if is_loopback(urlsplit(base_url).hostname or "") else None  # no proxy stands before this machine
+    return _is_good(f"{base_url}/healthz")
+
+
+def engine_is_ready(base_url: str) -> bool:
+    """True if a server says at `base_url`, within two seconds, that its engine takes commands."""
+    return _is_good(f"{base_url}/readyz")
+
+
+def _is_good(url: str) -> bool:
+    proxies = {} if is_loopback(urlsplit(url).hostname or "") else None  # no proxy stands before this machine
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
-        with opener.open(f"{base_url}/healthz", timeout=_PROBE_TIMEOUT_SECONDS) as response:
+        with opener.open(url, timeout=_PROBE_TIMEOUT_SECONDS) as response:
             return response.status == 200
     except (OSError, ValueError):
         return False

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from eztinker.errors import ConfigError
+from eztinker.paths import file_in_the_way
 from eztinker.settings.home import expanded, home_directory
 
 SETTINGS_FILE = "eztinker.toml"
@@ -155,8 +156,10 @@ def _refusal_of(data_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        file = file_in_the_way(data_dir)
+        reason = error.strerror if file is None else f"{file} is a file"
         raise ConfigError(
-            f"The data directory {data_dir} cannot be written ({error.strerror}); name another with --data-dir"
+            f"The data directory {data_dir} cannot be written ({reason}); name another with --data-dir"
         ) from error
 
 

@@ -7,7 +7,7 @@ import os
 import time
 
 from eztinker.engine.scheduler import Job, Scheduler
-from eztinker.errors import Cancelled
+from eztinker.errors import Cancelled, ConfigError
 from eztinker.failpoints import reach
 from eztinker.model.device import choose_device, choose_dtype, is_batch_invariant, kernels_text, set_up_cpu
 from eztinker.protocol.frames import (
@@ -16,6 +16,7 @@ from eztinker.protocol.frames import (
     Configure,
     Progress,
     Ready,
+    Refused,
     Sample,
     Shutdown,
     Started,
@@ -42,7 +43,11 @@ def serve(link: Link) -> None:
     try:
         configure, *early = link.receive(wait=True)
         assert isinstance(configure, Configure), "the first command configures the engine"
-        loop = _start(link, configure)
+        try:
+            loop = _start(link, configure)
+        except ConfigError as error:
+            link.send(Refused(message=error.message))
+            return
         loop.take(early)
         while not loop.is_stopped:
             loop.once()

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from eztinker.cli import checks
 from eztinker.cli.checks import (
@@ -56,8 +57,8 @@ def test_an_open_key_file_is_bad_and_the_finding_says_what_closes_it(tmp_path: P
 
 def test_missing_kernels_are_noted_with_what_is_not_guaranteed_without_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    torch, kernels = check_engine()
-    assert torch.found.startswith("torch ")
+    engine, kernels = check_engine()
+    assert engine.found.startswith("torch ")
     assert kernels.verdict is Verdict.NOTE
     assert "last bits of its logprobs" in kernels.found
     assert "compiler" in (kernels.fix or "")
@@ -93,11 +94,34 @@ def test_kernels_in_slower_instructions_than_could_be_are_noted_with_the_reason(
     assert "CC=" in (kernels.fix or "")
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has the device")
+def test_a_device_that_is_set_and_not_there_is_bad(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EZTINKER_DEVICE", "mps")
+    (device,) = check_engine()
+    assert (device.subject, device.verdict) == ("device", Verdict.BAD)
+    assert device.found.startswith("The device 'mps' is not available on this machine; available: ")
+    assert "EZTINKER_DEVICE" in (device.fix or "")
+
+
+def test_a_dtype_that_is_set_is_the_one_checked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EZTINKER_DTYPE", "float32")
+    engine, _ = check_engine()
+    assert engine.verdict is Verdict.GOOD
+    assert engine.found.endswith("base weights in float32")
+
+
+def test_settings_that_cannot_work_are_bad_with_their_own_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EZTINKER_DEVICE", "abacus")
+    (settings,) = check_engine()
+    assert (settings.subject, settings.verdict) == ("settings", Verdict.BAD)
+    assert settings.found.startswith("EZTINKER_DEVICE: ")
+
+
 def test_a_torch_that_does_not_start_is_bad(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checks, "_PROBE_SECONDS", 0.01)
-    (torch,) = check_engine()
-    assert torch.verdict is Verdict.BAD
-    assert "has not started in 0.01 s" in torch.found
+    (engine,) = check_engine()
+    assert engine.verdict is Verdict.BAD
+    assert "has not started in 0.01 s" in engine.found
 
 
 def test_a_missing_embedded_model_names_the_command_that_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

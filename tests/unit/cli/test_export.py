@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from eztinker.checkpoints.peft import WEIGHTS, peft_parts
-from eztinker.cli.export import write_peft
+from eztinker.cli.export import Form, export, write_peft
+from eztinker.errors import InvalidInput
 from tests.oracles import load_decoder
 from tests.unit.engine.engine_helpers import TinyModel, new_run
 
@@ -25,3 +26,12 @@ def test_an_adapter_that_few_programs_apply_whole_is_written_with_a_note(
     assert not any("unembed_tokens" in name for name in load_file(tmp_path / "adapter" / WEIGHTS))
     note = capsys.readouterr().err
     assert ("use: eztinker export merged" in note) is (tie and train_unembed)
+
+
+@pytest.mark.parametrize("form", Form)
+def test_a_folder_below_a_file_is_refused_before_a_server_is_asked(tmp_path: Path, form: Form):
+    file = tmp_path / "file"
+    file.touch()
+    for directory in (file / "adapter", file / "deep" / "adapter"):
+        with pytest.raises(InvalidInput, match=f"^{directory} cannot be made, because {file} is a file; name another"):
+            export(form, "tinker://run/weights/a", directory)

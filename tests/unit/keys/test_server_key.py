@@ -47,3 +47,11 @@ def test_a_key_file_without_a_key_is_refused(tmp_path: Path, text: str):
     (tmp_path / "api_key").chmod(0o600)
     with pytest.raises(ConfigError, match="must start with 'tml-'"):
         read_api_key(tmp_path)
+
+
+def test_a_data_directory_that_is_a_file_is_refused_with_its_name(tmp_path: Path):
+    file = tmp_path / "file"
+    file.touch()
+    for data_dir in (file, file / "deep"):
+        with pytest.raises(ConfigError, match=f"^{file} is a file, not a data directory; name another with --data-dir"):
+            read_api_key(data_dir)

@@ -24,6 +24,7 @@ from eztinker.protocol.frames import (
     LoadModel,
     OptimStep,
     Progress,
+    Refused,
     Sample,
     SampleDone,
     SaveCheckpoint,
@@ -79,6 +80,7 @@ SEQUENCE = SampledSequence(
     tokens=np.array([1, 2], np.int32), logprobs=np.array([-0.5, -np.inf], np.float32), stop_reason="stop"
 )
 EVENTS: list[Event] = [
+    Refused(message="No such device"),
     Started(op_id="op"),
     SampleDone(op_id="op", result=SampleResult(sequences=[SEQUENCE])),
     Failed.of("op", QueueFull("Too much")),

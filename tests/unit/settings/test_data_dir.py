@@ -86,3 +86,11 @@ def test_tools_look_where_a_server_started_here_would(tmp_path: Path, monkeypatc
     assert local_data_dir() == Path("/from/file")
     monkeypatch.setenv("EZTINKER_DATA_DIR", "~/from-variable")
     assert local_data_dir() == Path("/home/ada/from-variable")
+
+
+def test_a_directory_in_whose_place_is_a_file_is_refused_with_its_name(tmp_path: Path):
+    file = tmp_path / "file"
+    file.touch()
+    for data_dir in (file, file / "deep"):
+        with pytest.raises(ConfigError, match=rf"{data_dir} cannot be written \({file} is a file\)"), claim(data_dir):
+            pass

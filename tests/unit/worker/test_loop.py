@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from eztinker.protocol.frames import HEADER, Configure, Event, Ready, Shutdown, decode_event, encode_frame
+from eztinker.protocol.frames import HEADER, Configure, Event, Ready, Refused, Shutdown, decode_event, encode_frame
 from tests.instruction_sets import USABLE
 
 INVARIANT = "What is sampled has the same bits whatever is sampled beside it"
 VARIANT = "What is sampled beside a sequence may change last bits of its logprobs, and now and then a token"
 
 
-def start(**environment: str) -> tuple[Event, str]:
+def start(device: str = "cpu", **environment: str) -> tuple[Event, str]:
     """The first event of an engine process that is told to stop at once, and its log."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -28,7 +29,7 @@ def start(**environment: str) -> tuple[Event, str]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        ours.sendall(encode_frame(Configure(base_models={}, device="cpu", dtype="float32")) + encode_frame(Shutdown()))
+        ours.sendall(encode_frame(Configure(base_models={}, device=device, dtype="float32")) + encode_frame(Shutdown()))
         ours.settimeout(120)
         stream = ours.makefile("rb")
         (length,) = HEADER.unpack(stream.read(HEADER.size))
@@ -65,3 +66,11 @@ def test_a_compiler_that_fails_is_quoted_in_the_log(tmp_path: Path):
     assert ready.kernels.startswith("none: ")
     assert "no_such_header.h: No such file or directory" in ready.kernels
     assert f"Own kernels: {ready.kernels}. {VARIANT}\n" in log
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_is_refused_without_a_traceback():
+    refused, log = start(device="mps")
+    assert isinstance(refused, Refused)
+    assert refused.message.startswith("The device 'mps' is not available on this machine; available: ")
+    assert log == ""

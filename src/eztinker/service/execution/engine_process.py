@@ -23,6 +23,7 @@ from eztinker.protocol.frames import (
     Outcome,
     Progress,
     Ready,
+    Refused,
     Sample,
     Started,
     Status,
@@ -75,6 +76,8 @@ class EngineProcess:
             spawn: starts an engine.
         """
         self.status = EngineStatus()
+        self.refusal: str | None = None
+        """Why no engine can start with these settings; it is never tried again."""
         self._configure = configure
         self._begin_epoch = begin_epoch
         self._clock = clock
@@ -110,7 +113,7 @@ class EngineProcess:
         return None if self._ready is None else self._epoch
 
     def start(self) -> None:
-        """Start the engine, and replace it whenever it dies."""
+        """Start the engine, and replace it whenever it dies, unless it refuses its settings."""
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 
     async def stop(self) -> None:
@@ -204,7 +207,7 @@ class EngineProcess:
 
     async def _supervise(self) -> None:
         num_failed_starts = 0
-        while True:
+        while self.refusal is None:
             try:
                 was_ready = await self._live_once()
             except Exception:
@@ -240,7 +243,8 @@ class EngineProcess:
             watch.cancel()
         self._bury()
         exit_code = await link.close()
-        log.error("The engine stopped", extra={"event": "engine_stopped", "pid": link.pid, "exit_code": exit_code})
+        if self.refusal is None:
+            log.error("The engine stopped", extra={"event": "engine_stopped", "pid": link.pid, "exit_code": exit_code})
         return was_ready
 
     async def _kill_if_stuck(self, link: EngineLink) -> None:
@@ -263,6 +267,8 @@ class EngineProcess:
                 self._waiting.clear()
                 for operation in self._pending:
                     self._send(operation)
+            case Refused():
+                self.refusal = event.message
             case Status():
                 self.status = event.status
             case Started():
