@@ -20,7 +20,6 @@ from eztinker.extras import RECIPES, RECIPES_COMMAND, missing_recipes
 from eztinker.keys.server_key import read_api_key
 from eztinker.settings.client_settings import client_settings, server_is_up
 from eztinker.settings.data_dir import local_data_dir
-from eztinker.settings.server_config import load_config
 from eztinker.tested_versions import install_command, newest_tested, untested_packages
 
 GIGABYTE = 10**9
@@ -102,6 +101,8 @@ def check_recipes() -> Finding:
 
 def check_engine() -> Iterator[Finding]:
     """Probe torch, with the settings in force, in a process of its own: a broken one cannot crash the doctor."""
+    from eztinker.settings.server_config import load_config  # pydantic takes its time to import
+
     try:
         config = load_config()
     except ConfigError as error:
