@@ -26,7 +26,9 @@ def port() -> Iterator[int]:
     async def say(path: str, request: Request) -> dict[str, str]:
         return {"path": path, "host": request.headers["host"], "peer": getattr(request.state, PEER)}
 
-    app.state.service = SimpleNamespace(futures=SimpleNamespace(release_polls=lambda: None))
+    app.state.service = SimpleNamespace(
+        futures=SimpleNamespace(release_polls=lambda: None), engine=SimpleNamespace(refusal=None)
+    )
     server = http_server(app, drain_seconds=1)
     thread = threading.Thread(target=server.run)
     thread.start()
