@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def problems(root: Path) -> list[str]:
-    """What does not fit together, in sentences."""
+    """Sentences about versions that do not fit together."""
     version = version_of(root)
     found = []
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):

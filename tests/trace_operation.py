@@ -49,7 +49,7 @@ FILES, RAN, RECORDS = "files", "files that run", "records"
 
 
 class Way(NamedTuple):
-    """What one operation met, each list in the order of the first meeting."""
+    """Files and records that one operation met, each list in the order of the first meeting."""
 
     files: list[str]
     others: list[str]

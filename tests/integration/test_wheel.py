@@ -81,7 +81,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decode(model: Path, **environment: str) -> dict[str, Any]:
-    """What a few steps compute in both dtypes, in a process of its own."""
+    """Decode a few steps in both dtypes, in a process of its own, and give what they computed."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", SHORT_DECODE, str(model)],
         env=os.environ | environment,

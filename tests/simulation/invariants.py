@@ -90,7 +90,7 @@ class AtTheEnd:
         self._check_that_ended_sessions_hold_nothing()
 
     def _check_outcomes(self) -> None:
-        """What clients were told is what the log has, and every future is in it."""
+        """Every future is in the log, with the outcome that its client was told."""
         by_id = {row.op_id: (lane, row) for lane, rows in self._rows.items() for row in rows}
         for place, op_id in self._records.futures.items():
             if op_id not in by_id or Place(by_id[op_id][0], by_id[op_id][1].seq_id) != place:

@@ -1,4 +1,4 @@
-"""What the clients of a simulation know: what they asked for, what was acknowledged, and what they were told."""
+"""Knowledge of a simulation's clients: what they asked for, what was acknowledged, and what they were told."""
 
 from __future__ import annotations
 

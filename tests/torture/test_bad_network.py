@@ -79,7 +79,7 @@ class Lane:
         self._name = f"lane-{number}"
         self._last_seq_id = num_operations - NUM_SAMPLES
         self.expected: dict[str, object] = {}
-        """What each future must come to."""
+        """The outcome that each future must have."""
         self._num_counted = 0
         self.model_id = ""
 
